@@ -1,0 +1,1 @@
+"""The compiler: passes over a captured graph. Imports nothing from `tracer`."""

@@ -1,0 +1,34 @@
+"""The graph on eager modules: from the working copy to the resolved model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from passes.pipeline import Stage
+from passes.program import CALL, BoundCall, Program
+
+
+@dataclass(slots=True)
+class EagerRewrite:
+    """The pass: the graph's targets name the modules of `resolved`, whose reached lazy layers are eager.
+
+    `resolved` has the structure of the captured model. Bound arguments hold modules, so they follow. The
+    number of changes is the number of calls to layers that were lazy.
+    """
+
+    resolved: nn.Module
+    name: str = "eager rewrite"
+    requires: Stage = Stage.SHAPED
+    ensures: Stage = Stage.EAGER
+
+    def run(self, program: Program) -> int:
+        program.rebase(self.resolved)
+        changes = 0
+        for node in program.graph.nodes:
+            call: BoundCall | None = node.meta.get(CALL)
+            if call is not None and call.module is not None:
+                call.module = program.module(call.path)
+                changes += call.path in program.lazies
+        return changes

@@ -1,0 +1,129 @@
+"""The error family. Every error says what, where, with which numbers, and one thing to do.
+
+A shape rule or a lowering knows only its operands, so it raises the bare fact (`check`, or
+`raise ShapeError(...)`); whoever walks the graph adds the place and the shapes with `placed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from passes.guards import Location
+
+
+class TracerError(Exception):
+    """Base of everything this project raises on purpose.
+
+    `message` is the fact in numbers; `location` the module path and the caller's source line;
+    `inputs` describes the values that went in; `chain` the steps that led there, nearest last;
+    `remedy` is one thing to do about it.
+    """
+
+    remedy_by_default = ""
+
+    def __init__(self, message: str, *, remedy: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.location: Location | None = None
+        self.operation = ""
+        self.inputs: list[str] = []
+        self.chain: list[str] = []
+        self.remedy = remedy or self.remedy_by_default
+
+    def placed(
+        self, location: Location, operation: str = "", inputs: list[str] | None = None, chain: list[str] | None = None
+    ) -> TracerError:
+        """Adds the place where the error arose; the innermost place stands."""
+        if self.location is None:
+            self.location = location
+            self.operation = operation
+            self.inputs = inputs or []
+            self.chain = chain or []
+        return self
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.location is not None:
+            what = f" ({self.operation})" if self.operation and self.operation not in str(self.location) else ""
+            text = f"{self.location}{what}: {text}"
+        lines = [text]
+        if self.inputs:
+            lines.append(f"  inputs: {', '.join(self.inputs)}")
+        lines += [f"  from: {step}" for step in self.chain]
+        if self.remedy:
+            lines.append(f"  remedy: {self.remedy}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as plain data, for `--json`."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "path": self.location.path if self.location else None,
+            "source": self.location.source if self.location else None,
+            "operation": self.operation or None,
+            "inputs": self.inputs,
+            "chain": self.chain,
+            "remedy": self.remedy or None,
+        }
+
+
+class InputError(TracerError):
+    """The sample input does not fit the model's forward, or cannot be understood."""
+
+
+class LoadError(TracerError):
+    """The model, its weights or a data file could not be loaded."""
+
+
+class CaptureError(TracerError):
+    """The forward cannot be captured symbolically."""
+
+
+class ShapeError(TracerError):
+    """The operands of an operation do not fit together."""
+
+    remedy_by_default = "change the layer's sizes, or give a sample input that fits it"
+
+
+class LazyResolutionError(TracerError):
+    """A lazy layer's sizes cannot be resolved."""
+
+
+class UnsupportedOpError(TracerError):
+    """Operations that cannot be lowered to ONNX directly; `blockers` lists every one."""
+
+    def __init__(self, message: str, *, remedy: str = "", blockers: list[Blocker] | None = None):
+        super().__init__(message, remedy=remedy)
+        self.blockers = blockers or []
+
+
+class ExportError(TracerError):
+    """The exported model could not be built, checked or written."""
+
+
+class VerificationError(TracerError):
+    """The exported model and the eager module disagree."""
+
+
+class TracerWarning(UserWarning):
+    """Something surprising that does not stop the work: a lazy layer the sample never reaches, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One operation that keeps a model from the direct route."""
+
+    operation: str
+    reason: str
+    location: Location = field(default_factory=Location)
+
+    def __str__(self) -> str:
+        return f"{self.operation} at {self.location}: {self.reason}"
+
+
+def check(holds: bool, message: str, *numbers: object, remedy: str = "") -> None:
+    """Raises ShapeError with the numbers in the message's braces unless `holds`."""
+    if not holds:
+        raise ShapeError(message.format(*numbers), remedy=remedy)

@@ -1,0 +1,66 @@
+"""What had to be true for a capture to be valid: the record of decisions that were baked in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in the caller's model something happened.
+
+    `path` is the module path (`features.3.conv`, empty for the root); `source` is the caller's own
+    line (`net.py:41`), or None where no line of the caller was on the stack.
+    """
+
+    path: str = ""
+    source: str | None = None
+
+    def __str__(self) -> str:
+        place = self.path or "the model's forward"
+        return f"{place} ({self.source})" if self.source else place
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A condition under which the captured graph is the model: `H % 2 == 0`, `x.shape[1] > 3`.
+
+    `dynamic` says whether the condition constrains a named dimension (and so narrows the sizes for
+    which the result holds) or only records a fact about the fixed sample.
+    """
+
+    condition: str
+    location: Location
+    dynamic: bool
+
+    def __str__(self) -> str:
+        return f"{self.condition}  at {self.location}"
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "condition": self.condition,
+            "path": self.location.path,
+            "source": self.location.source,
+            "dynamic": self.dynamic,
+        }
+
+
+@dataclass(slots=True)
+class GuardLog:
+    """Collects guards in the order in which they were met; a repeated condition is kept once.
+
+    `location` is where the work is at present: capture and propagation set it before they evaluate
+    something, so that whoever records a guard need not know. `sampled` holds the size at which each
+    named dimension is sampled; questions that a formula leaves open are answered there.
+    """
+
+    sampled: dict[str, int] = field(default_factory=dict)
+    location: Location = field(default_factory=Location)
+    _guards: dict[str, Guard] = field(default_factory=dict)
+
+    def record(self, condition: str, *, dynamic: bool) -> None:
+        self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
+
+    @property
+    def guards(self) -> list[Guard]:
+        return list(self._guards.values())

@@ -1,0 +1,365 @@
+"""What a lowering talks to: ONNX nodes, constants, sizes, names and the opset.
+
+An `Emitter` builds one onnx graph. Weights are kept aside as torch tensors and never copied into the
+graph here; the writer puts them into the file from their own memory.
+
+Names. A node that an op lowers to alone is named by its module path (`features.0`), or by its fx name
+within the module where it is no module call (`layer1.0/add`); where an op needs several, each is
+`<that name>/<OpType>`. The op's result carries the plain name, so that a value can be found by its module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+
+from passes.dimension import Dim, FloorDiv, Mod, Size, Symbol, hint, is_static
+from passes.errors import UnsupportedOpError
+from passes.spec import TensorSpec
+
+# The one table between torch's and ONNX's element types.
+ONNX_TYPES: dict[torch.dtype, int] = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float64: TensorProto.DOUBLE,
+    torch.float16: TensorProto.FLOAT16,
+    torch.bfloat16: TensorProto.BFLOAT16,
+    torch.int64: TensorProto.INT64,
+    torch.int32: TensorProto.INT32,
+    torch.int16: TensorProto.INT16,
+    torch.int8: TensorProto.INT8,
+    torch.uint8: TensorProto.UINT8,
+    torch.bool: TensorProto.BOOL,
+}
+
+SUPPORTED_OPSETS = range(13, 24)
+DEFAULT_OPSET = 20
+
+Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the ONNX graph. `spec` is known for an op's operands, not for values inside a lowering."""
+
+    name: str
+    spec: TensorSpec | None = None
+
+    @property
+    def _known(self) -> TensorSpec:
+        assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
+        return self.spec
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        return self._known.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._known.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._known.shape)
+
+
+class Emitter:
+    """Builds one ONNX graph, node by node (see the module's docstring).
+
+    `opset` is the opset that lowerings honour; `result` is the propagated value of the op being lowered:
+    a TensorSpec, or a tuple of them.
+    """
+
+    def __init__(self, opset: int):
+        self.opset = opset
+        self.graph = GraphProto()
+        self.weights: dict[str, torch.Tensor] = {}
+        self.result: Any = None
+        self._weight_names: dict[int, str] = {}
+        self._sizes: dict[Dim, Value] = {}
+        self._symbols: dict[str, tuple[Value, int]] = {}
+        self._names: dict[str, int] = {}
+        self._base = ""
+        self._mark = 0
+
+    # Nodes and constants, for lowerings --------------------------------------------------------
+
+    def node(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value:
+        """One node with one result. A None input is an optional one left out; a None attribute is not written."""
+        return self.nodes(op_type, *inputs, outputs=1, **attributes)[0]
+
+    def nodes(self, op_type: str, *inputs: Value | None, outputs: int, **attributes: Any) -> tuple[Value, ...]:
+        """One node with several results."""
+        name = self._fresh(f"{self._base}/{op_type}")
+        node = self.graph.node.add()
+        node.op_type = op_type
+        node.name = name
+        names = [value.name if value is not None else "" for value in inputs]
+        while names and not names[-1]:
+            names.pop()
+        node.input.extend(names)
+        results = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
+        node.output.extend(results)
+        for key, attribute in attributes.items():
+            if attribute is not None:
+                _add_attribute(node, key, attribute)
+        return tuple(Value(result) for result in results)
+
+    def constant(self, numbers: Numbers, dtype: torch.dtype | None = None) -> Value:
+        """A constant as a small initializer; int64, float32 or bool where no dtype is given."""
+        data = numbers if isinstance(numbers, torch.Tensor) else torch.as_tensor(np.asarray(numbers))
+        if dtype is None and data.dtype == torch.float64 and not isinstance(numbers, torch.Tensor):
+            dtype = torch.float32
+        data = data.detach().to(device="cpu", dtype=dtype or data.dtype).contiguous()
+        name = self._fresh(f"{self._base}/constant")
+        tensor = self.graph.initializer.add()
+        tensor.name = name
+        tensor.data_type = ONNX_TYPES[data.dtype]
+        tensor.dims.extend(data.shape)
+        tensor.raw_data = raw_bytes(data).tobytes()
+        return Value(name, TensorSpec.of(data))
+
+    def scalar(self, number: float | bool, like: Value | TensorSpec | torch.dtype) -> Value:
+        """A 0-d constant in the dtype of `like`."""
+        return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
+
+    def operand(self, operand: Value | Size | float, dtype: torch.dtype) -> Value:
+        """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""
+        if isinstance(operand, Value):
+            return self.cast(operand, dtype)
+        if isinstance(operand, Dim):
+            return self.cast(self.squeeze(self.size(operand), 0), dtype)
+        return self.scalar(operand, dtype)
+
+    def ints(self, *numbers: int) -> Value:
+        """A 1-d int64 constant."""
+        return self.constant(torch.tensor(numbers, dtype=torch.int64))
+
+    def weight(self, name: str, tensor: torch.Tensor) -> Value:
+        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first."""
+        known = self._weight_names.setdefault(id(tensor), name)
+        if known == name and name not in self.weights:
+            self._names.setdefault(name, 0)
+            self.weights[name] = tensor
+        return Value(known, TensorSpec.of(tensor))
+
+    def cast(self, value: Value, dtype: torch.dtype) -> Value:
+        """The value in another dtype; the value itself where it has that dtype already."""
+        if value.spec is not None and value.spec.dtype == dtype:
+            return value
+        spec = value.spec.with_dtype(dtype) if value.spec is not None else None
+        return Value(self.node("Cast", value, to=ONNX_TYPES[dtype]).name, spec)
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Says that this form of the op cannot be lowered to ONNX at this opset."""
+        raise UnsupportedOpError(reason)
+
+    # Forms that differ between opsets ---------------------------------------------------------
+
+    def reduce(self, op_type: str, value: Value, dims: Sequence[int] | None, keepdim: bool) -> Value:
+        """ReduceSum, ReduceMean …: the axes are an input since opset 18 (ReduceSum: 13); None reduces all."""
+        if dims is None:
+            return self.node(op_type, value, keepdims=int(keepdim))
+        if self.opset >= 18 or op_type == "ReduceSum":
+            return self.node(op_type, value, self.ints(*dims), keepdims=int(keepdim))
+        return self.node(op_type, value, axes=list(dims), keepdims=int(keepdim))
+
+    def squeeze(self, value: Value, *dims: int) -> Value:
+        return self.node("Squeeze", value, self.ints(*dims))
+
+    def unsqueeze(self, value: Value, *dims: int) -> Value:
+        return self.node("Unsqueeze", value, self.ints(*dims))
+
+    def slice(self, value: Value, dim: int, start: Size, end: Size, step: int = 1) -> Value:
+        return self.node(
+            "Slice",
+            value,
+            self.sizes([start]),
+            self.sizes([end]),
+            self.ints(dim),
+            self.ints(step) if step != 1 else None,
+        )
+
+    def split(self, value: Value, lengths: Sequence[Size], dim: int) -> tuple[Value, ...]:
+        return self.nodes("Split", value, self.sizes(lengths), outputs=len(lengths), axis=dim)
+
+    # Sizes --------------------------------------------------------------------------------------
+
+    def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
+        """Reshape to a shape that may have dynamic sizes: one becomes -1, several are computed."""
+        return self.node("Reshape", value, self.target_shape(shape))
+
+    def target_shape(self, shape: Sequence[Size]) -> Value:
+        """A shape operand for Reshape, where one dynamic size may be left to the runtime as -1."""
+        dynamic = [axis for axis, size in enumerate(shape) if isinstance(size, Dim)]
+        if len(dynamic) == 1 and 0 not in shape:
+            return self.ints(*(-1 if isinstance(size, Dim) else size for size in shape))
+        return self.sizes(shape)
+
+    def sizes(self, sizes: Iterable[Size]) -> Value:
+        """A 1-d int64 value of the sizes; computed from the inputs' shapes where they are dynamic."""
+        sizes = list(sizes)
+        if is_static(sizes):
+            return self.ints(*(hint(size) for size in sizes))
+        parts = [self.size(size) for size in sizes]
+        return parts[0] if len(parts) == 1 else self.node("Concat", *parts, axis=0)
+
+    def size(self, size: Size) -> Value:
+        """One size as an int64 value of shape [1]. A formula is computed once in the graph, wherever it recurs."""
+        if isinstance(size, int):
+            return self.ints(size)
+        if size not in self._sizes:
+            self._sizes[size] = self._compute(size)
+        return self._sizes[size]
+
+    def _compute(self, size: Dim) -> Value:
+        total: Value | None = None
+        for monomial, coefficient in size.terms.items():
+            term = self.ints(coefficient) if coefficient != 1 or not monomial else None
+            for atom in monomial:
+                factor = self._atom(atom)
+                term = factor if term is None else self.node("Mul", term, factor)
+            assert term is not None
+            total = term if total is None else self.node("Add", total, term)
+        assert total is not None
+        return total
+
+    def _atom(self, atom: Symbol | FloorDiv | Mod) -> Value:
+        if isinstance(atom, Symbol):
+            source, axis = self._symbols[atom.name]
+            if self.opset >= 15:
+                return self.node("Shape", source, start=axis, end=axis + 1)
+            return self.node("Gather", self.node("Shape", source), self.ints(axis))
+        # Numerators are never negative in the normal form, so ONNX's truncating Div is the floor.
+        operation = "Div" if isinstance(atom, FloorDiv) else "Mod"
+        return self.node(operation, self.size(atom.numerator), self.size(atom.denominator))
+
+    # The graph's frame, for the lowering pass ---------------------------------------------------
+
+    def input(self, name: str, spec: TensorSpec) -> Value:
+        """Declares a graph input; its named dimensions become known to `size`."""
+        value = Value(name, spec)
+        self._names.setdefault(name, 0)
+        self.graph.input.append(value_info(name, spec))
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, Dim):
+                self._symbols.setdefault(str(size), (value, axis))
+        return value
+
+    def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> None:
+        """Declares the graph outputs: a value that a node computes takes the output's name, any other is copied."""
+        produced = {name for node in self.graph.node for name in node.output}
+        renamed: dict[str, str] = {}
+        for name, value, spec in outputs:
+            self.graph.output.append(value_info(name, spec))
+            if value.name in produced and value.name not in renamed:
+                renamed[value.name] = name
+        clashing = {name for name in renamed.values() if name in produced and name not in renamed}
+        renamed.update({name: self._fresh(f"{name}/inner") for name in clashing})
+        for node in self.graph.node:
+            _rename(node, renamed)
+        for name, value, _ in outputs:
+            current = renamed.get(value.name, value.name)
+            if current != name:
+                self.graph.node.append(
+                    NodeProto(op_type="Identity", name=self._fresh(f"{name}/Identity"), input=[current], output=[name])
+                )
+
+    def begin(self, base: str, result: Any) -> None:
+        """Starts the lowering of one op, whose nodes are named after `base`."""
+        self._base = self._fresh(base)
+        self._mark = len(self.graph.node)
+        self.result = result
+
+    def finish(self, outputs: Any) -> Any:
+        """Ends the lowering of one op: names its nodes and results, and gives the results their specs."""
+        added = self.graph.node[self._mark :]
+        own = [node for node in added if node.name.startswith(f"{self._base}/")]
+        renamed: dict[str, str] = {}
+        if len(own) == 1:
+            own[0].name = self._base
+        produced = {name for node in own for name in node.output}
+        flat = [outputs] if isinstance(outputs, Value) else [value for value in outputs if value is not None]
+        for index, value in enumerate(flat):
+            if value.name in produced and value.name not in renamed:
+                renamed[value.name] = self._base if isinstance(outputs, Value) else f"{self._base}.{index}"
+        for node in added:
+            _rename(node, renamed)
+        for size, value in self._sizes.items():
+            if value.name in renamed:
+                self._sizes[size] = Value(renamed[value.name])
+        return _with_specs(outputs, self.result, renamed)
+
+    def _fresh(self, name: str) -> str:
+        count = self._names.get(name)
+        self._names[name] = (count or 0) + 1
+        if count is None:
+            return name
+        return self._fresh(f"{name}_{count}") if count else self._fresh(f"{name}_1")
+
+
+def _rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
+    for names in (node.input, node.output):
+        for index, name in enumerate(names):
+            if name in renamed:
+                names[index] = renamed[name]
+
+
+def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
+    if isinstance(outputs, Value):
+        return Value(renamed.get(outputs.name, outputs.name), result)
+    if outputs is None:
+        return None
+    return tuple(_with_specs(output, spec, renamed) for output, spec in zip(outputs, result, strict=True))
+
+
+def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
+    """The typed declaration of a value; a dynamic dimension carries its name or formula."""
+    return helper.make_tensor_value_info(
+        name, ONNX_TYPES[spec.dtype], [str(size) if isinstance(size, Dim) else size for size in spec.shape]
+    )
+
+
+def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous."""
+    return (
+        tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        if tensor.numel()
+        else np.empty(0, np.uint8)
+    )
+
+
+def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
+    attribute = node.attribute.add()
+    attribute.name = name
+    if isinstance(value, (bool, int)):
+        attribute.type, attribute.i = AttributeProto.INT, int(value)
+    elif isinstance(value, float):
+        attribute.type, attribute.f = AttributeProto.FLOAT, value
+    elif isinstance(value, str):
+        attribute.type, attribute.s = AttributeProto.STRING, value.encode()
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
+        attribute.type = AttributeProto.INTS
+        attribute.ints.extend(value)
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
+        attribute.type = AttributeProto.FLOATS
+        attribute.floats.extend(map(float, value))
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        attribute.type = AttributeProto.STRINGS
+        attribute.strings.extend(item.encode() for item in value)
+    elif isinstance(value, TensorProto):
+        attribute.type = AttributeProto.TENSOR
+        attribute.t.CopyFrom(value)
+    else:
+        raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{node.op_type}.{name} is not a number")
+
+
+__all__ = ["DEFAULT_OPSET", "ONNX_TYPES", "SUPPORTED_OPSETS", "Emitter", "Value", "raw_bytes", "value_info"]

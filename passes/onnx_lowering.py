@@ -1,0 +1,243 @@
+"""From the eager graph to an ONNX graph: walks the nodes and calls each op's lowering. Knows no op itself."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import fx
+
+from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
+from passes.onnx_emitter import Emitter, Value, value_info
+from passes.ops.op import BoundCall, Owned, map_leaves
+from passes.pipeline import Stage
+from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.spec import TensorSpec, describe
+
+PRODUCER = "lazytracer"
+
+
+@dataclass(slots=True)
+class LoweredModel:
+    """An ONNX model whose weights are still torch tensors.
+
+    `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, torch.Tensor]
+    input_names: list[str]
+    output_names: list[str]
+
+
+@dataclass(slots=True)
+class OnnxLowering:
+    """The pass; its result is in `lowered`. The number of changes is the number of ONNX nodes.
+
+    Raises UnsupportedOpError with every operation that has no lowering, after looking at all of them.
+    """
+
+    opset: int
+    input_names: Sequence[str] | None = None
+    output_names: Sequence[str] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    name: str = "lowering"
+    requires: Stage = Stage.EAGER
+    ensures: Stage = Stage.LOWERED
+    lowered: LoweredModel | None = None
+    _values: dict[fx.Node, Any] = field(default_factory=dict)
+    _blockers: list[Blocker] = field(default_factory=list)
+
+    def run(self, program: Program) -> int:
+        emit = Emitter(self.opset)
+        self._declare_inputs(program, emit)
+        for node in program.graph.nodes:
+            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(node.meta[SPEC]):
+                self._lower(node, program, emit)
+        if self._blockers:
+            raise unsupported(self._blockers)
+        names = self._declare_outputs(program, emit)
+        self.lowered = LoweredModel(self._model(emit, program), emit.weights, self._input_names(program), names)
+        check_model(self.lowered)
+        return len(emit.graph.node)
+
+    def _input_names(self, program: Program) -> list[str]:
+        own = [str(node.target) for node in program.inputs()]
+        return _given_names(self.input_names, own, "input")
+
+    def _declare_inputs(self, program: Program, emit: Emitter) -> None:
+        for node, name in zip(program.inputs(), self._input_names(program), strict=True):
+            self._values[node] = emit.input(name, node.meta[SPEC])
+
+    def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
+        call: BoundCall | None = node.meta.get(CALL)
+        if call is None and node.target is operator.getitem:
+            self._values[node] = self._value(node.args[0], program, emit)[node.args[1]]
+            return
+        result = node.meta[SPEC]
+        self._values[node] = _placeholder_values(node.name, result)
+        if call is None or call.op.lowering is None:
+            self._block(node, program, "there is no direct lowering for it")
+            return
+        emit.begin(_base_name(node), result)
+        arguments = {
+            name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
+            for name, value in call.arguments.items()
+        }
+        try:
+            outputs = call.op.call(call.op.lowering, emit, arguments=arguments)
+        except UnsupportedOpError as error:
+            self._block(node, program, error.message)
+            return
+        except TracerError as error:
+            raise error.placed(location_of(node), operation_of(node, program)) from error
+        self._values[node] = emit.finish(outputs)
+
+    def _block(self, node: fx.Node, program: Program, reason: str) -> None:
+        self._blockers.append(Blocker(operation_of(node, program), reason, location_of(node)))
+
+    def _leaf(self, leaf: fx.Node | Owned, call: BoundCall, program: Program, emit: Emitter) -> Any:
+        if isinstance(leaf, fx.Node):
+            return self._value(leaf, program, emit)
+        assert call.module is not None
+        tensor = call.module._parameters.get(leaf.name, call.module._buffers.get(leaf.name))
+        assert tensor is not None
+        return emit.weight(f"{call.path}.{leaf.name}" if call.path else leaf.name, tensor)
+
+    def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
+        """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
+        known = node.meta[SPEC]
+        if not _has_tensor(known):
+            return known
+        if node.op == "get_attr":
+            return emit.weight(str(node.target), program.tensor(str(node.target)))
+        return self._values[node]
+
+    def _declare_outputs(self, program: Program, emit: Emitter) -> list[str]:
+        flat: list[tuple[str, Value, TensorSpec]] = []
+        for name, leaf in _flatten("output", program.output().args[0]):
+            value = self._value(leaf, program, emit) if isinstance(leaf, fx.Node) else leaf
+            known = leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf
+            flat += _tensor_outputs(name, value, known, emit)
+        if not flat:
+            raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
+        names = _given_names(self.output_names, _unique([name for name, _, _ in flat], emit), "output")
+        emit.outputs([(name, value, spec) for name, (_, value, spec) in zip(names, flat, strict=True)])
+        return names
+
+    def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
+        emit.graph.name = type(program.root).__name__
+        opset = helper.make_opsetid("", emit.opset)
+        model = onnx.ModelProto(
+            ir_version=helper.find_min_ir_version_for([opset]), producer_name=PRODUCER, graph=emit.graph
+        )
+        model.opset_import.append(opset)
+        helper.set_model_props(model, self.metadata)
+        return model
+
+
+def unsupported(blockers: list[Blocker]) -> UnsupportedOpError:
+    """One error for every operation that keeps the model from the direct route."""
+    listed = "\n".join(f"  - {blocker}" for blocker in blockers)
+    return UnsupportedOpError(
+        f"{len(blockers)} operation{'s' if len(blockers) > 1 else ''} cannot be lowered to ONNX directly:\n{listed}",
+        remedy="use --route auto or --route torch, which export through torch.onnx",
+        blockers=blockers,
+    )
+
+
+def check_model(lowered: LoweredModel) -> None:
+    """onnx's checker with full shape inference, the weights declared by type alone.
+
+    Raises ExportError: the graph is not valid ONNX, which is a bug of a lowering.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(lowered.proto)
+    for name, tensor in lowered.weights.items():
+        proto.graph.input.append(value_info(name, TensorSpec.of(tensor)))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the lowered graph is not valid ONNX: {error}", remedy="report this with the model; --route torch may do"
+        ) from error
+
+
+def _has_tensor(value: Any) -> bool:
+    return next(tensor_specs(value), None) is not None
+
+
+def _base_name(node: fx.Node) -> str:
+    """A module call's module path, else the fx name within the module: `layer1.0/add`."""
+    if node.op == "call_module":
+        return str(node.target)
+    path = location_of(node).path
+    return f"{path}/{node.name}" if path else node.name
+
+
+def _placeholder_values(name: str, result: Any) -> Any:
+    if isinstance(result, TensorSpec):
+        return Value(name, result)
+    return (
+        tuple(_placeholder_values(f"{name}.{index}", item) for index, item in enumerate(result))
+        if isinstance(result, (tuple, list))
+        else None
+    )
+
+
+def _flatten(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The leaves of a nested output with readable names; None is no output."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [
+            pair
+            for key, item in value.items()
+            for pair in _flatten(str(key) if name == "output" else f"{name}_{key}", item)
+        ]
+    if isinstance(value, (tuple, list)):
+        fields = getattr(value, "_fields", range(len(value)))
+        return [pair for key, item in zip(fields, value, strict=True) for pair in _flatten(f"{name}_{key}", item)]
+    return [(name, value)]
+
+
+def _tensor_outputs(name: str, value: Any, known: Any, emit: Emitter) -> list[tuple[str, Value, TensorSpec]]:
+    if isinstance(known, TensorSpec):
+        return [(name, value, known)]
+    if isinstance(known, (tuple, list)):
+        return [
+            out
+            for index, (item, spec) in enumerate(zip(value, known, strict=True))
+            for out in _tensor_outputs(f"{name}_{index}", item, spec, emit)
+        ]
+    if known is None:
+        return []
+    raise ExportError(f"the model returns {describe(known)}, which is no tensor", remedy="return tensors only")
+
+
+def _given_names(given: Sequence[str] | None, own: list[str], kind: str) -> list[str]:
+    if given is None:
+        return own
+    if len(given) != len(own) or len(set(given)) != len(own):
+        raise ExportError(
+            f"{kind}_names has {list(given)}, but the model has {len(own)} {kind}s: {', '.join(own)}",
+            remedy=f"give {len(own)} different names",
+        )
+    return list(given)
+
+
+def _unique(names: list[str], emit: Emitter) -> list[str]:
+    taken = {value.name for value in emit.graph.input} | set(emit.weights)
+    unique: list[str] = []
+    for name in names:
+        fresh = name
+        while fresh in taken:
+            fresh += "_out"
+        taken.add(fresh)
+        unique.append(fresh)
+    return unique

@@ -1,0 +1,214 @@
+"""The ONNX file: the graph first, then each weight straight from its tensor's memory. Atomic.
+
+A model file is one protobuf message; a weight is a length-delimited field of the graph in it, and all lengths
+follow from shapes. So the graph is serialised without weights, and each weight's bytes are written
+behind it without a copy. Protobuf messages end at 2 GB: larger models keep their weights in one file
+of external data beside the model.
+
+Wire format: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import torch
+from onnx import TensorProto
+
+from passes.errors import ExportError
+from passes.onnx_emitter import ONNX_TYPES, raw_bytes
+from passes.onnx_lowering import LoweredModel
+
+# A protobuf message holds less than 2 GiB; the graph itself needs room too.
+SINGLE_FILE_LIMIT = 2**31 - 2**24
+
+# Field numbers of onnx.proto, which never change.
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_LENGTH_DELIMITED = 2
+
+
+def weight_bytes(lowered: LoweredModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in lowered.weights.values())
+
+
+def write_model(
+    lowered: LoweredModel, path: Path, verify: Callable[[Path], None] | None = None, limit: int = SINGLE_FILE_LIMIT
+) -> None:
+    """Writes the model to `path`, whole or not at all.
+
+    It is written beside the target, handed to `verify`, and only then put in the target's place, so a
+    failure at any point leaves what was there. Above `limit` bytes of weights they go to a file
+    `<name>.<digest>.data` beside it; a name by content, so that an older model keeps its own.
+
+    Raises ExportError where the folder does not exist or cannot be written.
+    """
+    check_target(path)
+    if weight_bytes(lowered) < limit:
+        with staged(path) as (file, staging):
+            write_single(lowered, file)
+            file.flush()
+            if verify is not None:
+                verify(staging)
+        return
+    data = _write_external_data(lowered, path)
+    with staged(path) as (file, staging):
+        file.write(_with_external_data(lowered, data.name).SerializeToString(deterministic=True))
+        file.flush()
+        if verify is not None:
+            verify(staging)
+
+
+def check_target(path: Path) -> None:
+    """Raises ExportError unless a file can be written at `path`."""
+    if path.is_dir():
+        raise ExportError(f"the output {path} is a folder", remedy="name a file in it")
+    if not path.parent.is_dir():
+        raise ExportError(
+            f"the output folder {path.parent} does not exist", remedy=f"create it first: mkdir -p {path.parent}"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(f"the output folder {path.parent} is not writable", remedy="choose another folder")
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside `path` that takes its place when the block ends well, and vanishes otherwise."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise ExportError(
+            f"the output folder {path.parent} is not writable: {error.strerror}", remedy="choose another folder"
+        ) from error
+    staging = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, staging
+        staging.chmod(0o666 & ~_umask())
+        os.replace(staging, path)
+    except OSError as error:
+        raise ExportError(
+            f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+
+
+def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
+    """The model with its weights inside, as one protobuf message."""
+    frame = onnx.ModelProto()
+    frame.CopyFrom(lowered.proto)
+    frame.ClearField("graph")
+    graph = lowered.proto.graph.SerializeToString(deterministic=True)
+    headers = [_initializer_header(name, tensor) for name, tensor in lowered.weights.items()]
+    sizes = [tensor.numel() * tensor.element_size() for tensor in lowered.weights.values()]
+    length = len(graph) + sum(len(header) + size for header, size in zip(headers, sizes, strict=True))
+    file.write(frame.SerializeToString(deterministic=True))
+    file.write(_field(_MODEL_GRAPH, length))
+    file.write(graph)
+    for header, tensor in zip(headers, lowered.weights.values(), strict=True):
+        file.write(header)
+        file.write(memoryview(raw_bytes(tensor)))
+
+
+def with_weights(lowered: LoweredModel) -> onnx.ModelProto:
+    """The model as one message in memory, weights included."""
+    model = onnx.ModelProto()
+    model.CopyFrom(lowered.proto)
+    for name, tensor in lowered.weights.items():
+        initializer = model.graph.initializer.add()
+        initializer.CopyFrom(_declaration(name, tensor))
+        initializer.raw_data = raw_bytes(tensor).tobytes()
+    return model
+
+
+def _initializer_header(name: str, tensor: torch.Tensor) -> bytes:
+    """Everything of an initializer's field that comes before its data."""
+    size = tensor.numel() * tensor.element_size()
+    body = _declaration(name, tensor).SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, size)
+    return _field(_GRAPH_INITIALIZER, len(body) + size) + body
+
+
+def _declaration(name: str, tensor: torch.Tensor) -> TensorProto:
+    return TensorProto(name=name, dims=tensor.shape, data_type=ONNX_TYPES[tensor.dtype])
+
+
+def _field(number: int, length: int) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _write_external_data(lowered: LoweredModel, path: Path) -> Path:
+    digest = hashlib.blake2b(digest_size=4)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for tensor in lowered.weights.values():
+                data = memoryview(raw_bytes(tensor))
+                digest.update(data)
+                file.write(data)
+        target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
+        Path(name).chmod(0o666 & ~_umask())
+        os.replace(name, target)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise ExportError(
+            f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
+        ) from error
+    return target
+
+
+def _with_external_data(lowered: LoweredModel, location: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    model.CopyFrom(lowered.proto)
+    offset = 0
+    for name, tensor in lowered.weights.items():
+        length = tensor.numel() * tensor.element_size()
+        initializer = model.graph.initializer.add()
+        initializer.CopyFrom(_declaration(name, tensor))
+        initializer.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+            initializer.external_data.add(key=key, value=value)
+        offset += length
+    return model
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def temporary_model(lowered: LoweredModel) -> Iterator[Path]:
+    """The model as a file that is gone after the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(lowered, path)
+        yield path
+
+
+def model_proto(lowered: LoweredModel, path: Path | None) -> onnx.ModelProto:
+    """The model as a message: with its weights, or, above the limit, as the written file's graph."""
+    if weight_bytes(lowered) < SINGLE_FILE_LIMIT:
+        return with_weights(lowered)
+    if path is None:
+        raise ExportError(
+            "the model has more than 2 GB of weights, so it has no message of its own", remedy="save it to a file first"
+        )
+    return onnx.load(str(path), load_external_data=False)

@@ -1,0 +1,62 @@
+"""Linear layers: `y = x @ weight.T + bias`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.nn import functional as F
+
+from passes.dimension import Size
+from passes.errors import check
+from passes.ops.op import Inference, Op, Owned
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+linear = Op("linear", functions=(F.linear,))
+
+
+@linear.module(nn.Linear, nn.LazyLinear)
+def bind_linear(module: nn.Linear, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "weight": Owned("weight"), "bias": Owned("bias")}
+
+
+@linear.infer(nn.LazyLinear)
+def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inference:
+    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    in_features = input.shape[-1]
+    return Inference(
+        {"in_features": in_features},
+        {"weight": (module.out_features, in_features), "bias": (module.out_features,)},
+    )
+
+
+@linear.shape
+def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> TensorSpec:
+    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    check(
+        input.shape[-1] == weight.shape[-1],
+        "in_features is {}, but the input's last axis is {}",
+        weight.shape[-1],
+        input.shape[-1],
+    )
+    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
+    return input.with_shape(*input.shape[:-1], *weight.shape[:-1])
+
+
+@linear.lower
+def lower_linear(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
+    """Gemm where the input is a matrix; otherwise MatMul over the leading axes, then Add."""
+    if input.ndim == 2 and weight.ndim == 2:
+        return emit.node("Gemm", input, weight, *([bias] if bias else []), transB=1)
+    transposed = emit.node("Transpose", weight, perm=[1, 0]) if weight.ndim == 2 else weight
+    product = emit.node("MatMul", input, transposed)
+    return emit.node("Add", product, bias) if bias else product
+
+
+@linear.cost
+def linear_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> Size:
+    return result.numel() * input.shape[-1]

@@ -1,0 +1,331 @@
+"""One op, one place: its spellings, its shape rule and its lowering.
+
+An op file declares, for each op it covers,
+
+    linear = Op("linear", functions=(F.linear,))
+
+    @linear.shape
+    def linear_shape(input, weight, bias=None): ...        # specs in, spec out; its parameters are the signature
+
+    @linear.module(nn.Linear, nn.LazyLinear)
+    def bind_linear(module, input): ...                    # a module call as arguments of that signature
+
+    @linear.lower
+    def lower_linear(emit, input, weight, bias=None): ...  # ONNX values in, ONNX values out
+
+Every spelling resolves to the same op, and its arguments are bound once to the one signature; shape rule
+and lowering read the same bound arguments. Registering a spelling twice raises.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import fx, nn
+
+from passes.dimension import Size
+from passes.errors import CaptureError
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+Adapter = Callable[..., Mapping[str, Any]]
+
+# torch spells these parameters in more than one way; the left one is folded into the right one.
+PARAMETER_SYNONYMS = {"axis": "dim", "axes": "dim", "keepdims": "keepdim", "self": "input", "a": "input", "x": "input"}
+
+# Arguments that change neither the shape nor what is computed, accepted by every spelling.
+WITHOUT_EFFECT = frozenset(
+    {"inplace", "memory_format", "non_blocking", "copy", "requires_grad", "pin_memory", "layout", "out"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A parameter or buffer of the module that is being called, by its name in that module."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a lazy module's own sizes must be, given its input.
+
+    `attributes` are the module's attributes (`{"in_features": 400}`), `shapes` those of its parameters
+    and buffers by name.
+    """
+
+    attributes: dict[str, Size]
+    shapes: dict[str, tuple[Size, ...]]
+
+
+@dataclass(slots=True)
+class BoundCall:
+    """A node's arguments, bound to its op's signature. Leaves may be `fx.Node` and `Owned`."""
+
+    op: Op
+    arguments: dict[str, Any]
+    module: nn.Module | None = None
+    path: str = ""
+
+
+class Op:
+    """One operation of the compiler (see the module's docstring).
+
+    `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
+    (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
+    other parameters is declared with `function` or `method` and an adapter.
+    `view` says that the result shares its first operand's memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        functions: tuple[Callable[..., Any], ...] = (),
+        methods: tuple[str, ...] = (),
+        view: bool = False,
+    ):
+        self.name = name
+        self.view = view
+        self.shape_rule: Callable[..., Any] | None = None
+        self.lowering: Callable[..., Any] | None = None
+        self.cost_rule: Callable[..., Size] | None = None
+        self.identity_rule: Callable[..., bool] | None = None
+        self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
+        self._parameters: tuple[str, ...] = ()
+        self._defaults: dict[str, Any] = {}
+        self._star: str | None = None
+        for target in functions:
+            _register(FUNCTIONS, target, (self, None))
+        for method in methods:
+            _register(METHODS, method, (self, None))
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+    # Declaring ----------------------------------------------------------------------------------
+
+    def shape(self, rule: Rule) -> Rule:
+        """Declares the shape rule; its parameters become the op's signature."""
+        self.shape_rule = rule
+        for parameter in inspect.signature(rule).parameters.values():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                self._star = parameter.name
+            else:
+                self._parameters += (parameter.name,)
+                if parameter.default is not parameter.empty:
+                    self._defaults[parameter.name] = parameter.default
+        return rule
+
+    def lower(self, lowering: Rule) -> Rule:
+        """Declares the ONNX lowering: the emitter first, then the shape rule's parameters."""
+        names = tuple(inspect.signature(lowering).parameters)[1:]
+        expected = (*self._parameters, self._star) if self._star else self._parameters
+        if set(names) != set(expected):
+            raise TypeError(f"{self.name}: the lowering takes {names}, the shape rule {expected}")
+        self.lowering = lowering
+        return lowering
+
+    def cost(self, rule: Rule) -> Rule:
+        """Declares the multiply-adds: the result's value first, then the shape rule's parameters."""
+        self.cost_rule = rule
+        return rule
+
+    def identity(self, rule: Rule) -> Rule:
+        """Declares when the result is the first operand: the result's value, then the shape rule's parameters."""
+        self.identity_rule = rule
+        return rule
+
+    def function(self, *targets: Callable[..., Any]) -> Callable[[Rule], Rule]:
+        """Declares function spellings whose adapter turns their arguments into the op's."""
+
+        def declare(adapter: Rule) -> Rule:
+            for target in targets:
+                _register(FUNCTIONS, target, (self, adapter))
+            return adapter
+
+        return declare
+
+    def method(self, *names: str) -> Callable[[Rule], Rule]:
+        """Declares tensor-method spellings whose adapter turns their arguments into the op's."""
+
+        def declare(adapter: Rule) -> Rule:
+            for name in names:
+                _register(METHODS, name, (self, adapter))
+            return adapter
+
+        return declare
+
+    def module(self, *classes: type[nn.Module]) -> Callable[[Rule], Rule]:
+        """Declares module classes; the adapter takes the module and its forward's arguments."""
+
+        def declare(adapter: Rule) -> Rule:
+            for cls in classes:
+                _register(MODULES, cls, (self, adapter))
+            return adapter
+
+        return declare
+
+    def infer(self, *classes: type[nn.Module]) -> Callable[[Rule], Rule]:
+        """Declares how lazy classes follow from the input: the module, then the op's arguments as specs."""
+
+        def declare(rule: Rule) -> Rule:
+            for cls in classes:
+                _register(self.inference_rules, cls, rule)
+            return rule
+
+        return declare
+
+    # Binding ------------------------------------------------------------------------------------
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], adapter: Adapter | None = None) -> dict[str, Any]:
+        """The arguments by the names of the op's signature, defaults filled in.
+
+        Raises CaptureError where they do not fit, as the call itself would raise TypeError.
+        """
+        if adapter is not None:
+            try:
+                bound = dict(adapter(*args, **kwargs))
+            except TypeError as error:
+                raise CaptureError(f"{self.name} is called with arguments it does not take: {error}") from error
+        elif self._star is not None:
+            bound = self._bind_star(args, kwargs)
+        else:
+            if len(args) > len(self._parameters):
+                raise CaptureError(
+                    f"{self.name} takes {len(self._parameters)} arguments, but is called with {len(args)}"
+                )
+            bound = dict(zip(self._parameters, args, strict=False))
+            self._bind_keywords(bound, kwargs)
+        for name in self._parameters:
+            if name not in bound:
+                if name not in self._defaults:
+                    raise CaptureError(f"{self.name} is called without its argument {name!r}")
+                bound[name] = self._defaults[name]
+        return bound
+
+    def _bind_star(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        positional = [name for name in self._parameters if name not in self._defaults]
+        bound = dict(zip(positional, args, strict=False))
+        rest = args[len(positional) :]
+        if len(rest) == 1 and isinstance(rest[0], (tuple, list, torch.Size)):
+            rest = tuple(rest[0])
+        keywords = {PARAMETER_SYNONYMS.get(name, name): value for name, value in kwargs.items()}
+        assert self._star is not None
+        for name in (self._star, "size", "dims", "dim", "shape", "repeats"):
+            if name in keywords and name not in self._parameters:
+                given = keywords.pop(name)
+                rest = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        self._bind_keywords(bound, keywords)
+        bound[self._star] = tuple(rest)
+        return bound
+
+    def _bind_keywords(self, bound: dict[str, Any], kwargs: Mapping[str, Any]) -> None:
+        for keyword, value in kwargs.items():
+            name = keyword if keyword in self._parameters else PARAMETER_SYNONYMS.get(keyword, keyword)
+            if name in self._parameters:
+                bound[name] = value
+            elif keyword not in WITHOUT_EFFECT:
+                raise CaptureError(f"{self.name} does not take an argument {keyword!r}")
+
+    def call(self, function: Callable[..., Any], *first: Any, arguments: Mapping[str, Any]) -> Any:
+        """Calls a rule or lowering with evaluated arguments, spreading a star argument last."""
+        if self._star is None:
+            return function(*first, **arguments)
+        rest = dict(arguments)
+        star = rest.pop(self._star)
+        positional = [rest.pop(name) for name in self._parameters if name not in self._defaults]
+        return function(*first, *positional, *star, **rest)
+
+
+FUNCTIONS: dict[Callable[..., Any], tuple[Op, Adapter | None]] = {}
+METHODS: dict[str, tuple[Op, Adapter | None]] = {}
+MODULES: dict[type[nn.Module], tuple[Op, Adapter]] = {}
+
+
+def _register(table: dict[Any, Any], spelling: Any, entry: Any) -> None:
+    if spelling in table:
+        raise ValueError(f"{spelling} is already registered, for {table[spelling]}")
+    table[spelling] = entry
+
+
+def is_inplace(method: str) -> bool:
+    """Whether a tensor method's name is torch's in-place spelling: `add_`, but not `__add__`."""
+    return method.endswith("_") and not method.endswith("__")
+
+
+def find_method(method: str) -> tuple[Op, Adapter | None] | None:
+    """The op of a tensor method; an in-place spelling resolves to the op without the underscore."""
+    found = METHODS.get(method)
+    if found is None and is_inplace(method):
+        found = METHODS.get(method[:-1])
+    return found
+
+
+def find_module(cls: type[nn.Module]) -> tuple[Op, Adapter] | None:
+    """The op of a module class, or of the class whose forward it inherits unchanged."""
+    for base in cls.__mro__:
+        if base in MODULES:
+            return MODULES[base] if base.forward is cls.forward else None
+    return None
+
+
+def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
+    """The node's op with its arguments bound, or None where no op covers the node.
+
+    `module` is the module that a `call_module` node names.
+    """
+    found: tuple[Op, Adapter | None] | None
+    if node.op == "call_module":
+        assert module is not None
+        owner = find_module(type(module))
+        if owner is None:
+            return None
+        op, adapter = owner
+        try:
+            given = dict(adapter(module, *node.args, **node.kwargs))
+        except TypeError as error:
+            raise CaptureError(f"{type(module).__name__} is called with arguments it does not take: {error}") from error
+        arguments = {name: _unless_absent(module, value) for name, value in given.items()}
+        return BoundCall(op, op.bind((), arguments) if op._star is None else arguments, module, str(node.target))
+    if node.op == "call_function":
+        found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    elif node.op == "call_method":
+        found = find_method(str(node.target))
+    else:
+        return None
+    if found is None:
+        return None
+    op, adapter = found
+    return BoundCall(op, op.bind(node.args, node.kwargs, adapter))
+
+
+def _unless_absent(module: nn.Module, value: Any) -> Any:
+    """None in place of an `Owned` that the module does not have (`bias=False`)."""
+    if isinstance(value, Owned):
+        tensor = module._parameters.get(value.name, module._buffers.get(value.name))
+        return value if tensor is not None else None
+    return value
+
+
+def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The argument structure with every `fx.Node` and `Owned` replaced by `leaf(it)`."""
+    if isinstance(value, (fx.Node, Owned)):
+        return leaf(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([map_leaves(item, leaf) for item in value])
+    if isinstance(value, dict):
+        return {key: map_leaves(item, leaf) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(map_leaves(value.start, leaf), map_leaves(value.stop, leaf), map_leaves(value.step, leaf))
+    return value
+
+
+__all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "TensorSpec", "bind_node"]

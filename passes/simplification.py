@@ -1,0 +1,155 @@
+"""A smaller graph that computes the same in eval mode.
+
+What is removed: operations that return their first operand (identities, eval-time dropout, reshapes to
+the same shape), batch norms that directly follow a convolution or linear layer and are its only user,
+and what no output depends on. What is left alone: inputs, even unused ones, and everything else.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from passes.ops.op import map_leaves
+from passes.pipeline import Stage
+from passes.program import CALL, SPEC, BoundCall, Program
+
+
+@dataclass(slots=True)
+class Simplification:
+    """The pass; the number of changes is the number of nodes removed."""
+
+    fold_batchnorm: bool = True
+    name: str = "simplification"
+    requires: Stage = Stage.EAGER
+    ensures: Stage = Stage.EAGER
+
+    def run(self, program: Program) -> int:
+        before = len(program.graph.nodes)
+        _remove_identities(program)
+        if self.fold_batchnorm:
+            _fold_batchnorms(program)
+        _remove_dead(program)
+        return before - len(program.graph.nodes)
+
+
+def _remove_identities(program: Program) -> None:
+    for node in list(program.graph.nodes):
+        call: BoundCall | None = node.meta.get(CALL)
+        if call is None or call.op.identity_rule is None:
+            continue
+        operand = next(iter(call.arguments.values()))
+        if not isinstance(operand, fx.Node):
+            continue
+        arguments = {
+            name: map_leaves(value, lambda leaf: leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf)
+            for name, value in call.arguments.items()
+        }
+        if call.op.call(call.op.identity_rule, node.meta[SPEC], arguments=arguments):
+            _replace(program, node, operand)
+
+
+def _fold_batchnorms(program: Program) -> None:
+    """conv + batch norm -> conv, for one running-statistics batch norm that is the convolution's only user."""
+    calls: dict[str, int] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    for node in list(program.graph.nodes):
+        if node.op != "call_module" or not node.args or len(node.args) != 1:
+            continue
+        norm, producer = program.module(str(node.target)), node.args[0]
+        if not isinstance(producer, fx.Node) or producer.op != "call_module" or len(producer.users) != 1:
+            continue
+        layer = program.module(str(producer.target))
+        if (
+            not _foldable(layer, norm, producer)
+            or calls[str(producer.target)] > 1
+            or _has_hooks(layer)
+            or _has_hooks(norm)
+        ):
+            continue
+        path = f"{producer.target}_{str(node.target).rpartition('.')[2]}"
+        while path in program.added:
+            path += "_"
+        folded = fold(layer, norm)
+        program.added[path] = folded
+        program.folds[path] = (str(producer.target), str(node.target))
+        producer.target = path
+        producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
+        _replace(program, node, producer)
+
+
+def _foldable(layer: nn.Module, norm: nn.Module, producer: fx.Node) -> bool:
+    """Whether `norm` scales each output channel of `layer` by constants."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+        return False
+    if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+        return producer.meta[SPEC].ndim == layer.weight.ndim
+    return type(layer) is nn.Linear and producer.meta[SPEC].ndim == 2
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def fold(layer: Any, norm: Any) -> nn.Module:
+    """`layer` with the running statistics and affine parameters of `norm` in its weight and bias.
+
+    y = (w*x + b - mean) * gamma / sqrt(var + eps) + beta, per output channel; computed in float64 and rounded once.
+    """
+    folded = copy.copy(layer)
+    folded._parameters = dict(layer._parameters)
+    axis = 1 if getattr(layer, "transposed", False) else 0
+    weight = layer.weight.detach().double()
+    gamma = (
+        norm.weight.detach().double()
+        if norm.weight is not None
+        else torch.ones_like(norm.running_mean, dtype=torch.float64)
+    )
+    beta = norm.bias.detach().double() if norm.bias is not None else torch.zeros_like(gamma)
+    bias = layer.bias.detach().double() if layer.bias is not None else torch.zeros_like(gamma)
+    scale = gamma / torch.sqrt(norm.running_var.double() + norm.eps)
+    if axis == 1 and layer.groups > 1:
+        # A transposed convolution's weight is [in, out/groups, ...], its groups laid along the first axis.
+        per_group = weight.unflatten(0, (layer.groups, -1))
+        scaled = per_group * scale.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
+        scaled = scaled.flatten(0, 1)
+    else:
+        shape = [1] * weight.ndim
+        shape[axis] = -1
+        scaled = weight * scale.view(shape)
+    folded._parameters["weight"] = nn.Parameter(scaled.to(layer.weight.dtype), requires_grad=False)
+    folded._parameters["bias"] = nn.Parameter(
+        ((bias - norm.running_mean.double()) * scale + beta).to(layer.weight.dtype), requires_grad=False
+    )
+    assert isinstance(folded, nn.Module)
+    return folded
+
+
+def _with_bias(arguments: dict[str, Any]) -> dict[str, Any]:
+    from passes.ops.op import Owned
+
+    return {**arguments, "bias": Owned("bias")}
+
+
+def _replace(program: Program, node: fx.Node, by: fx.Node) -> None:
+    node.replace_all_uses_with(by)
+    program.graph.erase_node(node)
+    for user in by.users:
+        call: BoundCall | None = user.meta.get(CALL)
+        if call is not None:
+            call.arguments = {
+                name: map_leaves(value, lambda leaf: by if leaf is node else leaf)
+                for name, value in call.arguments.items()
+            }
+
+
+def _remove_dead(program: Program) -> None:
+    for node in reversed(list(program.graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            program.graph.erase_node(node)

@@ -1,0 +1,90 @@
+"""Abstract values: what is known of a tensor without its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from passes.dimension import Size, hint, product
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's shape, dtype and device. A dimension is an `int`, or a `Dim` where it is dynamic."""
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> TensorSpec:
+        return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> Size:
+        return product(self.shape)
+
+    def with_shape(self, *shape: Size) -> TensorSpec:
+        return TensorSpec(shape, self.dtype, self.device)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorSpec:
+        return TensorSpec(self.shape, dtype, self.device)
+
+    def meta_tensor(self) -> torch.Tensor:
+        """A tensor on the meta device with this shape at the sampled sizes and this dtype."""
+        return torch.empty([hint(size) for size in self.shape], dtype=self.dtype, device="meta")
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}{shape_text(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A sample input without data: sizes, with a name where a dimension is dynamic.
+
+    `device=None` stands for the CPU.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+
+
+def spec(*shape: int | str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> InputSpec:
+    """A sample input without data: `spec("N", 3, 224, 224)`.
+
+    A number is a fixed size, a string names a dynamic dimension; the same name stands for the same
+    size wherever it occurs. No sizes at all describe a 0-d tensor.
+
+    Raises ValueError for a negative size or a name that is not an identifier.
+    """
+    for size in shape:
+        if isinstance(size, str):
+            if not size.isidentifier():
+                raise ValueError(f"a dynamic dimension is named by a word such as 'N', not {size!r}")
+        elif isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ValueError(f"a size is a whole number of at least 0, not {size!r}")
+    return InputSpec(shape, dtype, torch.device(device))
+
+
+def shape_text(shape: tuple[Size, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def describe(value: Any) -> str:
+    """A value of propagation in a few words, for messages: `float32[2, 3]`, `(float32[2], int64[2])`, `4`."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(describe, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {describe(item)}' for key, item in value.items())}}}"
+    return str(value)

@@ -1,0 +1,123 @@
+"""The two oracles that every op is held against: torch on meta tensors for shapes, torch in onnxruntime for values.
+
+Both take a module, or any callable of tensors, and go through the public pipeline, so spelling, binding,
+shape rule and lowering are tested as users reach them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+import tracer
+from passes.errors import TracerError
+from passes.guards import GuardLog
+from passes.program import CALL, SPEC, Program
+from passes.shape_propagation import ShapePropagation
+from passes.spec import TensorSpec
+from tracer.capture import capture
+from tracer.sample import bind_sample
+
+
+class Call(nn.Module):
+    """A callable of tensors as a module."""
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.function(*tensors)
+
+
+def as_module(target: nn.Module | Callable[..., Any]) -> nn.Module:
+    return (target if isinstance(target, nn.Module) else Call(target)).eval()
+
+
+def propagated(target: nn.Module | Callable[..., Any], *tensors: Any) -> Program:
+    """The program of `target` with a value on every node, all of them from rules and none from meta execution."""
+    module = as_module(target)
+    log = GuardLog()
+    program = capture(module, bind_sample(module, tensors, None, None, None, log), log)
+    ShapePropagation().run(program)
+    for node in program.graph.nodes:
+        if node.op.startswith("call_") and isinstance(node.meta[SPEC], TensorSpec):
+            assert CALL in node.meta or node.target.__name__ == "getitem", f"{node.target} has no rule"  # type: ignore[union-attr]
+    return program
+
+
+def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch.Tensor) -> None:
+    """The propagated result equals torch's on the meta device in structure, shape and dtype; where torch
+    refuses the operands, so does the rule."""
+    module = as_module(target)
+    try:
+        expected = module.to("meta")(*(tensor.to("meta") for tensor in tensors))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        try:
+            program = propagated(target, *tensors)
+        except TracerError:
+            return
+        raise AssertionError(f"torch refuses ({error}), the rule gives {program.output().meta[SPEC]}") from error
+    found = propagated(target, *tensors).output().meta[SPEC]
+    assert _described(found) == _described(expected)
+
+
+def assert_lowering_matches(
+    target: nn.Module | Callable[..., Any],
+    *tensors: torch.Tensor,
+    dynamic: Mapping[int, Mapping[int, str]] | None = None,
+    opset: int = 20,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    also: tuple[torch.Tensor, ...] | None = None,
+) -> Any:
+    """The model exported by the direct route gives torch's values in onnxruntime; returns the onnx model.
+
+    `dynamic` maps an input's position to `{axis: name}`; `also` are inputs of other sizes that the same
+    file must run.
+    """
+    module = as_module(target)
+    shapes = [dict((dynamic or {}).get(index, {})) for index in range(len(tensors))]
+    conversion = tracer.convert(
+        module, tensors, dynamic_shapes=shapes, opset_version=opset, verify=False, route="direct"
+    )
+    with TemporaryDirectory() as folder:
+        path = conversion.save(Path(folder) / "model.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for inputs in (tensors, *([also] if also else [])):
+            with torch.no_grad():
+                expected = _flat(module(*(tensor.clone() for tensor in inputs)))
+            names = [entry.name for entry in session.get_inputs()]
+            found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+            assert len(found) == len(expected)
+            for ours, theirs in zip(found, expected, strict=True):
+                assert tuple(ours.shape) == tuple(theirs.shape)
+                assert str(ours.dtype) == str(theirs.dtype).removeprefix("torch.")
+                np.testing.assert_allclose(ours, theirs.numpy(), rtol=rtol, atol=atol)
+    return conversion.onnx_model
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, (TensorSpec, torch.Tensor)):
+        return (tuple(value.shape), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return tuple(_described(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _described(item) for key, item in value.items()}
+    return value
+
+
+def _flat(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value
+    return [tensor for item in items if item is not None for tensor in _flat(item)]

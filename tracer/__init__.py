@@ -1,0 +1,57 @@
+"""PyTorch models with lazy layers, resolved by tracing and exported to ONNX.
+
+The public names are imported on first use, so that `import tracer` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from passes.errors import (
+        CaptureError,
+        ExportError,
+        InputError,
+        LazyResolutionError,
+        LoadError,
+        ShapeError,
+        TracerError,
+        TracerWarning,
+        UnsupportedOpError,
+        VerificationError,
+    )
+    from passes.spec import spec
+    from tracer.conversion import Conversion, convert, inspect, resolve
+    from tracer.report import Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "passes.errors": (
+        "CaptureError", "ExportError", "InputError", "LazyResolutionError", "LoadError", "ShapeError",
+        "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
+    ),
+    "passes.spec": ("spec",),
+    "tracer.conversion": ("Conversion", "convert", "inspect", "resolve"),
+    "tracer.report": ("Report",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report", "ShapeError",
+    "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect", "resolve", "spec",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tracer' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME_OF]

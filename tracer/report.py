@@ -1,0 +1,130 @@
+"""Plain data about a model: its layers, what was inferred, what had to be true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from passes.dimension import Dim, Size
+from passes.guards import Guard
+from passes.ops.op import BoundCall, Owned, map_leaves
+from passes.program import CALL, SPEC, Program, location_of, tensor_specs
+from passes.spec import TensorSpec
+
+
+@dataclass(slots=True)
+class Layer:
+    """One module call. `resolved` holds what was inferred for a lazy layer, such as `{"in_features": 400}`.
+
+    Shapes have an int or a formula's text per axis; `params` counts the module's own parameters, `macs` its
+    multiply-adds, as an int or a formula.
+    """
+
+    path: str
+    type: str
+    input_shapes: list[list[int | str]]
+    output_shape: list[Any]
+    params: int
+    macs: int | str
+    resolved: dict[str, int]
+    source: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class Report:
+    """What is known of a model without running it."""
+
+    model: str
+    inputs: dict[str, str]
+    outputs: list[str]
+    layers: list[Layer]
+    guards: list[Guard] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
+
+    @property
+    def params(self) -> int:
+        """Parameters of all layers, a shared layer counted once."""
+        return sum({layer.path: layer.params for layer in self.layers}.values())
+
+    @property
+    def resolved(self) -> dict[str, dict[str, int]]:
+        """What was inferred, by lazy layer."""
+        return {layer.path: layer.resolved for layer in self.layers if layer.resolved}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "layers": [layer.to_dict() for layer in self.layers],
+            "params": self.params,
+            "guards": [guard.to_dict() for guard in self.guards],
+            "unreached": self.unreached,
+        }
+
+
+def build_report(program: Program, model_name: str) -> Report:
+    """The report of a program whose shapes are propagated."""
+    layers = [_layer(node, program) for node in program.graph.nodes if node.op == "call_module"]
+    inputs = {str(node.target): str(node.meta[SPEC]) for node in program.inputs()}
+    outputs = [str(spec) for spec in tensor_specs(program.output().meta[SPEC])]
+    return Report(model_name, inputs, outputs, layers, program.log.guards, program.unreached)
+
+
+def _layer(node: fx.Node, program: Program) -> Layer:
+    path = str(node.target)
+    module = program.module(path)
+    lazy = program.lazies.get(path)
+    call: BoundCall | None = node.meta.get(CALL)
+    inferred = {name: int(size) for name, size in lazy.inference.attributes.items()} if lazy is not None else {}
+    return Layer(
+        path=path,
+        type=type(module).__name__,
+        input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
+        output_shape=_output_shape(node.meta[SPEC]),
+        params=sum(_parameter_count(module, name, program, path) for name in module._parameters),
+        macs=_plain(_cost(node, call, program)) if call is not None else 0,
+        resolved=inferred,
+        source=location_of(node).source,
+    )
+
+
+def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
+    if call.op.cost_rule is None:
+        return 0
+
+    def leaf(item: fx.Node | Owned) -> Any:
+        if isinstance(item, fx.Node):
+            return item.meta[SPEC]
+        return program.owned_spec(call, item.name)
+
+    arguments = {name: map_leaves(value, leaf) for name, value in call.arguments.items()}
+    cost: Size = call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=arguments)
+    return cost
+
+
+def _parameter_count(module: nn.Module, name: str, program: Program, path: str) -> int:
+    if module._parameters[name] is None:
+        return 0
+    total = program.tensor_spec(path, module, name).numel()
+    assert isinstance(total, int)
+    return total
+
+
+def _plain(size: Size) -> int | str:
+    return str(size) if isinstance(size, Dim) else size
+
+
+def _axes(spec: TensorSpec) -> list[int | str]:
+    return [_plain(size) for size in spec.shape]
+
+
+def _output_shape(value: Any) -> list[Any]:
+    if isinstance(value, TensorSpec):
+        return _axes(value)
+    return [_axes(spec) for spec in tensor_specs(value)]

@@ -1,0 +1,217 @@
+"""The caller's sample input, bound to the forward's parameters, as specs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from passes.dimension import Dim, Size
+from passes.errors import InputError
+from passes.guards import GuardLog
+from passes.spec import InputSpec, TensorSpec
+
+# A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
+# wide enough for a usual stack of strided layers. Never 0 or 1, which are special to broadcasting.
+BATCH_HINT, OTHER_HINT = 2, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One tensor of the sample: its name (`x`, `state_0`, `batch_mask`) and its spec."""
+
+    name: str
+    spec: TensorSpec
+
+
+@dataclass(slots=True)
+class Sample:
+    """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def leaves(self) -> list[Leaf]:
+        return list(_leaves((self.args, self.kwargs)))
+
+    def replace_leaves(self, replace: Callable[[str, TensorSpec], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `replace(name, spec)` in place of each leaf, in order."""
+        args = tuple(_map_leaves(arg, replace) for arg in self.args)
+        return args, {name: _map_leaves(arg, replace) for name, arg in self.kwargs.items()}
+
+    def dimensions(self) -> list[str]:
+        """The names of the dynamic dimensions."""
+        return list(
+            dict.fromkeys(str(size) for leaf in self.leaves() for size in leaf.spec.shape if isinstance(size, Dim))
+        )
+
+
+def bind_sample(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    dims: Mapping[str, int] | None,
+    log: GuardLog,
+) -> Sample:
+    """The sample bound to the forward's parameters.
+
+    `args` is a tuple of tensors, specs and plain values, nested as the forward takes them; one tensor or
+    spec stands for a tuple of it. `dims` gives the sizes at which dynamic dimensions are sampled.
+
+    Raises InputError where the arguments do not fit the forward's signature or `dynamic_shapes` does not
+    fit the arguments.
+    """
+    args = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
+    kwargs = dict(kwargs or {})
+    names = _argument_names(model, args, kwargs)
+    entries = _dynamic_entries(dynamic_shapes, names, len(args))
+    symbols = _Symbols(dict(dims or {}), log)
+    bound = [
+        _to_leaves(name, value, entry, symbols)
+        for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
+    ]
+    return Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)))
+
+
+def input_names(model: nn.Module) -> list[str]:
+    """The forward's parameter names that take an input, without *args and **kwargs."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        required = [
+            p.name
+            for p in signature.parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+        raise InputError(
+            f"{type(model).__name__}.forward{signature} does not take this sample of {len(args)} positional "
+            f"and {len(kwargs)} named inputs: {error}",
+            remedy=f"give an input for each of: {', '.join(required) or 'none'}",
+        ) from error
+    names: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}_{index}" for index in range(len(args) - len(names))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) and len(names) < len(args):
+            names.append(parameter.name)
+    return [*names, *kwargs]
+
+
+def _dynamic_entries(dynamic_shapes: Any, names: list[str], positional: int) -> dict[str, Any]:
+    if dynamic_shapes is None:
+        return dict.fromkeys(names)
+    if isinstance(dynamic_shapes, Mapping):
+        unknown = [name for name in dynamic_shapes if name not in names]
+        if unknown:
+            raise InputError(
+                f"dynamic_shapes names {unknown[0]!r}, but the inputs are {', '.join(names)}",
+                remedy="name one of the inputs",
+            )
+        return {name: dynamic_shapes.get(name) for name in names}
+    entries = list(dynamic_shapes)
+    if len(entries) not in (positional, len(names)):
+        raise InputError(
+            f"dynamic_shapes has {len(entries)} entries, but the sample has {len(names)} inputs",
+            remedy="give one entry per input",
+        )
+    return dict(zip(names, [*entries, *[None] * (len(names) - len(entries))], strict=True))
+
+
+class _Symbols:
+    """Makes one `Dim` for each name."""
+
+    def __init__(self, sizes: dict[str, int], log: GuardLog):
+        self.sizes = sizes
+        self.log = log
+        self.known: dict[str, Dim] = {}
+
+    def dim(self, name: str, axis: int, sample: int | None) -> Dim:
+        if name not in self.known:
+            default = BATCH_HINT if axis == 0 else OTHER_HINT
+            size = self.sizes.get(name, max(2, sample) if sample is not None else default)
+            if size < 2:
+                raise InputError(
+                    f"the dynamic dimension {name} is sampled at {size}",
+                    remedy="sample it at 2 or more; 1 will still run",
+                )
+            self.known[name] = Dim.symbol(name, size, self.log)
+        return self.known[name]
+
+
+def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
+    if isinstance(value, (torch.Tensor, InputSpec)):
+        return Leaf(name, _leaf_spec(name, value, entry, symbols))
+    if isinstance(value, (tuple, list)):
+        entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
+        items = [
+            _to_leaves(f"{name}_{index}", item, e, symbols)
+            for index, (item, e) in enumerate(zip(value, entries, strict=True))
+        ]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        given = entry if isinstance(entry, Mapping) else {}
+        return {key: _to_leaves(f"{name}_{key}", item, given.get(key), symbols) for key, item in value.items()}
+    return value
+
+
+def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:
+    axes = _axis_names(name, entry, len(value.shape))
+    shape: list[Size] = []
+    for axis, size in enumerate(value.shape):
+        dim_name = axes.get(axis) or (size if isinstance(size, str) else None)
+        shape.append(size if dim_name is None else symbols.dim(dim_name, axis, size if isinstance(size, int) else None))  # type: ignore[arg-type]
+    return TensorSpec(tuple(shape), value.dtype, value.device)
+
+
+def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
+    """`{axis: dimension name}` of one `dynamic_shapes` entry: `{0: "N"}`, `{0: Dim("N")}`, `("N", None)`."""
+    if entry is None:
+        return {}
+    pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
+    names: dict[int, str] = {}
+    for axis, dim in pairs:
+        if dim is None or isinstance(dim, int):
+            continue
+        if not -ndim <= axis < ndim:
+            raise InputError(
+                f"dynamic_shapes names axis {axis} of {name!r}, which has {ndim} axes", remedy="name an axis it has"
+            )
+        axis %= ndim
+        spelled = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
+        if spelled is None or not spelled.isidentifier() or type(dim).__name__ == "_DimHint":
+            spelled = f"{name}_dim_{axis}"
+        names[axis] = spelled
+    return names
+
+
+def _leaves(value: Any) -> Iterator[Leaf]:
+    if isinstance(value, Leaf):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _leaves(item)
+
+
+def _map_leaves(value: Any, replace: Callable[[str, TensorSpec], Any]) -> Any:
+    if isinstance(value, Leaf):
+        return replace(value.name, value.spec)
+    if isinstance(value, (tuple, list)):
+        items = [_map_leaves(item, replace) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, dict):
+        return {key: _map_leaves(item, replace) for key, item in value.items()}
+    return value

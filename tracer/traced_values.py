@@ -1,0 +1,405 @@
+"""What stands for a value while a forward is traced, and answers questions about its shape.
+
+`TracedTensor` stands for a tensor (or whatever a graph node produces); operations on it become graph nodes.
+`TracedNumber` stands for a number that came from a shape. Fixed numbers never enter the graph: they are
+passed on as literals. Numbers over a dynamic dimension become graph nodes when an operation needs them.
+A question that decides something (a branch, a length, a loop) is answered and recorded as a guard.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from passes.dimension import Dim, product
+from passes.errors import CaptureError
+from passes.ops.op import is_inplace
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from tracer.capture import CapturingTracer
+
+_SYMBOLS: dict[Callable[..., Any], str] = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.floordiv: "//",
+    operator.truediv: "/",
+    operator.mod: "%",
+    operator.pow: "**",
+    operator.eq: "==",
+    operator.ne: "!=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+}
+
+
+class TracedNumber:
+    """An int, float or bool that came from a shape: its value now, and how it was computed.
+
+    `value` is a number, or a `Dim` where it depends on a dynamic dimension.
+    """
+
+    __slots__ = ("_node", "_operands", "_operation", "tracer", "value")
+
+    def __init__(self, tracer: CapturingTracer, value: Any, operation: Any, operands: tuple[Any, ...]):
+        self.tracer = tracer
+        self.value = value
+        self._operation = operation
+        self._operands = operands
+        self._node: fx.Node | None = None
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return int if isinstance(self.value, Dim) else builtins.type(self.value)
+
+    @property
+    def is_dynamic(self) -> bool:
+        return isinstance(self.value, Dim)
+
+    def as_argument(self) -> Any:
+        """What a graph node takes in this number's place: a literal, or the node that computes it."""
+        if not isinstance(self.value, Dim):
+            return self.value
+        if self._node is None:
+            arguments = tuple(_argument(operand) for operand in self._operands)
+            kind = "call_method" if isinstance(self._operation, str) else "call_function"
+            self._node = self.tracer.create_node(kind, self._operation, arguments, {})
+        return self._node
+
+    def text(self) -> str:
+        """The number as an expression over the traced tensors: `x.shape[1] % 2`."""
+        if isinstance(self._operation, str):
+            return (
+                self._operand_text(0)
+                if len(self._operands) == 1
+                else f"{self._operand_text(0)}.shape[{self._operands[1]}]"
+            )
+        symbol = _SYMBOLS.get(self._operation)
+        if symbol is None or len(self._operands) != 2:
+            name = getattr(self._operation, "__name__", str(self._operation))
+            return f"{name}({', '.join(self._operand_text(i) for i in range(len(self._operands)))})"
+        return f"{self._operand_text(0)} {symbol} {self._operand_text(1)}"
+
+    def _operand_text(self, index: int) -> str:
+        operand = self._operands[index]
+        if type(operand) is TracedNumber:
+            inner = operand.text()
+            return f"({inner})" if " " in inner else inner
+        return operand.node.name if type(operand) is TracedTensor else str(operand)
+
+    def _combine(self, operation: Callable[..., Any], *operands: Any) -> Any:
+        values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
+        if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
+            return NotImplemented
+        if operation is operator.truediv and any(isinstance(value, Dim) for value in values):
+            raise CaptureError(
+                f"{self.text()} is divided with /, but it is a dynamic size",
+                remedy="divide with //, or give a fixed size for that dimension",
+            )
+        comparing = operation in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+        if comparing and any(isinstance(value, Dim) for value in values):
+            self.tracer.locate()
+        result = operation(*values)
+        return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
+
+    def fixed(self, use: str) -> Any:
+        """The number itself, recording that it was baked in. Raises CaptureError for a dynamic one."""
+        if isinstance(self.value, Dim):
+            raise CaptureError(
+                f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
+                remedy="give a fixed size for that dimension",
+            )
+        self.tracer.record_guard(f"{self.text()} == {self.value}")
+        return self.value
+
+    def __index__(self) -> int:
+        return int(self.fixed("as an index or a length"))
+
+    def __int__(self) -> int:
+        return int(self.fixed("int()"))
+
+    def __float__(self) -> float:
+        return float(self.fixed("float()"))
+
+    def __bool__(self) -> bool:
+        if isinstance(self.value, Dim):
+            self.tracer.locate()
+            return bool(self.value)
+        answer = bool(self.value)
+        if self._operation is not None:
+            self.tracer.record_guard(self.text() if answer else f"not ({self.text()})")
+        return answer
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+    def __ceil__(self) -> Any:
+        return self._combine(math.ceil, self)
+
+    def __floor__(self) -> Any:
+        return self._combine(math.floor, self)
+
+    def __trunc__(self) -> Any:
+        return self._combine(math.trunc, self)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self._combine(round, self) if digits is None else self._combine(round, self, digits)
+
+    def __neg__(self) -> Any:
+        return self._combine(operator.neg, self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return self._combine(abs, self)
+
+
+def _binary(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], Any]:
+    def forward(self: TracedNumber, other: Any) -> Any:
+        return self._combine(operation, self, other)
+
+    return forward
+
+
+def _reflected(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], Any]:
+    def backward(self: TracedNumber, other: Any) -> Any:
+        return self._combine(operation, other, self)
+
+    return backward
+
+
+for _operation in _SYMBOLS:
+    _name = _operation.__name__
+    setattr(TracedNumber, f"__{_name}__", _binary(_operation))
+    if _name not in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(TracedNumber, f"__r{_name}__", _reflected(_operation))
+
+
+class TracedShape(tuple):  # type: ignore[type-arg]
+    """A traced tensor's shape: a tuple of numbers with torch.Size's own method."""
+
+    def numel(self) -> Any:
+        total: Any = 1
+        for size in self:
+            total = total * size
+        return total
+
+
+class TracedTensor(fx.Proxy):
+    """A graph node's value while tracing: passes for a tensor, and knows its shape.
+
+    In-place operations are followed: the tensor then stands for their result.
+    """
+
+    tracer: CapturingTracer
+    _is_param = False
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        value = self.tracer.value(self.node)
+        return torch.Tensor if isinstance(value, TensorSpec) else builtins.type(value)
+
+    def __getattr__(self, name: str) -> Any:
+        answer = _ATTRIBUTES.get(name)
+        if answer is not None:
+            return answer(self)
+        value = self.tracer.value(self.node)
+        if isinstance(value, TensorSpec):
+            if not hasattr(torch.Tensor, name):
+                raise AttributeError(f"'Tensor' object has no attribute {name!r}")
+            if not callable(getattr(torch.Tensor, name)):
+                return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        elif isinstance(value, tuple) and hasattr(value, "_fields") and name in value._fields:
+            return self[value._fields.index(name)]
+        elif not hasattr(value, name):
+            raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
+        if is_inplace(name):
+            return lambda *args, **kwargs: self._become("call_method", name, (self, *args), kwargs)
+        return fx.proxy.Attribute(self, name)
+
+    def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
+        """Records an in-place operation; from here on this tensor is its result."""
+        self.node = self.tracer.create_proxy(kind, target, args, kwargs).node
+        return self
+
+    @property
+    def spec(self) -> TensorSpec:
+        value = self.tracer.value(self.node)
+        if not isinstance(value, TensorSpec):
+            raise AttributeError(f"{builtins.type(value).__name__!r} object is no tensor")
+        return value
+
+    def number(self, value: Any, operation: Any, *operands: Any) -> TracedNumber:
+        return TracedNumber(self.tracer, value, operation, operands)
+
+    @property
+    def shape(self) -> TracedShape:
+        return TracedShape(self.number(size, "size", self, axis) for axis, size in enumerate(self.spec.shape))
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> TracedNumber:
+        return self.number(product(self.spec.shape), "numel", self)
+
+    nelement = numel
+
+    def __len__(self) -> int:
+        value = self.tracer.value(self.node)
+        if not isinstance(value, TensorSpec):
+            return len(value)
+        if not value.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return int(self.shape[0].fixed("len()"))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def __reversed__(self) -> Iterator[Any]:
+        return (self[index] for index in reversed(range(len(self))))
+
+    def __contains__(self, item: Any) -> bool:
+        raise self._needs_data("`in`")
+
+    def __bool__(self) -> bool:
+        value = self.tracer.value(self.node)
+        if isinstance(value, TensorSpec):
+            raise self._needs_data("control flow")
+        return bool(value)
+
+    def __index__(self) -> int:
+        raise self._needs_data("an index")
+
+    def __int__(self) -> int:
+        raise self._needs_data("int()")
+
+    def __float__(self) -> float:
+        raise self._needs_data("float()")
+
+    def _needs_data(self, use: str) -> CaptureError:
+        return CaptureError(
+            f"the forward needs the data of {self.node.name} {self.tracer.value(self.node)} for {use}",
+            remedy="compute it with tensor operations (torch.where instead of if), or keep it out of the forward",
+        )
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._become("call_function", operator.setitem, (self, index, value), {})
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        orig_method: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        args, kwargs = args or (), kwargs or {}
+        tracer = _find_tracer((args, kwargs))
+        assert tracer is not None
+        question = _QUESTIONS.get(orig_method)
+        if question is not None and type(args[0]) is TracedTensor:
+            return question(*args, **kwargs)
+        name = orig_method.__name__
+        if torch.overrides.is_tensor_method_or_property(orig_method):
+            return tracer.create_proxy("call_method", name, args, kwargs)
+        result = tracer.create_proxy("call_function", orig_method, args, kwargs)
+        if is_inplace(name) and type(args[0]) is TracedTensor:
+            args[0].node = result.node
+        elif kwargs.get("inplace") and type(args[0]) is TracedTensor:
+            args[0].node = result.node
+        return result
+
+
+def _inplace_operator(operation: Callable[..., Any]) -> Callable[[TracedTensor, Any], TracedTensor]:
+    def apply(self: TracedTensor, other: Any) -> TracedTensor:
+        return self._become("call_function", operation, (self, other), {})
+
+    return apply
+
+
+for _operation in (
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
+    operator.and_, operator.or_, operator.xor,
+):  # fmt: skip
+    setattr(TracedTensor, f"__i{_operation.__name__.rstrip('_')}__", _inplace_operator(_operation))
+
+
+def _argument(operand: Any) -> Any:
+    if type(operand) is TracedNumber:
+        return operand.as_argument()
+    return operand.node if isinstance(operand, fx.Proxy) else operand
+
+
+def _find_tracer(value: Any) -> CapturingTracer | None:
+    if type(value) is TracedTensor or type(value) is TracedNumber:
+        return value.tracer
+    if type(value) is fx.proxy.Attribute:
+        return value.tracer  # type: ignore[return-value]
+    items = value.values() if type(value) is dict else value if type(value) in (tuple, list) else ()
+    for item in items:
+        found = _find_tracer(item)
+        if found is not None:
+            return found
+    return None
+
+
+def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
+    shape = tensor.spec.shape
+    strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
+    return strides if dim is None else strides[dim]
+
+
+# Answers that need no graph node: attributes, and methods and functions about a tensor's type.
+_ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
+    "dtype": lambda t: t.spec.dtype,
+    "device": lambda t: t.spec.device,
+    "ndim": lambda t: t.number(t.spec.ndim, "dim", t),
+    "layout": lambda t: torch.strided,
+    "is_cuda": lambda t: t.spec.device.type == "cuda",
+    "is_cpu": lambda t: t.spec.device.type == "cpu",
+    "is_meta": lambda t: False,
+    "is_mps": lambda t: False,
+    "is_sparse": lambda t: False,
+    "is_quantized": lambda t: False,
+    "is_nested": lambda t: False,
+    "requires_grad": lambda t: False,
+    "is_leaf": lambda t: False,
+    "grad": lambda t: None,
+    "grad_fn": lambda t: None,
+    "dim": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
+    "ndimension": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
+    "stride": lambda t: lambda dim=None: _stride(t, dim),
+    "is_contiguous": lambda t: lambda *args, **kwargs: True,
+    "is_floating_point": lambda t: lambda: t.spec.dtype.is_floating_point,
+    "is_complex": lambda t: lambda: t.spec.dtype.is_complex,
+    "element_size": lambda t: lambda: t.spec.dtype.itemsize,
+    "get_device": lambda t: lambda: t.spec.device.index if t.spec.device.index is not None else -1,
+    "requires_grad_": lambda t: lambda *args: t,
+}
+
+_QUESTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.numel: lambda t: t.numel(),
+    torch.is_floating_point: lambda t: t.is_floating_point(),
+    torch.is_complex: lambda t: t.is_complex(),
+    torch.Tensor.size: lambda t, dim=None: t.size(dim),
+    torch.Tensor.dim: lambda t: t.dim(),
+    torch.Tensor.shape.__get__: lambda t: t.shape,
+    torch.Tensor.dtype.__get__: lambda t: t.dtype,
+    torch.Tensor.device.__get__: lambda t: t.device,
+}

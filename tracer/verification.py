@@ -1,0 +1,171 @@
+"""The exported file run beside the eager module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from passes.dimension import Dim
+from passes.errors import VerificationError
+from passes.onnx_emitter import raw_bytes
+from passes.program import tensor_specs
+from passes.spec import TensorSpec
+from tracer.sample import Sample
+
+# Largest difference allowed, relative to the output's range (at least 1), by the coarsest dtype in an output.
+TOLERANCES: dict[torch.dtype, float] = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output at one set of sizes: the largest absolute difference, and the output's range."""
+
+    output: str
+    sizes: dict[str, int]
+    difference: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        return self.difference / max(self.scale, 1.0)
+
+
+@dataclass(slots=True)
+class Verification:
+    """What running the exported model beside the eager module gave; `runtime` says what ran it."""
+
+    runtime: str
+    comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def largest_difference(self) -> float:
+        return max((comparison.difference for comparison in self.comparisons), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "runtime": self.runtime,
+            "largest_difference": self.largest_difference,
+            "comparisons": [
+                {"output": c.output, "sizes": c.sizes, "difference": c.difference, "range": c.scale}
+                for c in self.comparisons
+            ],
+        }
+
+
+def verify(
+    model: Path | onnx.ModelProto,
+    module: nn.Module,
+    sample: Sample,
+    output_names: list[str],
+    sampled: Mapping[str, int],
+) -> Verification:
+    """Runs the model and the module on the same random inputs, at the sampled sizes and at one other size
+    of every dynamic dimension, and compares every output.
+
+    `module` is put through its forward in the mode it is in; give it in eval mode. Random state is restored.
+    Raises VerificationError where an output differs by more than its dtype's tolerance.
+    """
+    session = _Session(model)
+    result = Verification(session.runtime)
+    names = sample.dimensions()
+    settings = (
+        [dict(sampled)] if not names else [dict(sampled), {**sampled, **{name: sampled[name] + 1 for name in names}}]
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for sizes in settings:
+            inputs: list[torch.Tensor] = []
+
+            def draw(
+                name: str, spec: TensorSpec, sizes: dict[str, int] = sizes, inputs: list[torch.Tensor] = inputs
+            ) -> torch.Tensor:
+                inputs.append(random_tensor(spec, sizes))
+                return inputs[-1]
+
+            args, kwargs = sample.replace_leaves(draw)
+            found = session.run([tensor.clone() for tensor in inputs])
+            expected = _flat_tensors(module(*args, **kwargs))
+            shown = {name: sizes[name] for name in names}
+            for name, ours, theirs in zip(output_names, found, expected, strict=True):
+                result.comparisons.append(_compare(name, shown, ours, theirs))
+    return result
+
+
+def random_tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
+    """A random tensor of the spec at the given sizes: normal, or 0 and 1 for integers and booleans."""
+    shape = [size.at(sizes) if isinstance(size, Dim) else size for size in spec.shape]
+    if spec.dtype.is_floating_point:
+        return torch.randn(shape).to(spec.dtype)
+    return torch.randint(0, 2, shape).to(spec.dtype)
+
+
+class _Session:
+    """An ONNX model ready to run: onnxruntime where it is installed, else onnx's reference evaluator."""
+
+    def __init__(self, model: Path | onnx.ModelProto):
+        source: Any = str(model) if isinstance(model, Path) else model
+        try:
+            import onnxruntime
+        except ImportError:
+            from onnx.reference import ReferenceEvaluator
+
+            self.runtime = "onnx.reference"
+            self._evaluator = ReferenceEvaluator(source)
+            self._names = list(self._evaluator.input_names)
+            return
+        self.runtime = "onnxruntime"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        serialized = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
+        self._evaluator = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        self._names = [entry.name for entry in self._evaluator.get_inputs()]
+
+    def run(self, inputs: list[torch.Tensor]) -> list[Any]:
+        feed = {name: tensor.numpy() for name, tensor in zip(self._names, inputs, strict=True)}
+        results: list[Any] = self._evaluator.run(None, feed)
+        return results
+
+
+def _compare(name: str, sizes: dict[str, int], found: Any, expected: torch.Tensor) -> Comparison:
+    ours = np.asarray(found)
+    theirs = expected.detach().cpu()
+    place = f"output {name}" + (f" at {', '.join(f'{k}={v}' for k, v in sizes.items())}" if sizes else "")
+    if tuple(ours.shape) != tuple(theirs.shape):
+        raise VerificationError(f"{place} has the shape {list(ours.shape)}, but the module gives {list(theirs.shape)}")
+    exact = theirs.double().numpy()
+    approximate = ours.astype(np.float64)
+    finite = np.isfinite(exact)
+    if not np.array_equal(exact[~finite], approximate[~finite], equal_nan=True):
+        raise VerificationError(f"{place} has other infinities or NaNs than the module's")
+    difference = float(np.abs(exact[finite] - approximate[finite]).max(initial=0.0))
+    scale = float(np.abs(exact[finite]).max(initial=0.0))
+    comparison = Comparison(name, sizes, difference, scale)
+    tolerance = TOLERANCES.get(theirs.dtype, 0.0)
+    if comparison.relative > tolerance:
+        raise VerificationError(
+            f"{place} differs from the module's by {difference:.3g} in a range of {scale:.3g}; {tolerance:g} of the range is allowed",
+            remedy="try --no-fold-batchnorm or another --opset, and report the model",
+        )
+    return comparison
+
+
+def _flat_tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for item in items for tensor in _flat_tensors(item)]
+
+
+_ = (raw_bytes, tensor_specs)
