@@ -115,7 +115,7 @@ def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
     file.write(graph)
     for header, tensor in zip(headers, lowered.weights.values(), strict=True):
         file.write(header)
-        file.write(memoryview(raw_bytes(tensor)))
+        file.write(raw_bytes(tensor).data)
 
 
 def with_weights(lowered: LoweredModel) -> onnx.ModelProto:
@@ -132,7 +132,7 @@ def with_weights(lowered: LoweredModel) -> onnx.ModelProto:
 def _initializer_header(name: str, tensor: torch.Tensor) -> bytes:
     """Everything of an initializer's field that comes before its data."""
     size = tensor.numel() * tensor.element_size()
-    body = _declaration(name, tensor).SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, size)
+    body: bytes = _declaration(name, tensor).SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, size)
     return _field(_GRAPH_INITIALIZER, len(body) + size) + body
 
 
@@ -159,7 +159,7 @@ def _write_external_data(lowered: LoweredModel, path: Path) -> Path:
     try:
         with os.fdopen(descriptor, "wb") as file:
             for tensor in lowered.weights.values():
-                data = memoryview(raw_bytes(tensor))
+                data = raw_bytes(tensor).data
                 digest.update(data)
                 file.write(data)
         target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")

@@ -59,7 +59,8 @@ class Program:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
     def output(self) -> fx.Node:
-        return next(node for node in reversed(self.graph.nodes) if node.op == "output")
+        node: fx.Node = next(node for node in reversed(self.graph.nodes) if node.op == "output")
+        return node
 
     def module(self, path: str) -> nn.Module:
         """The module that a `call_module` node names."""
@@ -133,7 +134,7 @@ def tensor_specs(value: Any) -> Iterator[TensorSpec]:
 
 
 def is_uninitialized(tensor: torch.Tensor | None) -> bool:
-    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
 def is_lazy(module: nn.Module) -> bool:

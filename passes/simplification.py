@@ -89,8 +89,8 @@ def _foldable(layer: nn.Module, norm: nn.Module, producer: fx.Node) -> bool:
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
         return False
     if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
-        return producer.meta[SPEC].ndim == layer.weight.ndim
-    return type(layer) is nn.Linear and producer.meta[SPEC].ndim == 2
+        return bool(producer.meta[SPEC].ndim == layer.weight.ndim)
+    return type(layer) is nn.Linear and bool(producer.meta[SPEC].ndim == 2)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -27,9 +27,8 @@ from tracer.traced_values import TracedNumber, TracedTensor
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
 
-_OUR_FOLDERS = tuple(
-    str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parent, Path(passes.__file__).parent)
-)
+_COMPILER_FOLDER = str(Path(passes.__file__).parent)
+_OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), _COMPILER_FOLDER)
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
 
@@ -50,7 +49,7 @@ class CapturingTracer(fx.Tracer):
     """
 
     def __init__(self, log: GuardLog) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.proxy_buffer_attributes = True
         self.log = log
         self.recording = True
@@ -77,6 +76,8 @@ class CapturingTracer(fx.Tracer):
         except TracerError as error:
             raise error.placed(self._here()) from error
         except Exception as error:
+            if _is_ours(error):
+                raise
             raise self._user_error(error) from error
         program = self.program
         program.unreached = self._unreached(model)
@@ -175,7 +176,7 @@ class CapturingTracer(fx.Tracer):
         return super().create_arg(a)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        path = self._module_paths.get(id(mod))
+        path: str | None = self._module_paths.get(id(mod))
         if path is None:
             raise CaptureError(
                 f"the forward calls a {type(mod).__name__} that is not a submodule of the model",
@@ -247,6 +248,12 @@ class CapturingTracer(fx.Tracer):
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
         paths = {self._module_paths[id(module)] for module in model.modules() if is_lazy(module)}
         return [path for path in (p for p, _ in model.named_modules()) if path in paths - called]
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the exception arose inside the compiler: a bug of ours, not of the caller's forward."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_code.co_filename.startswith(_COMPILER_FOLDER)
 
 
 def _source_line(frame: FrameType) -> str:

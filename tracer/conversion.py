@@ -15,7 +15,7 @@ from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
 from passes.eager_rewrite import EagerRewrite
-from passes.errors import InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
+from passes.errors import ExportError, InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.lazy_resolution import LazyResolution
 from passes.pipeline import CallerPass, Pass, PassResult, Pipeline, Stage, check_stage
@@ -70,6 +70,25 @@ class Conversion:
         write_model(self.lowered, Path(path))
         self.path = Path(path)
         return self.path
+
+    def _deliver(self, work: _Work, target: Path | None, verify: bool) -> None:
+        """Writes the file where there is a target, verified before it takes the target's place."""
+        from passes.onnx_writer import temporary_model, write_model
+
+        def check(file: Path) -> None:
+            from tracer.verification import verify as compare
+
+            with work.timed("verification"):
+                eager = copy_model(self.module).eval()
+                self.verification = compare(file, eager, work.sample, self.lowered.output_names, work.log.sampled)
+
+        if target is not None:
+            with work.timed("writing"):
+                write_model(self.lowered, target, check if verify else None)
+            work.timings["writing"] -= work.timings.get("verification", 0.0)
+        elif verify:
+            with temporary_model(self.lowered) as file:
+                check(file)
 
 
 def inspect(
@@ -137,56 +156,93 @@ def convert(
 
     The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
     """
-    from passes.onnx_emitter import SUPPORTED_OPSETS
-    from passes.onnx_lowering import OnnxLowering
-    from passes.onnx_writer import check_target, write_model
+    from passes.onnx_writer import check_target
 
-    if opset_version not in SUPPORTED_OPSETS:
-        raise InputError(
-            f"opset {opset_version} is not supported",
-            remedy=f"use one of {SUPPORTED_OPSETS.start} to {SUPPORTED_OPSETS.stop - 1}; 20 is the default",
-        )
+    _check_options(opset_version, route)
     target = Path(f) if f is not None else None
     if target is not None:
         check_target(target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     work.run([ShapePropagation()])
-    resolved = work.resolve(copy_model(model), seed)
     report = build_report(work.program, type(model).__name__)
-    lowering = OnnxLowering(opset_version, input_names, output_names, dict(metadata or {}))
-    callers = [step if isinstance(step, Pass) else CallerPass(step) for step in passes]
-    work.run([EagerRewrite(resolved), *callers, Simplification(fold_batchnorm), lowering], Stage.SHAPED)
-    assert lowering.lowered is not None
+    resolved = work.resolve(copy_model(model), seed)
+    export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
+    lowered, taken, reason = export.run(work, resolved, passes, route)
     conversion = Conversion(
-        resolved,
-        work.program.graph_module(),
-        "direct",
-        "every operation has a direct lowering",
-        report,
-        lowering.lowered,
-        timings=work.timings,
+        resolved, work.program.graph_module(), taken, reason, report, lowered, timings=work.timings, path=target
     )
-
-    def run_verification(file: Path | onnx.ModelProto) -> None:
-        from tracer.verification import verify as run
-
-        started = time.perf_counter()
-        conversion.verification = run(
-            file, copy_model(resolved).eval(), work.sample, lowering.lowered.output_names, work.log.sampled
-        )  # type: ignore[union-attr]
-        work.timings["verification"] = time.perf_counter() - started
-
-    if target is not None:
-        started = time.perf_counter()
-        write_model(lowering.lowered, target, run_verification if verify else None)
-        work.timings["writing"] = time.perf_counter() - started - work.timings.get("verification", 0.0)
-        conversion.path = target
-    elif verify:
-        from passes.onnx_writer import temporary_model
-
-        with temporary_model(lowering.lowered) as file:
-            run_verification(file)
+    conversion._deliver(work, target, verify)
     return conversion
+
+
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """How the resolved model becomes ONNX: by our own lowerings, or through torch's exporter."""
+
+    opset: int
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    metadata: dict[str, str]
+    fold_batchnorm: bool
+
+    def run(
+        self, work: _Work, resolved: nn.Module, callers: CallersPasses, route: str
+    ) -> tuple[LoweredModel, str, str]:
+        """The lowered model, the route taken, and why it was taken."""
+        from passes.onnx_lowering import OnnxLowering
+
+        lowering = OnnxLowering(self.opset, self.input_names, self.output_names, self.metadata)
+        steps: list[Pass] = [EagerRewrite(resolved)]
+        for step in callers:
+            steps.append(step if isinstance(step, Pass) else CallerPass(step))
+        steps.append(Simplification(self.fold_batchnorm))
+        work.run(steps, Stage.SHAPED)
+        if route == "torch":
+            return self._through_torch(work, resolved), "torch", "asked for"
+        try:
+            work.run([lowering], Stage.EAGER)
+        except UnsupportedOpError as error:
+            if route == "direct":
+                raise
+            return self._after(error, work, resolved), "torch", "; ".join(map(str, error.blockers))
+        assert lowering.lowered is not None
+        reason = "asked for" if route == "direct" else "every operation has a direct lowering"
+        return lowering.lowered, "direct", reason
+
+    def _after(self, blocked: UnsupportedOpError, work: _Work, resolved: nn.Module) -> LoweredModel:
+        """The torch route in place of the direct one; where it fails too, the error names what blocked both."""
+        try:
+            return self._through_torch(work, resolved)
+        except ExportError as error:
+            message = f"neither route can export the model. {blocked.message}\nAnd {error.message}"
+            raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
+
+    def _through_torch(self, work: _Work, resolved: nn.Module) -> LoweredModel:
+        from passes.torch_exporter import export_through_torch
+        from tracer.verification import random_tensor
+
+        with work.timed("lowering"):
+            args, kwargs = work.sample.replace_leaves(lambda _, spec: random_tensor(spec, work.log.sampled))
+            return export_through_torch(
+                copy_model(resolved).eval(),
+                args,
+                kwargs,
+                dynamic_axes=work.sample.export_dims(),
+                opset=self.opset,
+                input_names=self.input_names or [leaf.name for leaf in work.sample.leaves()],
+                output_names=self.output_names,
+                metadata=self.metadata,
+            )
+
+
+def _check_options(opset: int, route: str) -> None:
+    from passes.onnx_emitter import SUPPORTED_OPSETS
+
+    if opset not in SUPPORTED_OPSETS:
+        first, last = SUPPORTED_OPSETS.start, SUPPORTED_OPSETS.stop - 1
+        raise InputError(f"opset {opset} is not supported", remedy=f"use one of {first} to {last}; 20 is the default")
+    if route not in ("auto", "direct", "torch"):
+        raise InputError(f"there is no route {route!r}", remedy="use auto, direct or torch")
 
 
 class _Work:
@@ -225,6 +281,12 @@ class _Work:
             self.timings[result.name] = self.timings.get(result.name, 0.0) + result.seconds
         return results
 
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - started
+
     def resolve(self, target: nn.Module, seed: int | None) -> nn.Module:
         with _seeded(seed):
             self.run([LazyResolution(target)], Stage.SHAPED)
@@ -242,4 +304,4 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-__all__ = ["Conversion", "UnsupportedOpError", "convert", "inspect", "resolve"]
+__all__ = ["Conversion", "convert", "inspect", "resolve"]

@@ -36,12 +36,9 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 def _fresh_uninitialized(tensor: torch.Tensor) -> torch.Tensor:
     """An uninitialised tensor of the same class, dtype and device."""
-    if isinstance(tensor, nn.UninitializedParameter):
-        fresh: Any = type(tensor)(requires_grad=tensor.requires_grad, device=tensor.device, dtype=tensor.dtype)
-    else:
-        fresh = type(tensor)(requires_grad=False, device=tensor.device, dtype=tensor.dtype)
+    kind: Any = type(tensor)
+    fresh: torch.Tensor = kind(requires_grad=tensor.requires_grad, device=tensor.device, dtype=tensor.dtype)
     fresh.__dict__.update(tensor.__dict__)
-    assert isinstance(fresh, torch.Tensor)
     return fresh
 
 

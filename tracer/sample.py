@@ -30,10 +30,14 @@ class Leaf:
 
 @dataclass(slots=True)
 class Sample:
-    """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec."""
+    """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec.
+
+    `names` are the argument names, positional ones first.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    names: list[str]
 
     def leaves(self) -> list[Leaf]:
         return list(_leaves((self.args, self.kwargs)))
@@ -42,6 +46,19 @@ class Sample:
         """The arguments with `replace(name, spec)` in place of each leaf, in order."""
         args = tuple(_map_leaves(arg, replace) for arg in self.args)
         return args, {name: _map_leaves(arg, replace) for name, arg in self.kwargs.items()}
+
+    def export_dims(self) -> dict[str, Any]:
+        """The dynamic axes as `torch.export` takes them, by argument name."""
+        from torch.export import Dim as ExportDim
+
+        dims = {name: ExportDim(name) for name in self.dimensions()}
+
+        def axes(_: str, spec: TensorSpec) -> dict[int, Any]:
+            return {axis: dims[str(size)] for axis, size in enumerate(spec.shape) if isinstance(size, Dim)}
+
+        args, kwargs = self.replace_leaves(axes)
+        plain = {name: _only_axes(entry) for name, entry in zip(self.names, [*args, *kwargs.values()], strict=True)}
+        return plain
 
     def dimensions(self) -> list[str]:
         """The names of the dynamic dimensions."""
@@ -75,7 +92,7 @@ def bind_sample(
         _to_leaves(name, value, entry, symbols)
         for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
     ]
-    return Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)))
+    return Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
 
 
 def input_names(model: nn.Module) -> list[str]:
@@ -193,6 +210,17 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
             spelled = f"{name}_dim_{axis}"
         names[axis] = spelled
     return names
+
+
+def _only_axes(entry: Any) -> Any:
+    """An argument's dynamic axes, with None in place of what is no tensor."""
+    if isinstance(entry, dict) and all(isinstance(key, int) for key in entry):
+        return entry or None
+    if isinstance(entry, (tuple, list)):
+        return type(entry)([_only_axes(item) for item in entry])
+    if isinstance(entry, dict):
+        return {key: _only_axes(item) for key, item in entry.items()}
+    return None
 
 
 def _leaves(value: Any) -> Iterator[Leaf]:

@@ -40,6 +40,7 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.gt: ">",
     operator.ge: ">=",
 }
+_COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
 class TracedNumber:
@@ -57,8 +58,8 @@ class TracedNumber:
         self._operands = operands
         self._node: fx.Node | None = None
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return int if isinstance(self.value, Dim) else builtins.type(self.value)
 
     @property
@@ -87,13 +88,14 @@ class TracedNumber:
         if symbol is None or len(self._operands) != 2:
             name = getattr(self._operation, "__name__", str(self._operation))
             return f"{name}({', '.join(self._operand_text(i) for i in range(len(self._operands)))})"
-        return f"{self._operand_text(0)} {symbol} {self._operand_text(1)}"
+        nested = self._operation not in _COMPARISONS
+        return f"{self._operand_text(0, nested)} {symbol} {self._operand_text(1, nested)}"
 
-    def _operand_text(self, index: int) -> str:
+    def _operand_text(self, index: int, nested: bool = False) -> str:
         operand = self._operands[index]
         if type(operand) is TracedNumber:
             inner = operand.text()
-            return f"({inner})" if " " in inner else inner
+            return f"({inner})" if nested and " " in inner else inner
         return operand.node.name if type(operand) is TracedTensor else str(operand)
 
     def _combine(self, operation: Callable[..., Any], *operands: Any) -> Any:
@@ -105,8 +107,7 @@ class TracedNumber:
                 f"{self.text()} is divided with /, but it is a dynamic size",
                 remedy="divide with //, or give a fixed size for that dimension",
             )
-        comparing = operation in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
-        if comparing and any(isinstance(value, Dim) for value in values):
+        if operation in _COMPARISONS and any(isinstance(value, Dim) for value in values):
             self.tracer.locate()
         result = operation(*values)
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
@@ -187,7 +188,7 @@ def _reflected(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], A
 for _operation in _SYMBOLS:
     _name = _operation.__name__
     setattr(TracedNumber, f"__{_name}__", _binary(_operation))
-    if _name not in ("eq", "ne", "lt", "le", "gt", "ge"):
+    if _operation not in _COMPARISONS:
         setattr(TracedNumber, f"__r{_name}__", _reflected(_operation))
 
 
@@ -210,8 +211,8 @@ class TracedTensor(fx.Proxy):
     tracer: CapturingTracer
     _is_param = False
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         value = self.tracer.value(self.node)
         return torch.Tensor if isinstance(value, TensorSpec) else builtins.type(value)
 
@@ -274,6 +275,9 @@ class TracedTensor(fx.Proxy):
     def __reversed__(self) -> Iterator[Any]:
         return (self[index] for index in reversed(range(len(self))))
 
+    def __getitem__(self, index: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
+
     def __contains__(self, item: Any) -> bool:
         raise self._needs_data("`in`")
 
@@ -319,9 +323,7 @@ class TracedTensor(fx.Proxy):
         if torch.overrides.is_tensor_method_or_property(orig_method):
             return tracer.create_proxy("call_method", name, args, kwargs)
         result = tracer.create_proxy("call_function", orig_method, args, kwargs)
-        if is_inplace(name) and type(args[0]) is TracedTensor:
-            args[0].node = result.node
-        elif kwargs.get("inplace") and type(args[0]) is TracedTensor:
+        if (is_inplace(name) or kwargs.get("inplace")) and type(args[0]) is TracedTensor:
             args[0].node = result.node
         return result
 
@@ -399,7 +401,4 @@ _QUESTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.is_complex: lambda t: t.is_complex(),
     torch.Tensor.size: lambda t, dim=None: t.size(dim),
     torch.Tensor.dim: lambda t: t.dim(),
-    torch.Tensor.shape.__get__: lambda t: t.shape,
-    torch.Tensor.dtype.__get__: lambda t: t.dtype,
-    torch.Tensor.device.__get__: lambda t: t.device,
 }

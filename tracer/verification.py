@@ -14,8 +14,6 @@ from torch import nn
 
 from passes.dimension import Dim
 from passes.errors import VerificationError
-from passes.onnx_emitter import raw_bytes
-from passes.program import tensor_specs
 from passes.spec import TensorSpec
 from tracer.sample import Sample
 
@@ -114,6 +112,8 @@ def random_tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
 class _Session:
     """An ONNX model ready to run: onnxruntime where it is installed, else onnx's reference evaluator."""
 
+    _evaluator: Any
+
     def __init__(self, model: Path | onnx.ModelProto):
         source: Any = str(model) if isinstance(model, Path) else model
         try:
@@ -166,6 +166,3 @@ def _flat_tensors(value: Any) -> list[torch.Tensor]:
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
     return [tensor for item in items for tensor in _flat_tensors(item)]
-
-
-_ = (raw_bytes, tensor_specs)

@@ -1,0 +1,373 @@
+"""The command line: options, exit statuses, and what goes to standard output and standard error.
+
+It knows nothing of the compiler: it loads what the strings name, calls `tracer`, and renders the answer.
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import tracer
+from passes.errors import ExportError, InputError, TracerError, TracerWarning, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from torch import nn
+
+    from tracer.rendering import ProgressLine
+
+FAILED, WRONG_USAGE, DISAGREES, INTERRUPTED = 1, 2, 3, 130
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0 done, 1 the model cannot be converted, 2 wrong usage,
+    3 the exported file disagrees with the module."""
+    try:
+        return cli.main(arguments, standalone_mode=False) or 0
+    except click.Abort:
+        _say("error", "interrupted")
+        return INTERRUPTED
+    except click.ClickException as error:
+        _say("error", error.format_message())
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"  remedy: see {error.ctx.command_path} --help", err=True)
+        return WRONG_USAGE
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a command found: plain data for `--json`, and what to print."""
+
+    facts: dict[str, Any]
+    summary: RenderableType
+
+
+@dataclass(slots=True)
+class Invocation:
+    """How a command talks: how much, and where its JSON goes."""
+
+    json_target: str | None
+    quiet: bool
+    verbose: bool
+    progress: ProgressLine = field(init=False)
+    warnings: list[str] = field(default_factory=list)
+
+    def carry_out(self, command: Callable[[Invocation], Outcome]) -> int:
+        """Runs the command and tells how it ended; returns the exit status."""
+        try:
+            from tracer import rendering
+
+            self._check_json_target()
+            # What the caller's model prints is no part of our answer.
+            with (
+                rendering.progress(not self.quiet) as self.progress,
+                redirect_stdout(sys.stderr),
+                self._warnings_shown(),
+            ):
+                outcome = command(self)
+            if not self.quiet and self.json_target != "-":
+                rendering.show(outcome.summary)
+            self._write_json({**outcome.facts, "warnings": self.warnings})
+            return 0
+        except TracerError as error:
+            return self._fail(error, error.to_dict(), _status(error))
+        except Exception as error:
+            bug = _as_bug(error)
+            return self._fail(bug, {**bug.to_dict(), "kind": type(error).__name__}, FAILED)
+
+    def _fail(self, error: TracerError, facts: dict[str, Any], status: int) -> int:
+        if self.verbose:
+            click.echo(traceback.format_exc(), err=True)
+        _say("error", str(error))
+        try:
+            self._write_json({"error": facts, "warnings": self.warnings})
+        except TracerError as unwritable:
+            if str(unwritable) != str(error):
+                _say("error", str(unwritable))
+        return status
+
+    def _check_json_target(self) -> None:
+        if self.json_target not in (None, "-"):
+            path = Path(str(self.json_target))
+            if path.is_dir() or not path.parent.is_dir():
+                raise InputError(
+                    f"--json {path} cannot be written: {'it is' if path.is_dir() else 'there is no'} such folder"
+                    if not path.is_dir()
+                    else f"--json {path} is a folder",
+                    remedy="name a file in an existing folder, or - for standard output",
+                )
+
+    def _write_json(self, facts: dict[str, Any]) -> None:
+        if self.json_target is None:
+            return
+        text = json.dumps(facts, indent=2) + "\n"
+        if self.json_target == "-":
+            click.echo(text, nl=False)
+            return
+        from passes.onnx_writer import staged
+
+        with staged(Path(self.json_target)) as (file, _):
+            file.write(text.encode())
+
+    @contextmanager
+    def _warnings_shown(self) -> Iterator[None]:
+        """TracerWarnings as lines on standard error; all others as ever."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TracerWarning)
+            as_ever = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+                if not issubclass(category, TracerWarning):
+                    as_ever(message, category, *place, **more)
+                    return
+                self.warnings.append(str(message))
+                _say("warning", str(message))
+
+            warnings.showwarning = show
+            yield
+
+
+def _status(error: TracerError) -> int:
+    if isinstance(error, InputError):
+        return WRONG_USAGE
+    return DISAGREES if isinstance(error, VerificationError) else FAILED
+
+
+def _as_bug(error: Exception) -> TracerError:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return TracerError(
+        f"this is a bug in lazytracer: {type(error).__name__}: {error}{place}",
+        remedy="run again with -v for the traceback, and report it together with the model",
+    )
+
+
+def _say(kind: str, text: str) -> None:
+    click.echo(click.style(f"{kind}:", fg="red" if kind == "error" else "yellow", bold=True) + f" {text}", err=True)
+
+
+# Options ----------------------------------------------------------------------------------------
+
+
+def _stacked(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, the first outermost."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _talking(command: Callable[..., Outcome]) -> Callable[..., int]:
+    """A command gets an Invocation, made from the options for JSON, quiet and verbose."""
+
+    @click.option("--json", "json_target", metavar="FILE|-", help="Write everything as JSON; - is standard output.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print nothing when all is well.")
+    @click.option("-v", "--verbose", is_flag=True, help="Print more: the time of each step, tracebacks.")
+    @functools.wraps(command)
+    def talking(json_target: str | None, quiet: bool, verbose: bool, **options: Any) -> int:
+        return Invocation(json_target, quiet, verbose).carry_out(
+            lambda invocation: command(invocation=invocation, **options)
+        )
+
+    return talking
+
+
+_what_to_trace: Callable[[Any], Any] = _stacked(
+    click.argument("model_name", metavar="MODEL"),
+    click.option(
+        "-i",
+        "--input",
+        "inputs",
+        metavar="INPUT",
+        multiple=True,
+        help="A sample input: [name=]DIMxDIMx...[:dtype]. Repeat for more.",
+    ),
+    click.option("--kwarg", "kwargs", metavar="K=V", multiple=True, help="An argument of the model's class or function."),
+    click.option("--dim", "dims", metavar="N=4", multiple=True, help="The size at which a dynamic dimension is sampled."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=0,
+        show_default=True,
+        help="Seed of the weights: building the model and resolving it draw from it in turn.",
+    ),
+    click.option("--strict", is_flag=True, help="Fail where the sample never reaches a lazy layer."),
+)  # fmt: skip
+
+_weights: Callable[[Any], Any] = click.option(
+    "--weights", metavar="FILE", type=click.Path(path_type=Path), help="Take weights from a .safetensors or .pt file."
+)
+
+
+@dataclass(slots=True)
+class Subject:
+    """A loaded model and its sample, as `tracer`'s functions take them."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+@contextmanager
+def _loaded(
+    invocation: Invocation,
+    model_name: str,
+    inputs: Sequence[str],
+    kwargs: Sequence[str],
+    dims: Sequence[str],
+    seed: int,
+    strict: bool,
+) -> Iterator[Subject]:
+    """The model, built under the seed; inside the block torch's random state goes on from there, so that a
+    model gets the weights that it has in a script which sets the seed, builds it and runs it once."""
+    invocation.progress.says("importing torch")
+    import torch
+
+    from tracer import loading
+
+    args, named = loading.load_inputs(inputs)
+    sizes = loading.parse_sizes(dims, "--dim", loading.dimension_names(args, named))
+    factory_arguments = loading.parse_literals(kwargs, "--kwarg")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        invocation.progress.says(f"loading {model_name}")
+        model = loading.load_model(model_name, factory_arguments)
+        yield Subject(model, args, {"kwargs": named, "dims": sizes, "strict": strict})
+
+
+# Commands ---------------------------------------------------------------------------------------
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tracer.__version__, prog_name="lazytracer")
+def cli() -> None:
+    """Resolves PyTorch models with lazy layers by tracing, without running them, and exports them to ONNX.
+
+    MODEL is path/to/file.py:name or package.module:name; the name is a torch.nn.Module, a Module class, or a
+    function that returns a module.
+
+    INPUT is [name=]DIMxDIMx...[:dtype]. A number is a fixed size and a word a dynamic dimension
+    (Nx3x224x224, tokens=NxT:int64); scalar is a 0-d tensor; name=@file reads a .npy, .npz or .safetensors file.
+
+    Exit status: 0 done; 1 the model cannot be converted; 2 wrong usage; 3 the exported file disagrees with
+    the module.
+    """
+
+
+@cli.command()
+@_what_to_trace
+@click.option("-o", "--output", metavar="FILE.onnx", required=True, type=click.Path(path_type=Path), help="The file.")
+@_weights
+@click.option("--opset", type=int, default=20, show_default=True, help="The version of ONNX's operator set.")
+@click.option(
+    "--route",
+    type=click.Choice(["auto", "direct", "torch"]),
+    default="auto",
+    show_default=True,
+    help="direct uses our own lowering, torch uses torch.onnx.export; auto takes direct where it can.",
+)
+@click.option("--no-fold-batchnorm", is_flag=True, help="Keep batch norms apart from the layers before them.")
+@click.option("--no-verify", is_flag=True, help="Do not run the exported file beside the module.")
+@click.option("--meta", "metadata", metavar="K=V", multiple=True, help="An entry of the file's metadata.")
+@_talking
+def convert(
+    invocation: Invocation,
+    output: Path,
+    weights: Path | None,
+    opset: int,
+    route: str,
+    no_fold_batchnorm: bool,
+    no_verify: bool,
+    metadata: Sequence[str],
+    **subject: Any,
+) -> Outcome:
+    """Resolves MODEL, exports it to ONNX, and runs the file beside the module."""
+    from tracer import rendering
+    from tracer.loading import parse_assignments
+
+    started = time.perf_counter()
+    entries = parse_assignments(metadata, "--meta")
+    with _loaded(invocation, **subject) as loaded:
+        invocation.progress.says(f"converting {type(loaded.model).__name__}")
+        conversion = tracer.convert(
+            loaded.model,
+            loaded.args,
+            output,
+            opset_version=opset,
+            route=route,
+            fold_batchnorm=not no_fold_batchnorm,
+            verify=not no_verify,
+            metadata=entries,
+            **({} if weights is None else {"weights": weights}),
+            **loaded.options,
+        )
+    seconds = time.perf_counter() - started
+    facts = {
+        **conversion.report.to_dict(),
+        "file": str(output),
+        "bytes": output.stat().st_size,
+        "opset": opset,
+        "output_names": conversion.lowered.output_names,
+        "route": conversion.route,
+        "route_reason": conversion.route_reason,
+        "verification": conversion.verification.to_dict() if conversion.verification else None,
+        "timings": conversion.timings,
+        "seconds": seconds,
+    }
+    return Outcome(facts, rendering.conversion_summary(conversion, output, opset, seconds, invocation.verbose))
+
+
+@cli.command()
+@_what_to_trace
+@_talking
+def inspect(invocation: Invocation, **subject: Any) -> Outcome:
+    """Shows MODEL's layers with their shapes and what is inferred; allocates no weight and runs nothing."""
+    from tracer import rendering
+
+    with _loaded(invocation, **subject) as loaded:
+        invocation.progress.says(f"inspecting {type(loaded.model).__name__}")
+        report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
+    return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
+
+
+@cli.command()
+@_what_to_trace
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="A .safetensors or .pt file."
+)
+@_weights
+@_talking
+def resolve(invocation: Invocation, output: Path, weights: Path | None, **subject: Any) -> Outcome:
+    """Gives MODEL's lazy layers their weights and writes the state_dict."""
+    from tracer import rendering
+    from tracer.loading import save_weights, weights_format
+
+    started = time.perf_counter()
+    weights_format(output)
+    with _loaded(invocation, **subject) as loaded:
+        invocation.progress.says(f"resolving {type(loaded.model).__name__}")
+        report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
+        resolved = tracer.resolve(
+            loaded.model, loaded.args, **({} if weights is None else {"weights": weights}), **loaded.options
+        )
+        save_weights(resolved, output)
+    seconds = time.perf_counter() - started
+    facts = {**report.to_dict(), "file": str(output), "bytes": output.stat().st_size, "seconds": seconds}
+    return Outcome(facts, rendering.resolution_summary(report, output, seconds))

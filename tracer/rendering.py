@@ -1,0 +1,179 @@
+"""What the commands print: tables and summaries for people, from plain data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from passes.guards import Guard
+    from tracer.conversion import Conversion
+    from tracer.report import Layer, Report
+
+PIPED_WIDTH = 80
+
+
+def show(content: RenderableType, stream: TextIO | None = None) -> None:
+    """Prints to `stream` (standard output by default): styled on a terminal, plain ASCII elsewhere."""
+    console = _console(stream or sys.stdout)
+    with console.capture() as captured:
+        console.print(content)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print("\n".join(lines), file=stream or sys.stdout)
+
+
+@contextmanager
+def progress(shown: bool) -> Iterator[ProgressLine]:
+    """A line on a terminal's standard error that says what is being done; nothing where that is no terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield ProgressLine(None)
+        return
+    console = Console(stderr=True)
+    with console.status("") as status:
+        yield ProgressLine(status.update)
+
+
+class ProgressLine:
+    """Says what is being done at present."""
+
+    def __init__(self, update: Any):
+        self._update = update
+
+    def says(self, step: str) -> None:
+        if self._update is not None:
+            self._update(Text(step))
+
+
+def inspection(report: Report, all_guards: bool = False) -> RenderableType:
+    """The table of a model's layers, its totals and its guards."""
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("layer", overflow="fold", style="bold")
+    table.add_column("type", overflow="fold")
+    table.add_column("output", overflow="fold")
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("inferred", overflow="fold", style="green")
+    for layer in report.layers:
+        table.add_row(
+            Text(layer.path), layer.type, Text(shape(layer.output_shape)), f"{layer.params:,}", Text(inferred(layer))
+        )
+    facts = _facts()
+    _add_inputs_and_outputs(facts, report, [])
+    facts.add_row("params", f"{report.params:,}")
+    facts.add_row("macs", formula(report.macs))
+    _add_guards(facts, report.guards, all_guards)
+    return Group(Text(report.model, style="bold"), "", table, "", facts)
+
+
+def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: float, verbose: bool) -> RenderableType:
+    """What was inferred, what was written, which route it took, and how well the file agrees with the module."""
+    report = conversion.report
+    facts = _facts()
+    _add_inputs_and_outputs(facts, report, conversion.lowered.output_names)
+    facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}, opset {opset}")
+    facts.add_row("route", f"{conversion.route} ({conversion.route_reason})")
+    verified = conversion.verification
+    facts.add_row(
+        "checked",
+        f"largest difference {verified.largest_difference:.2g} in {verified.runtime}"
+        if verified is not None
+        else "no (--no-verify)",
+    )
+    _add_guards(facts, report.guards, verbose)
+    facts.add_row("time", f"{seconds:.2f} s")
+    parts = [_lazy_layers(report), facts]
+    if verbose:
+        parts.append(stage_timings(conversion.timings))
+    return Group(*parts)
+
+
+def resolution_summary(report: Report, path: Path, seconds: float) -> RenderableType:
+    """What was inferred and where the weights are."""
+    facts = _facts()
+    facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}")
+    facts.add_row("time", f"{seconds:.2f} s")
+    return Group(_lazy_layers(report), facts)
+
+
+def stage_timings(timings: Mapping[str, float]) -> RenderableType:
+    """The seconds of each step."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, seconds in timings.items():
+        table.add_row(Text(f"  {name}"), f"{seconds * 1000:,.1f} ms")
+    return table
+
+
+def inferred(layer: Layer) -> str:
+    """`in_features=400`, or nothing for a layer that was not lazy."""
+    return ", ".join(f"{name}={size}" for name, size in layer.resolved.items())
+
+
+def shape(sizes: Sequence[Any]) -> str:
+    """`[N, 64, 56, 56]`; several outputs one after the other."""
+    if any(isinstance(size, list) for size in sizes):
+        return " ".join(map(shape, sizes))
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def formula(size: int | str) -> str:
+    return f"{size:,}" if isinstance(size, int) else size
+
+
+def file_size(size: int) -> str:
+    """A number of bytes in three digits: `1.23 MB`."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:,.3g} GB"
+
+
+def _facts() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add_inputs_and_outputs(facts: Table, report: Report, output_names: Sequence[str]) -> None:
+    for name, spec in report.inputs.items():
+        facts.add_row("input", Text(f"{name} {spec}"))
+    names = output_names or [""] * len(report.outputs)
+    for name, spec in zip(names, report.outputs, strict=False):
+        facts.add_row("output", Text(f"{name} {spec}".strip()))
+
+
+def _add_guards(facts: Table, guards: Sequence[Guard], all_guards: bool) -> None:
+    """Conditions on dynamic dimensions; those that only describe the fixed sample are counted."""
+    for guard in guards:
+        if guard.dynamic or all_guards:
+            facts.add_row("holds if" if guard.dynamic else "sample", Text(str(guard)))
+    fixed = sum(not guard.dynamic for guard in guards)
+    if fixed and not all_guards:
+        facts.add_row("sample", f"{fixed} facts of its fixed sizes were built in (-v lists them)")
+
+
+def _lazy_layers(report: Report) -> RenderableType:
+    lazies = list({layer.path: layer for layer in report.layers if layer.resolved}.values())
+    count = f"{len(lazies)} lazy layer{'s' if len(lazies) != 1 else ''} resolved" if lazies else "no lazy layers"
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for layer in lazies:
+        table.add_row(Text(f"  {layer.path}", overflow="fold"), layer.type, Text(inferred(layer), style="green"))
+    heading = Text.assemble((report.model, "bold"), f": {count}")
+    return Group(heading, table) if lazies else heading
+
+
+def _console(stream: TextIO) -> Console:
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    return Console(file=stream, highlight=False, width=PIPED_WIDTH, color_system=None, force_terminal=False)
