@@ -81,6 +81,10 @@ class CaptureError(TracerError):
     """The forward cannot be captured symbolically."""
 
 
+class NeedsDataError(CaptureError):
+    """The forward cannot be followed without data, neither symbolically nor on meta tensors."""
+
+
 class ShapeError(TracerError):
     """The operands of an operation do not fit together."""
 

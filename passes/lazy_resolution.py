@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from passes.errors import LazyResolutionError
+from passes.lazy_modules import is_lazy, meta_inputs, run_own_initialisation
 from passes.pipeline import Stage
-from passes.program import Program, is_lazy
-from passes.spec import TensorSpec
+from passes.program import Program
 
 
 @dataclass(slots=True)
@@ -30,20 +29,13 @@ class LazyResolution:
 
     def run(self, program: Program) -> int:
         for layer in program.lazies.values():
-            module: Any = self.target.get_submodule(layer.path)
-            module._infer_parameters(module, _meta(layer.args), _meta(layer.kwargs))
+            module = self.target.get_submodule(layer.path)
+            run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
             if is_lazy(module):
-                raise LazyResolutionError(
-                    f"{type(layer.module).__name__} is still uninitialised after its own initialisation"
-                ).placed(layer.location)
+                raise LazyResolutionError(f"{layer.type} is still lazy after its own initialisation").placed(
+                    layer.location
+                )
+            for name, size in layer.inference.attributes.items():
+                if getattr(module, name, size) != size:
+                    setattr(module, name, size)
         return len(program.lazies)
-
-
-def _meta(value: Any) -> Any:
-    if isinstance(value, TensorSpec):
-        return value.meta_tensor()
-    if isinstance(value, (tuple, list)):
-        return type(value)([_meta(item) for item in value])
-    if isinstance(value, dict):
-        return {key: _meta(item) for key, item in value.items()}
-    return value

@@ -1,65 +1,226 @@
-"""Shapes of an op without a rule: the op itself, run on meta tensors."""
+"""Shapes without a rule: the operation or module itself, run on meta tensors.
+
+Meta tensors have fixed sizes. Where a dimension is dynamic, the operation is run at several sizes and each
+result size is taken for the affine formula through them, confirmed at a further point; what does not
+confirm is refused, never guessed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from passes.dimension import is_static
-from passes.errors import ShapeError, UnsupportedOpError
-from passes.program import operation_of, tensor_specs
-from passes.spec import TensorSpec
+from passes.dimension import Dim, Size
+from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
+from passes.guards import GuardLog, Location
+from passes.lazy_modules import LazyLayer, infer_by_running, is_lazy
+from passes.model_copy import copy_model
+from passes.ops.op import Inference
+from passes.spec import TensorSpec, describe
+
+# How far from its sample a dynamic dimension is probed to find a formula, and to confirm it.
+_PROBE, _CONFIRM = 4, 6
 
 
-def run_on_meta(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
-    """The value of `node` with every tensor on the meta device; no data, but torch's own kernels' shape code.
+@dataclass(slots=True)
+class MetaResult:
+    """What a run on meta tensors gave: the value, and the lazy layers that it reached, in order."""
 
-    Raises ShapeError with torch's own words where torch refuses the operands, UnsupportedOpError where
-    a dimension is dynamic (meta tensors have fixed sizes).
+    value: Any
+    lazies: list[LazyLayer] = field(default_factory=list)
+
+
+class MetaRunError(Exception):
+    """The operation cannot run on meta tensors, or not with these operands; the cause is torch's own error."""
+
+
+def run_op(node: fx.Node, operation: str, args: Any, kwargs: Any, log: GuardLog) -> Any:
+    """The value of a function or method node.
+
+    Raises ShapeError with torch's own words where torch refuses the operands, NeedsDataError where the result's
+    shape depends on data.
     """
-    operation = operation_of(node)
-    if not all(is_static(spec.shape) for spec in tensor_specs([*args, *kwargs.values()])):
-        raise UnsupportedOpError(
-            f"{operation} has no shape rule, so its shape is known only for fixed sizes",
-            remedy="give a sample without dynamic dimensions",
-        )
-    meta_args, meta_kwargs = _to_meta(args), _to_meta(kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> MetaResult:
+        if node.op == "call_method":
+            return MetaResult(getattr(args[0], str(node.target))(*args[1:], **kwargs))
+        assert callable(node.target)
+        return MetaResult(node.target(*args, **kwargs))
+
     try:
-        with torch.no_grad():
-            if module is not None:
-                state = {name: tensor.to("meta") for name, tensor in _state(module)}
-                result = torch.func.functional_call(module, state, meta_args, meta_kwargs)
-            elif node.op == "call_method":
-                result = getattr(meta_args[0], str(node.target))(*meta_args[1:], **meta_kwargs)
-            else:
-                assert callable(node.target)
-                result = node.target(*meta_args, **meta_kwargs)
-    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-        raise ShapeError(f"torch refuses {operation}: {str(error).splitlines()[0]}") from error
-    return _from_meta(result)
+        return _at_all_sizes(call, operation, args, kwargs, log).value
+    except MetaRunError as error:
+        if isinstance(error.__cause__, NotImplementedError) or "meta" in str(error.__cause__).lower():
+            raise NeedsDataError(
+                f"the result of {operation} depends on data: {_first_line(error.__cause__)}"
+            ) from error
+        raise ShapeError(f"torch refuses {operation}: {_first_line(error.__cause__)}") from error.__cause__
 
 
-def _state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardLog, location: Location) -> MetaResult:
+    """The value of a module's call, its own forward run on meta tensors; the module itself is not touched.
+
+    Lazy layers in it are resolved on the way as their own code does it; their paths begin with `path`.
+    Raises MetaRunError where the forward cannot run without data.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> MetaResult:
+        probe = on_meta(module)
+        lazies: list[LazyLayer] = []
+        watch_lazies(probe, path, lazies, location)
+        return MetaResult(probe(*args, **kwargs), lazies)
+
+    return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
 
 
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, TensorSpec):
-        return value.meta_tensor()
-    if isinstance(value, (tuple, list)):
-        return type(value)([_to_meta(item) for item in value])
-    if isinstance(value, dict):
-        return {key: _to_meta(item) for key, item in value.items()}
-    return value
+def on_meta(module: nn.Module) -> nn.Module:
+    """A copy of the module with every tensor on the meta device, lazy ones still lazy; in eval mode."""
+    probe = copy_model(module, device=torch.device("meta"))
+    return probe.eval()
 
 
-def _from_meta(value: Any) -> Any:
+def watch_lazies(root: nn.Module, prefix: str, found: list[LazyLayer], location: Location) -> None:
+    """Makes a run of `root` add its lazy layers to `found`, each when it is first called."""
+    for name, module in list(root.named_modules()):
+        if is_lazy(module):
+            path = f"{prefix}.{name}" if prefix and name else prefix or name
+            _watch(module, path, found, location)
+
+
+def _watch(module: nn.Module, path: str, found: list[LazyLayer], location: Location) -> None:
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        handle.remove()
+        specs = from_tensors(args), from_tensors(kwargs)
+        found.append(infer_by_running(module, path, *specs, (args, kwargs), location))
+
+    handle = module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+
+
+def from_tensors(value: Any) -> Any:
+    """A structure of tensors as specs."""
     if isinstance(value, torch.Tensor):
         return TensorSpec(tuple(value.shape), value.dtype)
     if isinstance(value, (tuple, list)):
-        return tuple(_from_meta(item) for item in value)
+        items = [from_tensors(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
-        return {key: _from_meta(item) for key, item in value.items()}
+        return {key: from_tensors(item) for key, item in value.items()}
     return value
+
+
+def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kwargs: Any, log: GuardLog) -> MetaResult:
+    symbols = sorted(_symbols((args, kwargs)))
+    base = dict(log.sampled)
+    at_base = _run(call, args, kwargs, base)
+    if not symbols:
+        return at_base
+    steps = {name: _run(call, args, kwargs, {**base, name: base[name] + _PROBE}) for name in symbols}
+    moved = {**base, **{name: base[name] + _CONFIRM for name in symbols}}
+    confirmed = _run(call, args, kwargs, moved)
+    fit = _Fit(base, moved, symbols, log, operation)
+    value = fit.structure(at_base.value, [steps[name].value for name in symbols], confirmed.value)
+    lazies = []
+    for index, layer in enumerate(at_base.lazies):
+        others = [steps[name].lazies[index].inference for name in symbols]
+        last = confirmed.lazies[index].inference
+        inferred = Inference(
+            fit.structure(layer.inference.attributes, [other.attributes for other in others], last.attributes),
+            fit.structure(layer.inference.shapes, [other.shapes for other in others], last.shapes),
+        )
+        lazies.append(replace(layer, inference=inferred))
+    return MetaResult(value, lazies)
+
+
+def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping[str, int]) -> MetaResult:
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
+    except Exception as error:  # the caller's own code and torch's may raise anything here
+        raise MetaRunError from error
+    result.value = from_tensors(result.value)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Finds size formulas from runs at `base`, at a step along each symbol, and at `moved`."""
+
+    base: Mapping[str, int]
+    moved: Mapping[str, int]
+    symbols: list[str]
+    log: GuardLog
+    operation: str
+
+    def structure(self, base: Any, steps: list[Any], confirmed: Any) -> Any:
+        """The value with a formula for every size that changes."""
+        if isinstance(base, TensorSpec):
+            if any(step.ndim != base.ndim for step in (*steps, confirmed)):
+                raise self._refusal(base, confirmed)
+            shape = [
+                self.size(size, [step.shape[axis] for step in steps], confirmed.shape[axis])
+                for axis, size in enumerate(base.shape)
+            ]
+            return base.with_shape(*shape)
+        if isinstance(base, (tuple, list)):
+            if any(len(step) != len(base) for step in (*steps, confirmed)):
+                raise self._refusal(base, confirmed)
+            return tuple(self.structure(item, [step[i] for step in steps], confirmed[i]) for i, item in enumerate(base))
+        if isinstance(base, dict):
+            return {
+                key: self.structure(item, [step[key] for step in steps], confirmed[key]) for key, item in base.items()
+            }
+        if type(base) is int:
+            return self.size(base, steps, confirmed)
+        return base
+
+    def size(self, base: Size, steps: list[Any], confirmed: Size) -> Size:
+        formula: Size = base
+        for name, step in zip(self.symbols, steps, strict=True):
+            slope, rest = divmod(step - base, _PROBE)
+            if rest:
+                raise self._refusal(base, confirmed)
+            formula = formula + slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
+        value = formula.at(self.moved) if isinstance(formula, Dim) else formula
+        if value != confirmed:
+            raise self._refusal(base, confirmed)
+        return formula
+
+    def _refusal(self, base: Any, confirmed: Any) -> UnsupportedOpError:
+        sizes = ", ".join(self.symbols)
+        return UnsupportedOpError(
+            f"{self.operation} has no shape rule, and how its result depends on {sizes} is no simple formula: "
+            f"{describe(base)} at {dict(self.base)}, {describe(confirmed)} at {dict(self.moved)}",
+            remedy=f"give fixed sizes for {sizes}",
+        )
+
+
+def _symbols(value: Any) -> set[str]:
+    if isinstance(value, Dim):
+        return set(value.symbols())
+    if isinstance(value, TensorSpec):
+        return {name for size in value.shape for name in _symbols(size)}
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return {name for item in items for name in _symbols(item)}
+
+
+def _to_meta(value: Any, sizes: Mapping[str, int]) -> Any:
+    if isinstance(value, Dim):
+        return value.at(sizes)
+    if isinstance(value, TensorSpec):
+        shape = [size.at(sizes) if isinstance(size, Dim) else size for size in value.shape]
+        return torch.empty(shape, dtype=value.dtype, device="meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)([_to_meta(item, sizes) for item in value])
+    if isinstance(value, dict):
+        return {key: _to_meta(item, sizes) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(_to_meta(value.start, sizes), _to_meta(value.stop, sizes), _to_meta(value.step, sizes))
+    return value
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -174,7 +174,13 @@ class Emitter:
         return self.node("Squeeze", value, self.ints(*dims))
 
     def unsqueeze(self, value: Value, *dims: int) -> Value:
-        return self.node("Unsqueeze", value, self.ints(*dims))
+        result = self.node("Unsqueeze", value, self.ints(*dims))
+        if value.spec is None:
+            return result
+        rank = value.ndim + len(dims)
+        rest = iter(value.shape)
+        new = {dim % rank for dim in dims}
+        return _with_shape(result, value, [1 if axis in new else next(rest) for axis in range(rank)])
 
     def slice(self, value: Value, dim: int, start: Size, end: Size, step: int = 1) -> Value:
         return self.node(
@@ -192,15 +198,28 @@ class Emitter:
     # Sizes --------------------------------------------------------------------------------------
 
     def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
-        """Reshape to a shape that may have dynamic sizes: one becomes -1, several are computed."""
-        return self.node("Reshape", value, self.target_shape(shape))
+        """Reshape to a shape that may have dynamic sizes: see `target_shape`."""
+        current = value.spec.shape if value.spec is not None else ()
+        empty = any(isinstance(size, int) and size == 0 for size in shape)
+        target = self.target_shape(shape, current)
+        result = self.node("Reshape", value, target, allowzero=1 if empty and self.opset >= 14 else None)
+        return _with_shape(result, value, shape)
 
-    def target_shape(self, shape: Sequence[Size]) -> Value:
-        """A shape operand for Reshape, where one dynamic size may be left to the runtime as -1."""
+    def target_shape(self, shape: Sequence[Size], current: Sequence[Size] = ()) -> Value:
+        """A shape operand for Reshape; a constant if the runtime can fill in the dynamic sizes.
+
+        One is left open as -1; those that the `current` shape has at the same axis are copied, as 0.
+        """
         dynamic = [axis for axis, size in enumerate(shape) if isinstance(size, Dim)]
-        if len(dynamic) == 1 and 0 not in shape:
-            return self.ints(*(-1 if isinstance(size, Dim) else size for size in shape))
-        return self.sizes(shape)
+        if any(isinstance(size, int) and size == 0 for size in shape):
+            return self.sizes(shape)
+        kept = [axis for axis in dynamic if axis < len(current) and _same_formula(shape[axis], current[axis])]
+        open_axes = dynamic if len(dynamic) == 1 else [axis for axis in dynamic if axis not in kept]
+        if len(open_axes) > 1:
+            return self.sizes(shape)
+        return self.ints(
+            *(-1 if axis in open_axes else size if isinstance(size, int) else 0 for axis, size in enumerate(shape))
+        )
 
     def sizes(self, sizes: Iterable[Size]) -> Value:
         """A 1-d int64 value of the sizes; computed from the inputs' shapes where they are dynamic."""
@@ -302,6 +321,16 @@ class Emitter:
         if count is None:
             return name
         return self._fresh(f"{name}_{count}") if count else self._fresh(f"{name}_1")
+
+
+def _same_formula(left: Size, right: Size) -> bool:
+    """Whether two dynamic sizes are one formula; asks no question that would be recorded."""
+    return isinstance(left, Dim) and isinstance(right, Dim) and left.terms == right.terms
+
+
+def _with_shape(result: Value, source: Value, shape: Sequence[Size]) -> Value:
+    """The result with its spec, where that of what it was computed from is known."""
+    return Value(result.name, source.spec.with_shape(*shape)) if source.spec is not None else result
 
 
 def _rename(node: NodeProto, renamed: Mapping[str, str]) -> None:

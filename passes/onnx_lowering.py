@@ -21,6 +21,9 @@ from passes.spec import TensorSpec, describe
 
 PRODUCER = "lazytracer"
 
+# Functions of tuples of tensors: nothing to compute at run time. Where an operand is a tensor an op covers them.
+_ON_CONTAINERS = (operator.getitem, operator.add)
+
 
 @dataclass(slots=True)
 class LoweredModel:
@@ -76,8 +79,9 @@ class OnnxLowering:
 
     def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
         call: BoundCall | None = node.meta.get(CALL)
-        if call is None and node.target is operator.getitem:
-            self._values[node] = self._value(node.args[0], program, emit)[node.args[1]]
+        if call is None and node.target in _ON_CONTAINERS:
+            assert callable(node.target)
+            self._values[node] = node.target(*map_leaves(node.args, lambda leaf: self._value(leaf, program, emit)))
             return
         result = node.meta[SPEC]
         self._values[node] = _placeholder_values(node.name, result)

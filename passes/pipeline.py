@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from passes.program import SPEC, Program, is_lazy
+from passes.lazy_modules import is_lazy
+from passes.program import SPEC, Program
 
 
 class Stage(enum.IntEnum):
@@ -34,9 +35,14 @@ class ContractError(AssertionError):
 class Pass(Protocol):
     """One step. `run` works on the program in place and says how many things it changed."""
 
-    name: str
-    requires: Stage
-    ensures: Stage
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def requires(self) -> Stage: ...
+
+    @property
+    def ensures(self) -> Stage: ...
 
     def run(self, program: Program) -> int: ...
 
@@ -131,8 +137,6 @@ def _is_eager(program: Program) -> str | None:
         module = program.module(str(node.target))
         if is_lazy(module):
             return f"{node.target} is uninitialised"
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.cls_to_become is not None:
-            return f"{node.target} is still of the class {type(module).__name__}"
         fault = _attribute_fault(module)
         if fault is not None:
             return f"{node.target}: {fault}"

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.dimension import Dim
+from passes.errors import LazyResolutionError
 from passes.guards import GuardLog, Location
-from passes.ops.op import BoundCall, Inference
+from passes.lazy_modules import LazyLayer, is_lazy, is_uninitialized
+from passes.ops.op import BoundCall
 from passes.spec import TensorSpec
 
 # The keys of `node.meta` that the passes use. "spec" is the node's propagated value, "call" its bound
@@ -18,19 +21,20 @@ from passes.spec import TensorSpec
 SPEC, CALL, LOCATION = "spec", "call", "location"
 
 
-@dataclass(slots=True)
-class LazyLayer:
-    """A lazy module that the sample reaches: what it is fed and what that makes of its sizes.
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """How a module that could not be traced was followed instead, and why.
 
-    `inputs` are its first call's positional and keyword arguments as specs; `location` is that call.
+    `level` is "meta" (its own forward on meta tensors) or "real" (on data, on a copy).
     """
 
     path: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    inference: Inference
+    level: str
+    reason: str
     location: Location
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "level": self.level, "reason": self.reason, "source": self.location.source}
 
 
 @dataclass(slots=True)
@@ -39,7 +43,8 @@ class Program:
 
     `root` is the module that the graph's targets name: a working copy of the caller's until the eager
     rewrite, the resolved module afterwards. `lazies` is in execution order, which is the order in which
-    weights are drawn. `unreached` are the lazy modules that the sample never calls. `constants` are tensors
+    weights are drawn. `rungs` are the modules that could not be traced; `whole` is the target that
+    stands for the root itself where that is one. `unreached` are the lazy modules that the sample never calls. `constants` are tensors
     that the forward uses but the model does not hold; `added` are modules that passes made
     (`folds`: of a layer and a batch norm). Neither is
     ever attached to the root, which is the caller's class and stays as the caller wrote it.
@@ -50,10 +55,36 @@ class Program:
     log: GuardLog
     lazies: dict[str, LazyLayer] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)
+    whole: str | None = None
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     added: dict[str, nn.Module] = field(default_factory=dict)
     folds: dict[str, tuple[str, str]] = field(default_factory=dict)
     _modules: dict[str, nn.Module] | None = None
+
+    def meet_lazy(self, layer: LazyLayer) -> None:
+        """Notes a lazy layer at a call; one that was called before must come to the same sizes.
+
+        Raises LazyResolutionError where they differ, or depend on a dynamic dimension.
+        """
+        for name, size in layer.inference.attributes.items():
+            if isinstance(size, Dim):
+                symbols = ", ".join(size.symbols())
+                raise LazyResolutionError(
+                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
+                    remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
+                ).placed(layer.location)
+        known = self.lazies.setdefault(layer.path, layer)
+        if known.inference.shapes != layer.inference.shapes:
+            raise LazyResolutionError(
+                f"{_sizes_text(known)} from its call at {known.location.source}, but {_sizes_text(layer)} from this one",
+                remedy="give each call the same size, or use two layers",
+            )
+
+    def unreached_lazies(self, model: nn.Module) -> list[str]:
+        """The lazy modules of the caller's model that the sample never calls, a shared one by its first path."""
+        reached = {id(model.get_submodule(path)) for path in self.lazies}
+        return [path for path, module in model.named_modules() if is_lazy(module) and id(module) not in reached]
 
     def inputs(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
@@ -64,6 +95,8 @@ class Program:
 
     def module(self, path: str) -> nn.Module:
         """The module that a `call_module` node names."""
+        if path == self.whole:
+            return self.root
         if path in self.added:
             return self.added[path]
         if self._modules is None:
@@ -121,6 +154,10 @@ def operation_of(node: fx.Node, root: Program | None = None) -> str:
     return str(node.target)
 
 
+def _sizes_text(layer: LazyLayer) -> str:
+    return ", ".join(f"{layer.path}.{name} = {size}" for name, size in layer.inference.attributes.items())
+
+
 def tensor_specs(value: Any) -> Iterator[TensorSpec]:
     """Every TensorSpec in a propagated value."""
     if isinstance(value, TensorSpec):
@@ -131,17 +168,6 @@ def tensor_specs(value: Any) -> Iterator[TensorSpec]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from tensor_specs(item)
-
-
-def is_uninitialized(tensor: torch.Tensor | None) -> bool:
-    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
-
-
-def is_lazy(module: nn.Module) -> bool:
-    """Whether the module itself owns a parameter or buffer that has no shape yet."""
-    return any(map(is_uninitialized, module._parameters.values())) or any(
-        map(is_uninitialized, module._buffers.values())
-    )
 
 
 __all__ = ["CALL", "LOCATION", "SPEC", "BoundCall", "LazyLayer", "Program"]

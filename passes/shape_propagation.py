@@ -6,19 +6,21 @@ while the graph is still growing; the pass then completes the rest.
 
 from __future__ import annotations
 
+import builtins
+import math
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
-from passes.dimension import Dim, DynamicSizeError
-from passes.errors import CaptureError, LazyResolutionError, ShapeError, TracerError
-from passes.meta_execution import run_on_meta
-from passes.ops.op import BoundCall, Inference, Owned, bind_node, map_leaves
+from passes.dimension import DynamicSizeError
+from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, ShapeError, TracerError
+from passes.lazy_modules import LazyLayer, is_lazy, is_uninitialized
+from passes.meta_execution import MetaRunError, run_module, run_op
+from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.pipeline import Stage
-from passes.program import CALL, SPEC, LazyLayer, Program, is_lazy, is_uninitialized, location_of, operation_of
+from passes.program import CALL, SPEC, Program, location_of, operation_of
 from passes.spec import TensorSpec, describe
 
 
@@ -89,6 +91,8 @@ class Propagator:
         if node.op == "placeholder":
             raise CaptureError(f"the input {node.target!r} has no sample")
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
+        if node.op == "call_function" and node.target in _ON_NUMBERS and not _on_tensor(node):
+            return _compute(node)
         call = bind_node(node, module)
         if call is None:
             return self._without_rule(node, module)
@@ -102,12 +106,17 @@ class Propagator:
         return call.op.call(call.op.shape_rule, arguments=arguments)
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
-        if node.op == "call_function" and node.target is operator.getitem:
-            container = _value_of(node.args[0])
-            return container[node.args[1]]
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
-        return run_on_meta(node, module, args, kwargs)
+        log = self.program.log
+        if module is None:
+            return run_op(node, operation_of(node), args, kwargs, log)
+        try:
+            return run_module(module, str(node.target), args, kwargs, log, location_of(node)).value
+        except MetaRunError as error:
+            raise NeedsDataError(
+                f"{operation_of(node, self.program)} cannot run without data: {error.__cause__}"
+            ) from error
 
     def _leaf(self, leaf: fx.Node | Owned, call: BoundCall) -> Any:
         if isinstance(leaf, fx.Node):
@@ -134,27 +143,10 @@ class Propagator:
             name: map_leaves(value, _value_of) for name, value in call.arguments.items() if not isinstance(value, Owned)
         }
         inference = rule(module, **arguments)
-        self._check_static(call.path, inference)
-        known = self.program.lazies.get(call.path)
-        if known is None:
-            args = map_leaves(node.args, _value_of)
-            kwargs = map_leaves(dict(node.kwargs), _value_of)
-            self.program.lazies[call.path] = LazyLayer(call.path, module, args, kwargs, inference, location_of(node))
-        elif known.inference.shapes != inference.shapes:
-            raise LazyResolutionError(
-                f"{_sizes_text(call.path, known.inference.attributes)} from its call at {known.location.source}, "
-                f"but {_sizes_text(call.path, inference.attributes)} from this one",
-                remedy="give each call the same size, or use two layers",
-            )
-
-    def _check_static(self, path: str, inference: Inference) -> None:
-        for name, size in inference.attributes.items():
-            if isinstance(size, Dim):
-                symbols = ", ".join(size.symbols())
-                raise LazyResolutionError(
-                    f"{path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
-                    remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
-                )
+        args = map_leaves(node.args, _value_of)
+        kwargs = map_leaves(dict(node.kwargs), _value_of)
+        kind = type(module).__name__
+        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))
 
     def _placed(self, error: TracerError, node: fx.Node) -> TracerError:
         if error.location is not None:
@@ -167,9 +159,28 @@ class Propagator:
         )
 
 
+# Functions that Python itself computes where no operand is a tensor: arithmetic on sizes, access to containers.
+_ON_NUMBERS = frozenset(
+    function for module in (operator, math, builtins) for function in vars(module).values() if callable(function)
+)
+
+
+def _on_tensor(node: fx.Node) -> bool:
+    """Whether an operand is itself a tensor. A tuple of tensors is a container, not one."""
+    operands = [*node.args, *node.kwargs.values()]
+    if node.target is operator.getitem:
+        operands = operands[:1]
+    return any(isinstance(operand, fx.Node) and isinstance(_value_of(operand), TensorSpec) for operand in operands)
+
+
+def _compute(node: fx.Node) -> Any:
+    assert callable(node.target)
+    args = map_leaves(node.args, _value_of)
+    try:
+        return node.target(*args, **map_leaves(dict(node.kwargs), _value_of))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ShapeError(f"{operation_of(node)} of {', '.join(map(describe, args))}: {error}") from error
+
+
 def _value_of(leaf: Any) -> Any:
     return leaf.meta[SPEC]
-
-
-def _sizes_text(path: str, attributes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path}.{name} = {value}" for name, value in attributes.items())

@@ -7,80 +7,86 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import CodeType, FrameType
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-import passes
-from passes.errors import CaptureError, TracerError
+from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.ops.op import find_module
-from passes.program import LOCATION, SPEC, Program, is_lazy
+from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, meta_inputs, stand_on_meta
+from passes.meta_execution import MetaRunError, run_module
+from passes.model_copy import copy_model
+from passes.ops.op import find_module, has_rule
+from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.sample import Sample
+from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
 
-_COMPILER_FOLDER = str(Path(passes.__file__).parent)
-_OUR_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), _COMPILER_FOLDER)
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
 
 def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Program:
-    """Traces `model` (a working copy, in eval mode) from the sample's specs.
+    """Traces `model` symbolically from the sample's specs; the model itself is not touched.
 
-    Raises CaptureError where the forward depends on data, and any error of shape propagation that
-    a question in the forward brings to light.
+    A submodule that cannot be traced becomes one opaque node, followed on meta tensors (`Program.rungs`).
+    Raises CaptureError where the model's own forward cannot be traced, NeedsDataError where a submodule
+    cannot run on meta tensors either, and any error of shapes that a question in the forward brings to light.
     """
-    return CapturingTracer(log).capture(model, sample)
+    return CapturingTracer(model, sample, log).capture()
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How far a capture had come, to go back to."""
+
+    last: fx.Node | None
+    rebound: int
+    rungs: int
+    attributes: frozenset[str]
+    lazies: tuple[str, ...]
 
 
 class CapturingTracer(fx.Tracer):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes.
 
-    Leaves are the modules that an op covers, lazy modules, and what fx itself takes for a leaf. A covered
-    module with hooks of the caller's is traced through, so that the hooks take part.
+    Leaves are the modules that an op covers, torch.nn's lazy modules, and what fx itself takes for a leaf. A
+    covered module with hooks of the caller's is traced through, so that the hooks take part. So is a lazy
+    module of the caller's own, once its own code has initialised it on shape-only inputs.
     """
 
-    def __init__(self, log: GuardLog) -> None:
+    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
-        self.proxy_buffer_attributes = True
         self.log = log
         self.recording = True
+        self._model = model
+        self._sample = sample
+        self._copy = copy_model(model).eval()
+        modules = list(self._copy.named_modules(remove_duplicate=False))
+        tensors = [
+            *self._copy.named_parameters(remove_duplicate=False),
+            *self._copy.named_buffers(remove_duplicate=False),
+        ]
+        self._module_paths = {id(module): path for path, module in reversed(modules)}
+        self._tensor_paths = {id(tensor): path for path, tensor in reversed(tensors)}
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
-        self._user_code: dict[CodeType, bool] = {}
-
-    def capture(self, model: nn.Module, sample: Sample) -> Program:
-        self._sample = sample
-        self._module_paths = {
-            id(module): path for path, module in reversed(list(model.named_modules(remove_duplicate=False)))
-        }
-        self._tensor_paths = {
-            id(tensor): path
-            for path, tensor in reversed(
-                [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-            )
-        }
+        self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self._program: Program | None = None
-        self._root = model
+
+    def capture(self) -> Program:
         try:
-            with _recorded_creation(self):
-                self.trace(model)
-        except TracerError as error:
-            raise error.placed(self._here()) from error
+            with _recorded_creation(self), _recorded_training(self):
+                self.trace(self._copy)
         except Exception as error:
-            if _is_ours(error):
-                raise
-            raise self._user_error(error) from error
+            raise self._explained(error) from error
         program = self.program
-        program.unreached = self._unreached(model)
         program.constants = {
             str(node.target): program.tensor(str(node.target))
             for node in self.graph.nodes
@@ -91,9 +97,11 @@ class CapturingTracer(fx.Tracer):
     @property
     def program(self) -> Program:
         if self._program is None:
-            self._program = Program(self.graph, self._root, self.log)
+            self._program = Program(self.graph, self._copy, self.log)
             self._propagator = Propagator(self._program)
         return self._program
+
+    # Questions ----------------------------------------------------------------------------------
 
     def value(self, node: fx.Node) -> Any:
         """What propagation knows of a node; the answer to every question."""
@@ -135,9 +143,8 @@ class CapturingTracer(fx.Tracer):
         return forward, [self.root, *args]
 
     def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
-        proxy = self.create_proxy("placeholder", name, (), {})
+        proxy = self.proxy(self.create_node("placeholder", name, (), {}))
         proxy.node.meta[SPEC] = spec
-        assert type(proxy) is TracedTensor
         return proxy
 
     def proxy(self, node: fx.Node) -> TracedTensor:
@@ -148,6 +155,8 @@ class CapturingTracer(fx.Tracer):
     ) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         node.meta[LOCATION] = self._here()
+        if kind in ("call_function", "call_method") and not has_rule(node):
+            self.value(node)  # it may need data, and must fail here, where another rung can take over
         return node
 
     def create_arg(self, a: Any) -> Any:
@@ -191,21 +200,6 @@ class CapturingTracer(fx.Tracer):
             return False
         return find_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        path = self.path_of_module(m)
-        self._paths.append(path)
-        try:
-            if not self.is_leaf_module(m, path):
-                return forward(*args, **kwargs)
-            result = self.create_proxy("call_module", path, args, kwargs)
-            if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
-                args[0].node = result.node
-            return result
-        finally:
-            self._paths.pop()
-
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
@@ -215,49 +209,131 @@ class CapturingTracer(fx.Tracer):
 
     def _attribute(self, path: str) -> TracedTensor:
         if path not in self._attributes:
-            self._attributes[path] = self.create_proxy("get_attr", path, (), {})  # type: ignore[assignment]
+            self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
         return self._attributes[path]
+
+    def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:
+        """From here on `tensor` stands for `node`, the result of an in-place operation on it."""
+        self._rebound.append((tensor, tensor.node))
+        tensor.node = node
+
+    # Module calls -------------------------------------------------------------------------------
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        self._paths.append(path)
+        try:
+            if is_lazy(m) and not is_torch_lazy(m):
+                self._initialise(m, path, args, kwargs)
+            if self.is_leaf_module(m, path):
+                return self._leaf_call(m, path, args, kwargs)
+            return self._traced_call(path, forward, args, kwargs)
+        finally:
+            self._paths.pop()
+
+    def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = self.create_proxy("call_module", path, args, kwargs)
+        if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
+            self.rebind(args[0], result.node)
+        return result
+
+    def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
+        with self._computing():
+            specs, kwspecs = self._specs(args), self._specs(kwargs)
+            stand_on_meta(m)
+            inputs = meta_inputs(specs), meta_inputs(kwspecs)
+            self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, inputs, self._here()))
+        own = {**m._parameters, **m._buffers}
+        self._tensor_paths.update({id(tensor): f"{path}.{name}" if path else name for name, tensor in own.items()})
+
+    def _traced_call(
+        self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The submodule's forward, traced; or, where that fails, the submodule as one node on meta tensors."""
+        before = self._mark()
+        try:
+            return forward(*args, **kwargs)
+        except Exception as error:
+            fault = self._explained(error)
+            if type(fault) is not CaptureError:
+                raise fault from error
+        self._roll_back(before)
+        return self._opaque_call(path, args, kwargs, fault)
+
+    def _opaque_call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: CaptureError) -> Any:
+        location = fault.location or self._here()
+        original = self._model.get_submodule(path)
+        with self._computing():
+            try:
+                result = run_module(original, path, self._specs(args), self._specs(kwargs), self.log, location)
+            except MetaRunError as error:
+                raise NeedsDataError(fault.message, remedy=fault.remedy).placed(location) from error
+        node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
+        node.meta[SPEC] = result.value
+        for layer in result.lazies:
+            self.program.meet_lazy(layer)
+        self.program.rungs.append(Rung(path, "meta", fault.message, location))
+        return self.proxy(node)
+
+    def _specs(self, value: Any) -> Any:
+        """The arguments of a call as specs and plain values."""
+        if type(value) is TracedTensor:
+            return self.value(value.node)
+        if type(value) is TracedNumber:
+            return value.value
+        if isinstance(value, torch.Tensor):
+            return TensorSpec.of(value)
+        if isinstance(value, (tuple, list)):
+            return type(value)([self._specs(item) for item in value])
+        if isinstance(value, dict):
+            return {key: self._specs(item) for key, item in value.items()}
+        return value
+
+    def _mark(self) -> _Mark:
+        program = self.program
+        last = next(iter(reversed(self.graph.nodes)), None)
+        return _Mark(last, len(self._rebound), len(program.rungs), frozenset(self._attributes), tuple(program.lazies))
+
+    def _roll_back(self, mark: _Mark) -> None:
+        """Forgets everything that was recorded since `mark`."""
+        while len(self._rebound) > mark.rebound:
+            tensor, node = self._rebound.pop()
+            tensor.node = node
+        for node in reversed(self.graph.nodes):
+            if node is mark.last:
+                break
+            self.graph.erase_node(node)
+        self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
+        program = self.program
+        del program.rungs[mark.rungs :]
+        program.lazies = {path: program.lazies[path] for path in mark.lazies}
+        self._propagator = Propagator(program)
 
     # Places -------------------------------------------------------------------------------------
 
     def _here(self) -> Location:
-        frame: FrameType | None = sys._getframe(2)
-        while frame is not None and not self._is_user_code(frame.f_code):
-            frame = frame.f_back
-        return Location(self._paths[-1], _source_line(frame) if frame is not None else None)
+        return Location(self._paths[-1], current_source(CapturingTracer.capture.__code__))
 
-    def _is_user_code(self, code: CodeType) -> bool:
-        known = self._user_code.get(code)
-        if known is None:
-            known = self._user_code[code] = not code.co_filename.startswith((*_OUR_FOLDERS, "<"))
-        return known
+    def _explained(self, error: Exception) -> TracerError:
+        """The error as one of ours, placed: what the forward raised while it was traced is a capture error.
 
-    def _user_error(self, error: Exception) -> CaptureError:
-        """An exception of the caller's forward (or of torch, called from it) as a capture error."""
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if self._is_user_code(frame.f_code)]
-        inside = [frame for frame in frames if frame.f_code.co_name != "capture"]
-        location = Location(self._paths[-1], _source_line(inside[-1]) if inside else None)
-        placed = CaptureError(
+        A bug inside the compiler is raised as it is.
+        """
+        if isinstance(error, TracerError):
+            return error.placed(self._here())
+        frames = list(traceback.walk_tb(error.__traceback__))
+        if frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
+            raise error
+        inside = [place for place in frames if place[0].f_code.co_name != "capture" and is_user_code(place[0].f_code)]
+        line = source_line(*inside[-1]) if inside else None
+        fault = CaptureError(
             f"the forward raises {type(error).__name__}: {error}",
-            remedy="call the model with real data of this shape to see it fail in the same way, or rewrite that line for tracing",
-        ).placed(location)
-        assert isinstance(placed, CaptureError)
-        return placed
-
-    def _unreached(self, model: nn.Module) -> list[str]:
-        called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
-        paths = {self._module_paths[id(module)] for module in model.modules() if is_lazy(module)}
-        return [path for path in (p for p, _ in model.named_modules()) if path in paths - called]
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the exception arose inside the compiler: a bug of ours, not of the caller's forward."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return frames[-1][0].f_code.co_filename.startswith(_COMPILER_FOLDER)
-
-
-def _source_line(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+            remedy="call the model with real data of this shape to see whether it fails in the same way",
+        )
+        return fault.placed(Location(self._paths[-1], line))
 
 
 @contextmanager
@@ -280,3 +356,23 @@ def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(torch, name, original)
+
+
+@contextmanager
+def _recorded_training(tracer: CapturingTracer) -> Iterator[None]:
+    """While tracing, reading a module's `training` in the caller's code is recorded as a guard."""
+
+    def read(module: nn.Module) -> bool:
+        mode = bool(module.__dict__["training"])
+        if tracer.recording and is_user_code(sys._getframe(1).f_code):
+            tracer.record_guard(f"self.training is {mode}")
+        return mode
+
+    def write(module: nn.Module, mode: bool) -> None:
+        module.__dict__["training"] = mode
+
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del nn.Module.training

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,6 +79,7 @@ class Invocation:
                 redirect_stdout(sys.stderr),
                 self._warnings_shown(),
             ):
+                self.progress.says("importing torch")
                 outcome = command(self)
             if not self.quiet and self.json_target != "-":
                 rendering.show(outcome.summary)
@@ -95,21 +97,21 @@ class Invocation:
         _say("error", str(error))
         try:
             self._write_json({"error": facts, "warnings": self.warnings})
-        except TracerError as unwritable:
-            if str(unwritable) != str(error):
-                _say("error", str(unwritable))
+        except ExportError as unwritable:
+            _say("error", str(unwritable))
         return status
 
     def _check_json_target(self) -> None:
-        if self.json_target not in (None, "-"):
-            path = Path(str(self.json_target))
-            if path.is_dir() or not path.parent.is_dir():
-                raise InputError(
-                    f"--json {path} cannot be written: {'it is' if path.is_dir() else 'there is no'} such folder"
-                    if not path.is_dir()
-                    else f"--json {path} is a folder",
-                    remedy="name a file in an existing folder, or - for standard output",
-                )
+        if self.json_target in (None, "-"):
+            return
+        path = Path(str(self.json_target))
+        if path.is_dir() or not path.parent.is_dir():
+            self.json_target = None
+            fault = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise InputError(
+                f"--json {path} cannot be written: {fault}",
+                remedy="name a file in a folder that exists, or - for standard output",
+            )
 
     def _write_json(self, facts: dict[str, Any]) -> None:
         if self.json_target is None:
@@ -134,8 +136,9 @@ class Invocation:
                 if not issubclass(category, TracerWarning):
                     as_ever(message, category, *place, **more)
                     return
-                self.warnings.append(str(message))
-                _say("warning", str(message))
+                if str(message) not in self.warnings:
+                    self.warnings.append(str(message))
+                    _say("warning", str(message))
 
             warnings.showwarning = show
             yield
@@ -199,17 +202,21 @@ _what_to_trace: Callable[[Any], Any] = _stacked(
         multiple=True,
         help="A sample input: [name=]DIMxDIMx...[:dtype]. Repeat for more.",
     ),
-    click.option("--kwarg", "kwargs", metavar="K=V", multiple=True, help="An argument of the model's class or function."),
-    click.option("--dim", "dims", metavar="N=4", multiple=True, help="The size at which a dynamic dimension is sampled."),
+    click.option(
+        "--kwarg", "kwargs", metavar="K=V", multiple=True, help="An argument of the model's class or function."
+    ),
+    click.option(
+        "--dim", "dims", metavar="N=4", multiple=True, help="The size at which a dynamic dimension is sampled."
+    ),
     click.option(
         "--seed",
-        type=click.IntRange(0, 2**63 - 1),
+        type=int,
         default=0,
         show_default=True,
         help="Seed of the weights: building the model and resolving it draw from it in turn.",
     ),
     click.option("--strict", is_flag=True, help="Fail where the sample never reaches a lazy layer."),
-)  # fmt: skip
+)
 
 _weights: Callable[[Any], Any] = click.option(
     "--weights", metavar="FILE", type=click.Path(path_type=Path), help="Take weights from a .safetensors or .pt file."
@@ -237,7 +244,6 @@ def _loaded(
 ) -> Iterator[Subject]:
     """The model, built under the seed; inside the block torch's random state goes on from there, so that a
     model gets the weights that it has in a script which sets the seed, builds it and runs it once."""
-    invocation.progress.says("importing torch")
     import torch
 
     from tracer import loading
@@ -245,11 +251,23 @@ def _loaded(
     args, named = loading.load_inputs(inputs)
     sizes = loading.parse_sizes(dims, "--dim", loading.dimension_names(args, named))
     factory_arguments = loading.parse_literals(kwargs, "--kwarg")
-    with torch.random.fork_rng():
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"--seed {seed} does not fit into 64 bits", remedy="choose a smaller one")
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         invocation.progress.says(f"loading {model_name}")
         model = loading.load_model(model_name, factory_arguments)
         yield Subject(model, args, {"kwargs": named, "dims": sizes, "strict": strict})
+
+
+def _weights_option(weights: Path | None, function: Callable[..., Any]) -> dict[str, Any]:
+    if weights is None:
+        return {}
+    if "weights" not in signature(function).parameters:
+        raise InputError(
+            "--weights is not supported yet", remedy="load the weights in a function that returns the model"
+        )
+    return {"weights": weights}
 
 
 # Commands ---------------------------------------------------------------------------------------
@@ -271,7 +289,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Export MODEL to ONNX.")
 @_what_to_trace
 @click.option("-o", "--output", metavar="FILE.onnx", required=True, type=click.Path(path_type=Path), help="The file.")
 @_weights
@@ -299,10 +317,10 @@ def convert(
     **subject: Any,
 ) -> Outcome:
     """Resolves MODEL, exports it to ONNX, and runs the file beside the module."""
+    started = time.perf_counter()
     from tracer import rendering
     from tracer.loading import parse_assignments
 
-    started = time.perf_counter()
     entries = parse_assignments(metadata, "--meta")
     with _loaded(invocation, **subject) as loaded:
         invocation.progress.says(f"converting {type(loaded.model).__name__}")
@@ -315,7 +333,7 @@ def convert(
             fold_batchnorm=not no_fold_batchnorm,
             verify=not no_verify,
             metadata=entries,
-            **({} if weights is None else {"weights": weights}),
+            **_weights_option(weights, tracer.convert),
             **loaded.options,
         )
     seconds = time.perf_counter() - started
@@ -334,7 +352,7 @@ def convert(
     return Outcome(facts, rendering.conversion_summary(conversion, output, opset, seconds, invocation.verbose))
 
 
-@cli.command()
+@cli.command(short_help="Show what is known of MODEL.")
 @_what_to_trace
 @_talking
 def inspect(invocation: Invocation, **subject: Any) -> Outcome:
@@ -347,7 +365,7 @@ def inspect(invocation: Invocation, **subject: Any) -> Outcome:
     return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
 
 
-@cli.command()
+@cli.command(short_help="Write MODEL's resolved weights.")
 @_what_to_trace
 @click.option(
     "-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="A .safetensors or .pt file."
@@ -356,16 +374,16 @@ def inspect(invocation: Invocation, **subject: Any) -> Outcome:
 @_talking
 def resolve(invocation: Invocation, output: Path, weights: Path | None, **subject: Any) -> Outcome:
     """Gives MODEL's lazy layers their weights and writes the state_dict."""
-    from tracer import rendering
-    from tracer.loading import save_weights, weights_format
-
     started = time.perf_counter()
-    weights_format(output)
+    from tracer import rendering
+    from tracer.saving import check_weights_target, save_weights
+
+    check_weights_target(output)
     with _loaded(invocation, **subject) as loaded:
         invocation.progress.says(f"resolving {type(loaded.model).__name__}")
         report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
         resolved = tracer.resolve(
-            loaded.model, loaded.args, **({} if weights is None else {"weights": weights}), **loaded.options
+            loaded.model, loaded.args, **_weights_option(weights, tracer.resolve), **loaded.options
         )
         save_weights(resolved, output)
     seconds = time.perf_counter() - started

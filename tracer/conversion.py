@@ -18,12 +18,11 @@ from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.lazy_resolution import LazyResolution
-from passes.pipeline import CallerPass, Pass, PassResult, Pipeline, Stage, check_stage
+from passes.model_copy import copy_model
+from passes.pipeline import CallerPass, Pass, PassResult, Pipeline, Stage
 from passes.program import Program
-from passes.shape_propagation import ShapePropagation
 from passes.simplification import Simplification
-from tracer.capture import capture
-from tracer.model_copy import copy_model
+from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
 
@@ -106,7 +105,6 @@ def inspect(
     Allocates no weight, runs nothing and changes nothing. Raises TracerError.
     """
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
-    work.run([ShapePropagation()])
     return build_report(work.program, type(model).__name__)
 
 
@@ -129,7 +127,6 @@ def resolve(
     initialised weights, or `model` itself with `inplace`. Raises TracerError, and then changes nothing.
     """
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
-    work.run([ShapePropagation()])
     return work.resolve(model if inplace else copy_model(model), seed)
 
 
@@ -163,7 +160,6 @@ def convert(
     if target is not None:
         check_target(target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
-    work.run([ShapePropagation()])
     report = build_report(work.program, type(model).__name__)
     resolved = work.resolve(copy_model(model), seed)
     export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
@@ -193,8 +189,7 @@ class _Export:
 
         lowering = OnnxLowering(self.opset, self.input_names, self.output_names, self.metadata)
         steps: list[Pass] = [EagerRewrite(resolved)]
-        for step in callers:
-            steps.append(step if isinstance(step, Pass) else CallerPass(step))
+        steps.extend(step if isinstance(step, Pass) else CallerPass(step) for step in callers)
         steps.append(Simplification(self.fold_batchnorm))
         work.run(steps, Stage.SHAPED)
         if route == "torch":
@@ -219,10 +214,9 @@ class _Export:
 
     def _through_torch(self, work: _Work, resolved: nn.Module) -> LoweredModel:
         from passes.torch_exporter import export_through_torch
-        from tracer.verification import random_tensor
 
         with work.timed("lowering"):
-            args, kwargs = work.sample.replace_leaves(lambda _, spec: random_tensor(spec, work.log.sampled))
+            args, kwargs = work.sample.data(work.log.sampled)
             return export_through_torch(
                 copy_model(resolved).eval(),
                 args,
@@ -265,9 +259,10 @@ class _Work:
         started = time.perf_counter()
         self.log = GuardLog()
         self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
-        self.program = capture(copy_model(model).eval(), self.sample, self.log)
-        check_stage(self.program, Stage.CAPTURED, "capture")
-        self.timings = {"capture": time.perf_counter() - started}
+        self.timings: dict[str, float] = {}
+        self.program, results = follow(model, self.sample, self.log)
+        self._note(results)
+        self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
         if self.program.unreached:
             listed = ", ".join(self.program.unreached)
             message = f"the sample never reaches the lazy layers {listed}"
@@ -277,9 +272,12 @@ class _Work:
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)
+        self._note(results)
+        return results
+
+    def _note(self, results: Sequence[PassResult]) -> None:
         for result in results:
             self.timings[result.name] = self.timings.get(result.name, 0.0) + result.seconds
-        return results
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from passes.errors import InputError, LoadError
+from passes.guards import Location
 from passes.spec import InputSpec
 
 SHAPE_FORM = "[name=]DIMxDIMx...[:dtype], as in 2x20, Nx3x224x224, tokens=NxT:int64 or scalar"
@@ -165,9 +166,9 @@ def _execute_file(path: Path) -> types.ModuleType:
             remedy=_close_name(path.name, _python_files(path.parent)) or "check the path before the colon",
         ) from error
     module = types.ModuleType(f"lazytracer_model_{path.stem}_{hashlib.blake2b(bytes(path), digest_size=4).hexdigest()}")
-    module.__file__ = str(path)
+    module.__file__, module.__package__ = str(path), ""
     sys.modules[module.__name__] = module
-    with _failures_of_user_code(path.name, "is loaded"):
+    with _failures_of_user_code(path.name, "loading"):
         try:
             exec(compile(source, str(path), "exec"), module.__dict__)
         except BaseException:
@@ -177,7 +178,7 @@ def _execute_file(path: Path) -> types.ModuleType:
 
 
 def _import_module(name: str) -> types.ModuleType:
-    with _failures_of_user_code(name, "is imported"):
+    with _failures_of_user_code(name, "importing"):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -191,7 +192,7 @@ def _import_module(name: str) -> types.ModuleType:
 
 
 def _attribute(module: types.ModuleType, place: str, name: str) -> Any:
-    with _failures_of_user_code(place, f"gives {name}"):
+    with _failures_of_user_code(place, f"taking {name} from"):
         try:
             return getattr(module, name)
         except AttributeError as error:
@@ -232,7 +233,7 @@ def _build(found: Any, text: str, kwargs: dict[str, Any]) -> nn.Module:
             remedy="name a torch.nn.Module, a Module class or a function that returns a module",
         )
     _check_arguments(found, text, kwargs)
-    with _failures_of_user_code(text, "is built"):
+    with _failures_of_user_code(text, "building"):
         model = found(**kwargs)
     if not isinstance(model, nn.Module):
         raise LoadError(
@@ -267,7 +268,7 @@ def _check_arguments(factory: Callable[..., Any], text: str, kwargs: Mapping[str
 
 
 @contextmanager
-def _failures_of_user_code(subject: str, event: str) -> Iterator[None]:
+def _failures_of_user_code(subject: str, doing: str) -> Iterator[None]:
     """Whatever the block raises becomes a LoadError that shows the caller's own line."""
     try:
         yield
@@ -276,7 +277,10 @@ def _failures_of_user_code(subject: str, event: str) -> Iterator[None]:
     except BaseException as error:  # SystemExit too: a script that exits while it loads
         said = str(error.msg if isinstance(error, SyntaxError) else error)
         what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-        raise LoadError(f"{what}, when {subject} {event}{_raised_at(error)}", remedy=_load_remedy(error)) from error
+        source, line = _raised_at(error)
+        raise LoadError(f"{doing} it raises {what}", remedy=_load_remedy(error)).placed(
+            Location(subject, source), chain=[line] if line else []
+        ) from error
 
 
 def _load_remedy(error: BaseException) -> str:
@@ -289,17 +293,14 @@ def _load_remedy(error: BaseException) -> str:
     return "make that line run; -v shows the whole traceback"
 
 
-def _raised_at(error: BaseException) -> str:
-    """` at net.py:12: the line's text`: the innermost line outside libraries, else the innermost line."""
+def _raised_at(error: BaseException) -> tuple[str | None, str | None]:
+    """`net.py:12` and the text of that line: the innermost outside libraries, else the innermost."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f" at {Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()}"
+        return f"{Path(error.filename).name}:{error.lineno}", (error.text or "").strip()
     libraries = (*{sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")}, str(Path(__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<", __file__))]
-    own = [f for f in frames if not f.filename.startswith(libraries)]
-    if not frames:
-        return ""
-    frame = (own or frames)[-1]
-    return f" at {Path(frame.filename).name}:{frame.lineno}: {frame.line}"
+    frames = [f for f in frames if not f.filename.startswith(libraries)] or frames
+    return (f"{Path(frames[-1].filename).name}:{frames[-1].lineno}", frames[-1].line) if frames else (None, None)
 
 
 def _python_files(folder: Path) -> list[str]:

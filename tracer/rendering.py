@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tracer.report import Layer, Report
 
 PIPED_WIDTH = 80
+# Of longer lists the first few are shown.
+MANY = 4
 
 
 def show(content: RenderableType, stream: TextIO | None = None) -> None:
@@ -52,11 +54,13 @@ class ProgressLine:
             self._update(Text(step))
 
 
-def inspection(report: Report, all_guards: bool = False) -> RenderableType:
+def inspection(report: Report, verbose: bool = False) -> RenderableType:
     """The table of a model's layers, its totals and its guards."""
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, padding=(0, 2, 0, 0), pad_edge=False)
+    ruled = box.SIMPLE_HEAD if sys.stdout.isatty() else None
+    table = Table(box=ruled, show_edge=False, padding=(0, 2, 0, 0), pad_edge=False)
+    longest_type = max((len(layer.type) for layer in report.layers), default=0)
     table.add_column("layer", overflow="fold", style="bold")
-    table.add_column("type", overflow="fold")
+    table.add_column("type", overflow="fold", min_width=min(longest_type, 20))
     table.add_column("output", overflow="fold")
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("inferred", overflow="fold", style="green")
@@ -68,7 +72,7 @@ def inspection(report: Report, all_guards: bool = False) -> RenderableType:
     _add_inputs_and_outputs(facts, report, [])
     facts.add_row("params", f"{report.params:,}")
     facts.add_row("macs", formula(report.macs))
-    _add_guards(facts, report.guards, all_guards)
+    _add_guards(facts, report.guards, verbose)
     return Group(Text(report.model, style="bold"), "", table, "", facts)
 
 
@@ -78,7 +82,8 @@ def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: 
     facts = _facts()
     _add_inputs_and_outputs(facts, report, conversion.lowered.output_names)
     facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}, opset {opset}")
-    facts.add_row("route", f"{conversion.route} ({conversion.route_reason})")
+    reasons = _shortened(conversion.route_reason.split("; "), verbose)
+    facts.add_row("route", Text(f"{conversion.route} ({'; '.join(reasons)})"))
     verified = conversion.verification
     facts.add_row(
         "checked",
@@ -153,14 +158,23 @@ def _add_inputs_and_outputs(facts: Table, report: Report, output_names: Sequence
         facts.add_row("output", Text(f"{name} {spec}".strip()))
 
 
-def _add_guards(facts: Table, guards: Sequence[Guard], all_guards: bool) -> None:
+def _add_guards(facts: Table, guards: Sequence[Guard], verbose: bool) -> None:
     """Conditions on dynamic dimensions; those that only describe the fixed sample are counted."""
-    for guard in guards:
-        if guard.dynamic or all_guards:
-            facts.add_row("holds if" if guard.dynamic else "sample", Text(str(guard)))
-    fixed = sum(not guard.dynamic for guard in guards)
-    if fixed and not all_guards:
-        facts.add_row("sample", f"{fixed} facts of its fixed sizes were built in (-v lists them)")
+    dynamic = [str(guard) for guard in guards if guard.dynamic]
+    for condition in _shortened(dynamic, verbose):
+        facts.add_row("holds if", Text(condition))
+    fixed = [str(guard) for guard in guards if not guard.dynamic]
+    if fixed and not verbose:
+        facts.add_row("sample", f"{len(fixed)} facts of its fixed sizes are built in (-v lists them)")
+    elif verbose:
+        for condition in fixed:
+            facts.add_row("sample", Text(condition))
+
+
+def _shortened(items: Sequence[str], verbose: bool) -> list[str]:
+    if verbose or len(items) <= MANY:
+        return list(items)
+    return [*items[: MANY - 1], f"and {len(items) - MANY + 1} more (-v lists them)"]
 
 
 def _lazy_layers(report: Report) -> RenderableType:

@@ -45,6 +45,7 @@ class Report:
     layers: list[Layer]
     guards: list[Guard] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
+    macs: int | str = 0
 
     @property
     def params(self) -> int:
@@ -63,6 +64,7 @@ class Report:
             "outputs": self.outputs,
             "layers": [layer.to_dict() for layer in self.layers],
             "params": self.params,
+            "macs": self.macs,
             "guards": [guard.to_dict() for guard in self.guards],
             "unreached": self.unreached,
         }
@@ -73,7 +75,8 @@ def build_report(program: Program, model_name: str) -> Report:
     layers = [_layer(node, program) for node in program.graph.nodes if node.op == "call_module"]
     inputs = {str(node.target): str(node.meta[SPEC]) for node in program.inputs()}
     outputs = [str(spec) for spec in tensor_specs(program.output().meta[SPEC])]
-    return Report(model_name, inputs, outputs, layers, program.log.guards, program.unreached)
+    macs = sum((_cost(node, node.meta[CALL], program) for node in program.graph.nodes if CALL in node.meta), 0)
+    return Report(model_name, inputs, outputs, layers, program.log.guards, program.unreached, _plain(macs))
 
 
 def _layer(node: fx.Node, program: Program) -> Layer:

@@ -22,10 +22,11 @@ BATCH_HINT, OTHER_HINT = 2, 64
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One tensor of the sample: its name (`x`, `state_0`, `batch_mask`) and its spec."""
+    """One tensor of the sample: its name (`x`, `state_0`, `batch_mask`), its spec, and its data where that was given."""
 
     name: str
     spec: TensorSpec
+    tensor: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -44,6 +45,17 @@ class Sample:
 
     def replace_leaves(self, replace: Callable[[str, TensorSpec], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with `replace(name, spec)` in place of each leaf, in order."""
+        return self._map(lambda leaf: replace(leaf.name, leaf.spec))
+
+    def data(self, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as tensors: copies of the caller's own where they were given, random ones elsewhere."""
+
+        def tensor(leaf: Leaf) -> torch.Tensor:
+            return leaf.tensor.detach().clone() if leaf.tensor is not None else random_tensor(leaf.spec, sizes)
+
+        return self._map(tensor)
+
+    def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = tuple(_map_leaves(arg, replace) for arg in self.args)
         return args, {name: _map_leaves(arg, replace) for name, arg in self.kwargs.items()}
 
@@ -57,8 +69,7 @@ class Sample:
             return {axis: dims[str(size)] for axis, size in enumerate(spec.shape) if isinstance(size, Dim)}
 
         args, kwargs = self.replace_leaves(axes)
-        plain = {name: _only_axes(entry) for name, entry in zip(self.names, [*args, *kwargs.values()], strict=True)}
-        return plain
+        return {name: _only_axes(entry) for name, entry in zip(self.names, [*args, *kwargs.values()], strict=True)}
 
     def dimensions(self) -> list[str]:
         """The names of the dynamic dimensions."""
@@ -168,7 +179,8 @@ class _Symbols:
 
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
-        return Leaf(name, _leaf_spec(name, value, entry, symbols))
+        data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
+        return Leaf(name, _leaf_spec(name, value, entry, symbols), data)
     if isinstance(value, (tuple, list)):
         entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
         items = [
@@ -212,6 +224,14 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     return names
 
 
+def random_tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
+    """A random tensor of the spec at the given sizes: normal, or 0 and 1 for integers and booleans."""
+    shape = [size.at(sizes) if isinstance(size, Dim) else size for size in spec.shape]
+    if spec.dtype.is_floating_point:
+        return torch.randn(shape).to(spec.dtype)
+    return torch.randint(0, 2, shape).to(spec.dtype)
+
+
 def _only_axes(entry: Any) -> Any:
     """An argument's dynamic axes, with None in place of what is no tensor."""
     if isinstance(entry, dict) and all(isinstance(key, int) for key in entry):
@@ -234,9 +254,9 @@ def _leaves(value: Any) -> Iterator[Leaf]:
             yield from _leaves(item)
 
 
-def _map_leaves(value: Any, replace: Callable[[str, TensorSpec], Any]) -> Any:
+def _map_leaves(value: Any, replace: Callable[[Leaf], Any]) -> Any:
     if isinstance(value, Leaf):
-        return replace(value.name, value.spec)
+        return replace(value)
     if isinstance(value, (tuple, list)):
         items = [_map_leaves(item, replace) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -236,7 +236,7 @@ class TracedTensor(fx.Proxy):
 
     def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
         """Records an in-place operation; from here on this tensor is its result."""
-        self.node = self.tracer.create_proxy(kind, target, args, kwargs).node
+        self.tracer.rebind(self, self.tracer.create_proxy(kind, target, args, kwargs).node)
         return self
 
     @property
@@ -324,7 +324,7 @@ class TracedTensor(fx.Proxy):
             return tracer.create_proxy("call_method", name, args, kwargs)
         result = tracer.create_proxy("call_function", orig_method, args, kwargs)
         if (is_inplace(name) or kwargs.get("inplace")) and type(args[0]) is TracedTensor:
-            args[0].node = result.node
+            tracer.rebind(args[0], result.node)
         return result
 
 

@@ -12,10 +12,9 @@ import onnx
 import torch
 from torch import nn
 
-from passes.dimension import Dim
 from passes.errors import VerificationError
 from passes.spec import TensorSpec
-from tracer.sample import Sample
+from tracer.sample import Sample, random_tensor
 
 # Largest difference allowed, relative to the output's range (at least 1), by the coarsest dtype in an output.
 TOLERANCES: dict[torch.dtype, float] = {
@@ -99,14 +98,6 @@ def verify(
             for name, ours, theirs in zip(output_names, found, expected, strict=True):
                 result.comparisons.append(_compare(name, shown, ours, theirs))
     return result
-
-
-def random_tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
-    """A random tensor of the spec at the given sizes: normal, or 0 and 1 for integers and booleans."""
-    shape = [size.at(sizes) if isinstance(size, Dim) else size for size in spec.shape]
-    if spec.dtype.is_floating_point:
-        return torch.randn(shape).to(spec.dtype)
-    return torch.randint(0, 2, shape).to(spec.dtype)
 
 
 class _Session:

@@ -277,6 +277,11 @@ def find_module(cls: type[nn.Module]) -> tuple[Op, Adapter] | None:
     return None
 
 
+def has_rule(node: fx.Node) -> bool:
+    """Whether an op covers this function or method node."""
+    return node.target in FUNCTIONS or (node.op == "call_method" and find_method(str(node.target)) is not None)
+
+
 def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
     """The node's op with its arguments bound, or None where no op covers the node.
 

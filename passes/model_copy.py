@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from passes.program import is_uninitialized
+from passes.lazy_modules import is_uninitialized
 
 _SHARED_TYPES = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
 
 
-def copy_model(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module, device: torch.device | None = None, *, share: bool = True) -> nn.Module:
     """A model of the same classes, with the same tensors and its own everything else.
+
+    With `device`, tensors are not shared but stand on that device, the uninitialised ones still so; without
+    `share` they are copied.
 
     Initialised parameters and buffers are shared, not copied. Uninitialised ones are replaced by new ones
     of the same kind (`copy.deepcopy` refuses lazy buffers). Every other attribute is copied, so that
@@ -25,7 +28,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _fresh_uninitialized(tensor) if is_uninitialized(tensor) else tensor
+                memo[id(tensor)] = _stand_in(tensor, device, share)
         memo[id(module)] = type(module).__new__(type(module))
     for module in list(model.modules()):
         _copy_attributes(module, memo[id(module)], memo)
@@ -34,12 +37,19 @@ def copy_model(model: nn.Module) -> nn.Module:
     return result
 
 
-def _fresh_uninitialized(tensor: torch.Tensor) -> torch.Tensor:
-    """An uninitialised tensor of the same class, dtype and device."""
-    kind: Any = type(tensor)
-    fresh: torch.Tensor = kind(requires_grad=tensor.requires_grad, device=tensor.device, dtype=tensor.dtype)
-    fresh.__dict__.update(tensor.__dict__)
-    return fresh
+def _stand_in(tensor: torch.Tensor, device: torch.device | None, share: bool) -> torch.Tensor:
+    """What the copy has in place of a parameter or buffer."""
+    if is_uninitialized(tensor):
+        kind: Any = type(tensor)
+        fresh: torch.Tensor = kind(
+            requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype
+        )
+        fresh.__dict__.update(tensor.__dict__)
+        return fresh
+    if device is None and share:
+        return tensor
+    moved = tensor.detach().clone() if device is None else tensor.detach().to(device)
+    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
 
 
 def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any]) -> None:

@@ -1,0 +1,173 @@
+"""Assignment to a subscript, `x[...] = y`, as a function: the whole tensor with those elements replaced."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Dim, Size, product
+from passes.errors import UnsupportedOpError, check
+from passes.ops.axes import inverse, moved
+from passes.ops.indexing import (
+    Span,
+    Subscript,
+    coordinates_of,
+    is_mask,
+    listed,
+    neighbours,
+    pick_value,
+    picked_shape,
+    read,
+    sliced,
+)
+from passes.ops.layout import same_size, transposed
+from passes.ops.op import Op
+from passes.ops.promotion import as_value
+from passes.ops.repetition import FAR, expanded
+from passes.spec import TensorSpec, shape_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from passes.onnx_emitter import Emitter, Value
+
+setitem = Op("setitem", functions=(operator.setitem,), methods=("__setitem__",))
+
+
+@setitem.shape
+def setitem_shape(input: TensorSpec, index: Any, value: Any) -> TensorSpec:
+    """The whole tensor, with the subscript's elements replaced."""
+    found = read(input, index, assigning=True)
+    target = _target_shape(found, input.shape)
+    if isinstance(value, TensorSpec):
+        given = _without_lead(value.shape, len(target))
+        fits = len(given) <= len(target) and all(
+            (not isinstance(size, Dim) and size == 1) or (room is not None and size == room)
+            for size, room in zip(reversed(given), reversed(target), strict=False)
+        )
+        if not fits and None in target:
+            raise UnsupportedOpError("a tensor assigned to a mask's elements is laid out by data")
+        check(fits, "{} cannot be assigned to elements of shape {}", shape_text(value.shape), shape_text(tuple(target)))
+    return input
+
+
+def _target_shape(found: Subscript, shape: Sequence[Size]) -> list[Any]:
+    """The shape of the elements that a subscript names; None for the count of what a mask lets through."""
+    view: list[Any] = found.view_shape(shape)
+    picks = found.picks
+    masks = [axis for axis, pick in picks.items() if is_mask(listed(pick))]
+    if not masks:
+        return picked_shape(view, {axis: listed(pick) for axis, pick in picks.items()})
+    if len(picks) > 1:
+        raise UnsupportedOpError("a mask together with other index tensors is not known")
+    axis = masks[0]
+    return [*view[:axis], None, *view[axis + picks[axis].ndim :]]
+
+
+def _without_lead(shape: tuple[Size, ...], ndim: int) -> tuple[Size, ...]:
+    """A shape without the leading axes of size 1 that go beyond `ndim`."""
+    while len(shape) > ndim and not isinstance(shape[0], Dim) and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+@setitem.lower
+def lower_setitem(emit: Emitter, input: Value, index: Any, value: Any) -> Value:
+    """From the outside in: each sliced axis is cut out, assigned to, and put back in its place."""
+    found = read(input, index, assigning=True)
+    target = _target_shape(found, input.shape)
+    given = as_value(emit, value, input.dtype)
+    if given.ndim > len(target):
+        given = emit.reshape(given, _without_lead(given.shape, len(target)))
+    if None not in target:
+        given = expanded(emit, given, target)
+    spans = [*found.spans.items(), *((axis, _point_span(point)) for axis, point in found.points.items())]
+    return _assigned(emit, input, spans, found, given)
+
+
+def _point_span(point: Size) -> Span:
+    """One element of an axis as a slice of length 1."""
+    stop: Size = FAR if same_size(point, -1) else point + 1
+    return Span(point, stop, 1, point, 1)
+
+
+def _assigned(emit: Emitter, tensor: Value, spans: list[tuple[int, Span]], found: Subscript, given: Value) -> Value:
+    if not spans:
+        return _filled(emit, tensor, found, given)
+    axis, span = spans[0]
+    if same_size(span.length, 0):
+        return tensor
+    part = sliced(emit, tensor, {axis: span})
+    return _put_back(emit, tensor, _assigned(emit, part, spans[1:], found, given), axis, span)
+
+
+def _put_back(emit: Emitter, tensor: Value, part: Value, axis: int, span: Span) -> Value:
+    """The tensor with a slice of an axis replaced: what comes before, the part, what comes after."""
+    if span.step != 1:
+        order = moved(tensor.ndim, [axis], [0])
+        front, updates = transposed(emit, tensor, order), transposed(emit, part, order)
+        rows = counted(emit, span.first, span.length, span.step)
+        result = emit.node("ScatterND", front, emit.unsqueeze(rows, 1), updates)
+        return transposed(emit, replace(result, spec=front.spec), inverse(order))
+    size = tensor.shape[axis]
+    first = span.first + size if isinstance(span.first, int) and span.first < 0 else span.first
+    before = [] if same_size(first, 0) else [emit.slice(tensor, axis, 0, span.start)]
+    after = [] if same_size(first + span.length, size) else [emit.slice(tensor, axis, span.stop, FAR)]
+    if not before and not after:
+        return part
+    return replace(emit.node("Concat", *before, part, *after, axis=axis), spec=tensor.spec)
+
+
+def counted(emit: Emitter, first: Size, count: Size, step: int = 1) -> Value:
+    """The numbers first, first + step, … as int64."""
+    if isinstance(count, int) and isinstance(first, int):
+        return emit.constant(torch.arange(first, first + count * step, step))
+    bounds = [emit.operand(bound, torch.int64) for bound in (first, first + count * step, step)]
+    return replace(emit.node("Range", *bounds), spec=TensorSpec((count,), torch.int64))
+
+
+def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
+    """Assignment to whole axes and to picks. The tensor still has its points' axes, and not yet the new ones."""
+    if not found.picks:
+        return emit.reshape(given, tensor.shape) if given.ndim != tensor.ndim else given
+    if any(is_mask(listed(pick)) for pick in found.picks.values()):
+        return _masked(emit, tensor, found, given)
+    view = [1 if source is None else tensor.shape[source] for source in found.layout]
+    same = found.layout == list(range(tensor.ndim))
+    lifted = tensor if same else emit.reshape(tensor, view)
+    axes = list(found.picks)
+    order = moved(lifted.ndim, axes, range(len(axes)))
+    front = transposed(emit, lifted, order)
+    coordinates = coordinates_of(emit, [pick_value(emit, pick) for pick in found.picks.values()])
+    rank = coordinates.ndim - 1
+    place = axes[0] if neighbours(axes) else 0
+    updates = transposed(emit, given, moved(given.ndim, range(place, place + rank), range(rank)))
+    result = replace(emit.node("ScatterND", front, coordinates, updates), spec=front.spec)
+    back = transposed(emit, result, inverse(order))
+    return back if same else emit.reshape(back, tensor.shape)
+
+
+def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
+    """A choice between two tensors; mask and what is assigned are laid along the tensor's own axes."""
+    ((place, mask),) = found.picks.items()
+    covered = found.layout[place : place + mask.ndim]
+    extent: dict[int | None, Size] = dict(zip(covered, mask.shape, strict=True))
+    # The view's axes from the back, the mask's taken together as the one that `given` has there.
+    view = [*found.layout[:place], None, *found.layout[place + mask.ndim :]]
+    sizes = {axis: size for axis, size in zip(reversed(view), reversed(given.shape), strict=False) if axis is not None}
+    if not same_size(product(given.shape), 1):
+        given = emit.reshape(given, [sizes.get(axis, 1) for axis in range(tensor.ndim)])
+    where = emit.reshape(emit.cast(mask, torch.bool), [extent.get(axis, 1) for axis in range(tensor.ndim)])
+    return replace(chosen(emit, where, given, tensor), spec=tensor.spec)
+
+
+def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Value:
+    """`first` where the condition holds, else `second`, both of one dtype. onnxruntime has no Where for some."""
+    wide = {torch.bool: torch.uint8, torch.int16: torch.int32}.get(second.dtype)
+    if wide is None:
+        return emit.node("Where", condition, first, second)
+    result = emit.node("Where", condition, emit.cast(first, wide), emit.cast(second, wide))
+    return emit.cast(result, second.dtype)

@@ -1,0 +1,142 @@
+"""Normalisation by neighbouring channels (local response norm) and by the length of vectors (`F.normalize`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from passes.errors import check
+from passes.ops.norm import check_floating
+from passes.ops.op import Op
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+local_response_norm = Op("local_response_norm", functions=(F.local_response_norm,))
+cross_map_lrn = Op("cross_map_lrn")
+normalize = Op("normalize", functions=(F.normalize,))
+
+
+# Local response norm: y = x / (k + alpha/size * sum of squares of `size` channels around)**beta --------
+
+
+@local_response_norm.module(nn.LocalResponseNorm)
+@cross_map_lrn.module(nn.CrossMapLRN2d)
+def bind_response_norm(module: Any, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "size": module.size, "alpha": module.alpha, "beta": module.beta, "k": module.k}
+
+
+@local_response_norm.shape
+def local_response_norm_shape(
+    input: TensorSpec, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> TensorSpec:
+    check(input.ndim >= 3, "expected an input of at least 3 axes, found {}", input.ndim)
+    empty = any(isinstance(length, int) and length == 0 for length in input.shape)
+    check(size > 0 or empty, "size must be positive, found {}", size)
+    return input if input.dtype.is_floating_point or empty else input.with_dtype(torch.get_default_dtype())
+
+
+@cross_map_lrn.shape
+def cross_map_lrn_shape(
+    input: TensorSpec, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> TensorSpec:
+    check_floating(input)
+    check(input.ndim == 4, "expected an input of 4 axes, found {}", input.ndim)
+    check(size > 0, "size must be positive, found {}", size)
+    return input
+
+
+@local_response_norm.lower
+def lower_local_response_norm(
+    emit: Emitter, input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Value:
+    """LRN for images and an odd size; an even window leans to the other side in ONNX than in torch."""
+    if not input.dtype.is_floating_point:
+        emit.unsupported(f"local_response_norm of {input.dtype} averages in integers")
+    if input.ndim == 4 and size % 2 == 1 and input.dtype == torch.float32:
+        return emit.node("LRN", input, size=size, alpha=alpha, beta=beta, bias=float(k))
+    # The channels as rows of one-channel images, averaged over `size` of them.
+    squares = emit.node("Reshape", emit.node("Mul", input, input), emit.sizes([input.shape[0], 1, input.shape[1], -1]))
+    mean = emit.node(
+        "AveragePool", squares, kernel_shape=[size, 1], pads=[size // 2, 0, (size - 1) // 2, 0], count_include_pad=1
+    )
+    return _divided_by_response(emit, input, emit.node("Reshape", mean, emit.node("Shape", input)), alpha, beta, k)
+
+
+@cross_map_lrn.lower
+def lower_cross_map_lrn(
+    emit: Emitter, input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Value:
+    """A product with the matrix that says which channels count for which.
+
+    torch's running sum takes channels up to `reach` around, and never drops channel 0 again.
+    """
+    channels = input.shape[1]
+    if not isinstance(channels, int):
+        emit.unsupported("CrossMapLRN2d over a dynamic number of channels")
+    reach = int((size - 1) / 2)
+    row, column = torch.arange(channels).unsqueeze(1), torch.arange(channels)
+    counts = (column <= row + reach) & ((column == 0) | (column >= row - reach))
+    kernel = emit.constant((counts / size).to(input.dtype).reshape(channels, channels, 1, 1))
+    return _divided_by_response(emit, input, emit.node("Conv", emit.node("Mul", input, input), kernel), alpha, beta, k)
+
+
+def _divided_by_response(emit: Emitter, input: Value, mean: Value, alpha: float, beta: float, k: float) -> Value:
+    response = emit.node("Add", emit.node("Mul", mean, emit.scalar(alpha, input)), emit.scalar(k, input))
+    return emit.node("Div", input, emit.node("Pow", response, emit.scalar(beta, input)))
+
+
+# F.normalize: y = x / max(norm(x, p), eps) --------------------------------------------------------
+
+
+@normalize.shape
+def normalize_shape(
+    input: TensorSpec, p: float = 2.0, dim: int | Sequence[int] | None = 1, eps: float = 1e-12
+) -> TensorSpec:
+    check_floating(input)
+    dims = _dims(input, dim)
+    rank = max(input.ndim, 1)
+    for axis in dims:
+        check(-rank <= axis < rank, "dim {} does not exist in an input of {} axes", axis, input.ndim)
+    check(len({axis % rank for axis in dims}) == len(dims), "the dims {} repeat one", dims)
+    if p < 0 or p == math.inf:
+        for axis in dims if input.ndim else ():
+            size = input.shape[axis]
+            check(not isinstance(size, int) or size > 0, "the {}-norm of an empty axis ({}) is not defined", p, axis)
+    return input
+
+
+def _dims(input: TensorSpec | Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The axes that one norm spans; without any named it is all of them."""
+    if isinstance(dim, int):
+        return (dim,)
+    return tuple(dim) if dim else tuple(range(input.ndim))
+
+
+@normalize.lower
+def lower_normalize(
+    emit: Emitter, input: Value, p: float = 2.0, dim: int | Sequence[int] | None = 1, eps: float = 1e-12
+) -> Value:
+    norm = _norm(emit, input, float(p), _dims(input, dim))
+    return emit.node("Div", input, emit.node("Max", norm, emit.scalar(eps, input)))
+
+
+def _norm(emit: Emitter, input: Value, p: float, dims: tuple[int, ...]) -> Value:
+    if input.ndim == 0:
+        dims = ()
+    if p in (1.0, 2.0):
+        return emit.reduce(f"ReduceL{int(p)}", input, dims or None, True)
+    magnitude = emit.node("Abs", input)
+    if math.isinf(p):
+        return emit.reduce("ReduceMax" if p > 0 else "ReduceMin", magnitude, dims or None, True)
+    if p == 0:
+        nonzero = emit.cast(emit.cast(input, torch.bool), input.dtype)
+        return emit.reduce("ReduceSum", nonzero, dims or None, True)
+    powers = emit.node("Pow", magnitude, emit.scalar(p, input))
+    return emit.node("Pow", emit.reduce("ReduceSum", powers, dims or None, True), emit.scalar(1 / p, input))

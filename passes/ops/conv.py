@@ -1,0 +1,384 @@
+"""Convolutions and transposed convolutions over 1, 2 and 3 spatial axes, batched or not.
+
+Sizes along one spatial axis, with kernel k, stride s, dilation d and padding p on each side:
+
+    convolution             out = (in + 2p - d(k - 1) - 1) // s + 1
+    transposed convolution  out = (in - 1)s - 2p + d(k - 1) + output_padding + 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from passes.dimension import Dim, Size, product
+from passes.errors import check
+from passes.ops.op import Inference, Op, Owned
+from passes.ops.pad import lower_pad, pad_shape
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+PerAxis = int | Sequence[int]
+
+conv = Op("conv")
+conv_transpose = Op("conv_transpose")
+
+
+def conv_arguments(
+    rank: int, input: Any, weight: Any, bias: Any = None,
+    stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1,
+) -> Mapping[str, Any]:  # fmt: skip
+    return {
+        "rank": rank, "input": input, "weight": weight, "bias": bias,
+        "stride": stride, "padding": padding, "dilation": dilation, "groups": groups,
+    }  # fmt: skip
+
+
+def conv_transpose_arguments(
+    rank: int, input: Any, weight: Any, bias: Any = None,
+    stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: Any = 1, dilation: Any = 1,
+) -> Mapping[str, Any]:  # fmt: skip
+    arguments = conv_arguments(rank, input, weight, bias, stride, padding, dilation, groups)
+    return {**arguments, "output_padding": output_padding}
+
+
+def bind_conv(rank: int, module: Any, input: Any) -> Mapping[str, Any]:
+    return {**_own_arguments(rank, module, input), "padding_mode": module.padding_mode}
+
+
+def bind_conv_transpose(rank: int, module: Any, input: Any, output_size: Any = None) -> Mapping[str, Any]:
+    return {
+        **_own_arguments(rank, module, input),
+        "output_padding": module.output_padding,
+        "output_size": output_size,
+    }
+
+
+def _own_arguments(rank: int, module: Any, input: Any) -> Mapping[str, Any]:
+    return conv_arguments(
+        rank, input, Owned("weight"), Owned("bias"), module.stride, module.padding, module.dilation, module.groups
+    )
+
+
+def infer_conv(module: Any, rank: int, input: TensorSpec, **_: Any) -> Inference:
+    """The channels of the input, and the weight and bias that follow from them."""
+    _check_rank(input, rank)
+    channels = input.shape[-rank - 1]
+    check(
+        channels % module.groups == 0, "the input's {} channels do not divide into {} groups", channels, module.groups
+    )
+    outside, inside = (
+        (channels, module.out_channels // module.groups)
+        if module.transposed
+        else (module.out_channels, channels // module.groups)
+    )
+    shapes: dict[str, tuple[Size, ...]] = {"weight": (outside, inside, *module.kernel_size)}
+    if module.bias is not None:
+        shapes["bias"] = (module.out_channels,)
+    return Inference({"in_channels": channels}, shapes)
+
+
+_RANKS: list[tuple[int, Callable[..., Any], Callable[..., Any]]] = [
+    (1, torch.conv1d, torch.conv_transpose1d),
+    (2, torch.conv2d, torch.conv_transpose2d),
+    (3, torch.conv3d, torch.conv_transpose3d),
+]
+for _rank, _function, _transposed in _RANKS:
+    conv.function(_function)(partial(conv_arguments, _rank))
+    conv_transpose.function(_transposed)(partial(conv_transpose_arguments, _rank))
+    for _op, _bind, _name in (
+        (conv, bind_conv, f"Conv{_rank}d"),
+        (conv_transpose, bind_conv_transpose, f"ConvTranspose{_rank}d"),
+    ):
+        _op.module(getattr(nn, _name), getattr(nn, f"Lazy{_name}"))(partial(_bind, _rank))
+        _op.infer(getattr(nn, f"Lazy{_name}"))(infer_conv)
+
+
+# Shapes -------------------------------------------------------------------------------------------
+
+
+@conv.shape
+def conv_shape(
+    rank: int,
+    input: TensorSpec,
+    weight: TensorSpec,
+    bias: TensorSpec | None = None,
+    stride: PerAxis = 1,
+    padding: PerAxis | str = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> TensorSpec:
+    strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
+    channels, expected = input.shape[-rank - 1], weight.shape[1] * groups
+    check(channels == expected, "in_channels is {}, but the input has {} channels", expected, channels)
+    _check_groups("out_channels", weight.shape[0], groups)
+    _check_bias(weight, bias, weight.shape[0])
+    pads = _padding(rank, padding, weight, strides, dilations)
+    padded = input if padding_mode == "zeros" else pad_shape(input, _flat(pads), padding_mode)
+    pairs = pads if padding_mode == "zeros" else [(0, 0)] * rank
+    spatial = [
+        _conv_size(axis, *sizes)
+        for axis, sizes in enumerate(
+            zip(padded.shape[-rank:], weight.shape[2:], strides, pairs, dilations, strict=True)
+        )
+    ]
+    return input.with_shape(*input.shape[: -rank - 1], weight.shape[0], *spatial)
+
+
+def _conv_size(axis: int, size: Size, kernel: Size, stride: int, pads: tuple[int, int], dilation: int) -> Size:
+    reach = dilation * (kernel - 1) + 1
+    padded = size + sum(pads)
+    check(padded >= reach, "the kernel reaches over {} elements, but spatial axis {} has {}", reach, axis, padded)
+    return (padded - reach) // stride + 1
+
+
+@conv_transpose.shape
+def conv_transpose_shape(
+    rank: int,
+    input: TensorSpec,
+    weight: TensorSpec,
+    bias: TensorSpec | None = None,
+    stride: PerAxis = 1,
+    padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    output_padding: PerAxis = 0,
+    output_size: Sequence[Size] | None = None,
+) -> TensorSpec:
+    strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
+    channels = input.shape[-rank - 1]
+    check(channels == weight.shape[0], "in_channels is {}, but the input has {} channels", weight.shape[0], channels)
+    _check_groups("in_channels", weight.shape[0], groups)
+    _check_bias(weight, bias, weight.shape[1] * groups)
+    smallest = _smallest_sizes(rank, input, weight, strides, _pads(rank, padding), dilations)
+    extra = _output_padding(rank, input, strides, smallest, output_padding, output_size)
+    for axis, (more, step, spread) in enumerate(zip(extra, strides, dilations, strict=True)):
+        check(more >= 0, "output_padding of spatial axis {} is {}, below 0", axis, more)
+        check(
+            more < max(step, spread),
+            "output_padding of spatial axis {} is {}, but must be below its stride {} or its dilation {}",
+            axis, more, step, spread,
+        )  # fmt: skip
+    spatial = [least + more for least, more in zip(smallest, extra, strict=True)]
+    for axis, size in enumerate(spatial):
+        check(size >= 1, "spatial axis {} of the result would have size {}", axis, size)
+    return input.with_shape(*input.shape[: -rank - 1], weight.shape[1] * groups, *spatial)
+
+
+def _smallest_sizes(
+    rank: int, input: TensorSpec | Value, weight: TensorSpec | Value, strides: Sequence[int], pads: Sequence[int],
+    dilations: Sequence[int],
+) -> list[Size]:  # fmt: skip
+    """The result's spatial sizes without output padding."""
+    return [
+        (size - 1) * step - 2 * pad + spread * (kernel - 1) + 1
+        for size, step, pad, spread, kernel in zip(
+            input.shape[-rank:], strides, pads, dilations, weight.shape[2:], strict=True
+        )
+    ]
+
+
+def _output_padding(
+    rank: int, input: TensorSpec, strides: Sequence[int], smallest: Sequence[Size], output_padding: PerAxis,
+    output_size: Sequence[Size] | None,
+) -> Sequence[Size]:  # fmt: skip
+    """What the stride leaves open of the result's size: given as it is, or by the size asked for."""
+    if output_size is None:
+        return _per_axis(rank, "output_padding", output_padding)
+    leading = input.ndim - rank
+    check(
+        len(output_size) in (rank, leading + rank),
+        "output_size needs {} or {} numbers for an input of {} axes, found {}",
+        rank, leading + rank, input.ndim, len(output_size),
+    )  # fmt: skip
+    asked = output_size[-rank:]
+    for axis, (size, least, step) in enumerate(zip(asked, smallest, strides, strict=True)):
+        check(
+            size >= least and size <= least + step - 1,
+            "output_size of spatial axis {} is {}, but can only be {} to {}",
+            axis, size, least, least + step - 1,
+        )  # fmt: skip
+    return [size - least for size, least in zip(asked, smallest, strict=True)]
+
+
+def _check_operands(
+    rank: int, input: TensorSpec, weight: TensorSpec, stride: PerAxis, dilation: PerAxis, groups: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Strides and dilations per axis, after the checks that both directions share."""
+    _check_rank(input, rank)
+    check(weight.ndim == rank + 2, "the weight needs {} axes, found {}", rank + 2, weight)
+    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
+    check(0 not in [s for s in input.shape[-rank:] if isinstance(s, int)], "the input {} is empty", input)
+    check(groups >= 1, "groups is {}, but must be at least 1", groups)
+    strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
+    check(min(strides) >= 1, "stride is {}, but must be at least 1", stride)
+    check(min(dilations) >= 1, "dilation is {}, but must be at least 1", dilation)
+    return strides, dilations
+
+
+def _check_rank(input: TensorSpec, rank: int) -> None:
+    check(
+        input.ndim in (rank + 1, rank + 2),
+        "a {}d convolution needs an input of {} axes, or of {} without a batch, found {}",
+        rank, rank + 2, rank + 1, input,
+    )  # fmt: skip
+
+
+def _check_groups(what: str, channels: Size, groups: int) -> None:
+    check(channels >= groups and channels % groups == 0, "{} is {}, but there are {} groups", what, channels, groups)
+
+
+def _check_bias(weight: TensorSpec, bias: TensorSpec | None, channels: Size) -> None:
+    if bias is not None:
+        check(bias.shape == (channels,), "the bias needs {} elements, found {}", channels, bias)
+        check(bias.dtype == weight.dtype, "the bias is {}, but the weight is {}", bias.dtype, weight.dtype)
+
+
+def _per_axis(rank: int, what: str, given: PerAxis) -> Sequence[int]:
+    """One number per spatial axis; a single one stands for all."""
+    numbers = (given,) if isinstance(given, (int, Dim)) else tuple(given)
+    check(len(numbers) in (1, rank), "{} needs 1 or {} numbers, found {}", what, rank, len(numbers))
+    return numbers * rank if len(numbers) == 1 else numbers
+
+
+def _pads(rank: int, padding: PerAxis) -> Sequence[int]:
+    pads = _per_axis(rank, "padding", padding)
+    check(min(pads) >= 0, "padding is {}, but must not be negative", padding)
+    return pads
+
+
+def _padding(
+    rank: int, padding: PerAxis | str, weight: TensorSpec | Value, strides: Sequence[int], dilations: Sequence[int]
+) -> list[tuple[int, int]]:
+    """(before, after) per spatial axis; "same" puts the odd one after."""
+    if not isinstance(padding, str):
+        return [(pad, pad) for pad in _pads(rank, padding)]
+    check(padding in ("same", "valid"), 'padding is {!r}, but can only be "same", "valid" or numbers', padding)
+    if padding == "valid":
+        return [(0, 0)] * rank
+    check(max(strides) == 1, 'padding="same" needs a stride of 1, found {}', tuple(strides))
+    totals = [spread * (int(kernel) - 1) for spread, kernel in zip(dilations, weight.shape[2:], strict=True)]
+    return [(total // 2, total - total // 2) for total in totals]
+
+
+def _flat(pads: Sequence[tuple[int, int]]) -> list[int]:
+    """Padding per axis as `F.pad` takes it: from the last axis backwards."""
+    return [amount for pair in reversed(pads) for amount in pair]
+
+
+# Lowerings ----------------------------------------------------------------------------------------
+
+
+@conv.lower
+def lower_conv(
+    emit: Emitter,
+    rank: int,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: PerAxis = 1,
+    padding: PerAxis | str = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Value:
+    """Conv; a padding mode other than zeros is a Pad before it."""
+    strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
+    pads = _padding(rank, padding, weight, strides, dilations)
+    padded = input
+    if padding_mode != "zeros":
+        padded = lower_pad(emit, input, _flat(pads), padding_mode)
+        pads = [(0, 0)] * rank
+    attributes = _attributes(weight, strides, pads, dilations, groups)
+    return _in_batch(emit, "Conv", input.ndim == rank + 2, padded, weight, bias, attributes)
+
+
+@conv_transpose.lower
+def lower_conv_transpose(
+    emit: Emitter,
+    rank: int,
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: PerAxis = 1,
+    padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    output_padding: PerAxis = 0,
+    output_size: Sequence[Size] | None = None,
+) -> Value:
+    """ConvTranspose.
+
+    Output padding is below the stride there. More (as a dilation allows) is a row of zeros after the input for each
+    whole stride. What is only known at run time is cut from the most that the stride leaves open.
+    """
+    strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
+    pads = _pads(rank, padding)
+    smallest = _smallest_sizes(rank, input, weight, strides, pads, dilations)
+    sizes: tuple[Size, ...] = emit.result.shape[-rank:]
+    extra = [size - least for size, least in zip(sizes, smallest, strict=True)]
+    rows, within = zip(
+        *(divmod(more if isinstance(more, int) else step - 1, step) for more, step in zip(extra, strides, strict=True)),
+        strict=True,
+    )
+    padded = lower_pad(emit, input, _flat([(0, count) for count in rows]))
+    attributes = _attributes(weight, strides, [(pad, pad) for pad in pads], dilations, groups)
+    attributes["output_padding"] = list(within)
+    result = _in_batch(emit, "ConvTranspose", input.ndim == rank + 2, padded, weight, bias, attributes)
+    open_axes = [axis for axis, more in enumerate(extra) if isinstance(more, Dim)]
+    if not open_axes:
+        return result
+    ends = emit.sizes(sizes[axis] for axis in open_axes)
+    axes = emit.ints(*(axis - rank for axis in open_axes))
+    return emit.node("Slice", result, emit.ints(*(0 for _ in open_axes)), ends, axes)
+
+
+def _attributes(
+    weight: Value, strides: Sequence[int], pads: Sequence[tuple[int, int]], dilations: Sequence[int], groups: int
+) -> dict[str, Any]:
+    static = [size for size in weight.shape[2:] if isinstance(size, int)]
+    return {
+        "kernel_shape": static if len(static) == len(pads) else None,
+        "strides": list(strides),
+        "pads": [before for before, _ in pads] + [after for _, after in pads],
+        "dilations": list(dilations),
+        "group": groups,
+    }
+
+
+def _in_batch(
+    emit: Emitter, op_type: str, batched: bool, input: Value, weight: Value, bias: Value | None, attributes: Any
+) -> Value:
+    """The node on a batch of one where there is none, and in float32 where ONNX has no bfloat16 for it."""
+    dtype = weight.dtype
+    if not dtype.is_floating_point:
+        emit.unsupported(f"ONNX has no {op_type} for {dtype}")
+    if dtype == torch.bfloat16 and emit.opset < 22:
+        operands = [emit.cast(operand, torch.float32) for operand in (input, weight, bias) if operand is not None]
+    else:
+        operands = [operand for operand in (input, weight, bias) if operand is not None]
+    if not batched:
+        operands[0] = emit.unsqueeze(operands[0], 0)
+    result = emit.node(op_type, *operands, **attributes)
+    result = result if batched else emit.squeeze(result, 0)
+    return emit.cast(result, dtype) if dtype == torch.bfloat16 and emit.opset < 22 else result
+
+
+# Multiply-adds ------------------------------------------------------------------------------------
+
+
+@conv.cost
+def conv_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, **_: Any) -> Size:
+    return result.numel() * product(weight.shape[1:])
+
+
+@conv_transpose.cost
+def conv_transpose_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, **_: Any) -> Size:
+    return input.numel() * product(weight.shape[1:])

@@ -1,0 +1,154 @@
+"""Dtype and device conversion, and questions about a tensor that are answered with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from passes.dimension import Size
+from passes.errors import check
+from passes.ops.axes import axis_of
+from passes.ops.op import Op
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+to = Op("to", view=True)
+
+# Methods that convert to the dtype of their name.
+DTYPE_METHODS = {
+    "float": torch.float32,
+    "double": torch.float64,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "long": torch.int64,
+    "int": torch.int32,
+    "short": torch.int16,
+    "char": torch.int8,
+    "byte": torch.uint8,
+    "bool": torch.bool,
+    "cfloat": torch.complex64,
+    "cdouble": torch.complex128,
+}
+
+
+@to.method("to")
+def bind_to(input: Any, *targets: Any, **named: Any) -> Mapping[str, Any]:
+    """`to(dtype)`, `to(device, dtype)`, `to(tensor)`, each also with `non_blocking` and `copy`."""
+    given = [*targets, *(named[name] for name in ("dtype", "device", "tensor") if name in named)]
+    dtypes = [target for target in given if isinstance(target, (torch.dtype, fx.Node))]
+    devices = [target for target in given if isinstance(target, (torch.device, str))]
+    return {"input": input, "dtype": dtypes[0] if dtypes else None, "device": devices[0] if devices else None}
+
+
+def _named_dtype(dtype: torch.dtype) -> Callable[..., Mapping[str, Any]]:
+    return lambda input, memory_format=None: {"input": input, "dtype": dtype}
+
+
+for _method, _dtype in DTYPE_METHODS.items():
+    to.method(_method)(_named_dtype(_dtype))
+
+
+@to.method("type_as")
+def bind_type_as(input: Any, other: Any) -> Mapping[str, Any]:
+    return {"input": input, "dtype": other}
+
+
+@to.method("cpu")
+def bind_cpu(input: Any, memory_format: torch.memory_format | None = None) -> Mapping[str, Any]:
+    return {"input": input, "device": "cpu"}
+
+
+@to.method("cuda")
+def bind_cuda(input: Any, device: Any = None, *_: Any, **__: Any) -> Mapping[str, Any]:
+    return {"input": input, "device": f"cuda:{device}" if isinstance(device, int) else device or "cuda"}
+
+
+@to.shape
+def to_shape(
+    input: TensorSpec, dtype: torch.dtype | TensorSpec | None = None, device: torch.device | str | None = None
+) -> TensorSpec:
+    place = torch.device(device) if device is not None else input.device
+    if isinstance(dtype, TensorSpec):
+        return TensorSpec(input.shape, dtype.dtype, dtype.device)
+    return TensorSpec(input.shape, dtype or input.dtype, place)
+
+
+@to.identity
+def to_identity(result: TensorSpec, input: TensorSpec, dtype: Any = None, device: Any = None) -> bool:
+    return result == input
+
+
+@to.lower
+def lower_to(emit: Emitter, input: Value, dtype: Any = None, device: Any = None) -> Value:
+    if emit.result.dtype.is_complex:
+        emit.unsupported(f"ONNX has no {emit.result.dtype} arithmetic")
+    return emit.cast(input, emit.result.dtype)
+
+
+type_ = Op("type", methods=("type",), view=True)
+
+
+@type_.shape
+def type_shape(input: TensorSpec, dtype: torch.dtype | str | None = None) -> TensorSpec | str:
+    """The tensor in another dtype, or where none is asked for, its dtype's name as a string."""
+    if dtype is None:
+        return torch.empty(0, dtype=input.dtype).type()
+    if isinstance(dtype, str):
+        names = {torch.empty(0, dtype=known).type(): known for known in DTYPE_METHODS.values()}
+        check(dtype in names, "{!r} is not the name of a tensor type", dtype)
+        return input.with_dtype(names[dtype])
+    return input.with_dtype(dtype)
+
+
+@type_.identity
+def type_identity(result: TensorSpec, input: TensorSpec, dtype: Any = None) -> bool:
+    return result == input
+
+
+@type_.lower
+def lower_type(emit: Emitter, input: Value, dtype: Any = None) -> Value:
+    return lower_to(emit, input)
+
+
+# Numbers: these results are sizes, so there is nothing to lower ---------------------------------------
+
+size = Op("size", methods=("size",))
+
+
+@size.shape
+def size_shape(input: TensorSpec, dim: int | None = None) -> Size | tuple[Size, ...]:
+    if dim is None:
+        return input.shape
+    check(input.ndim >= 1, "a 0-d tensor has no axis {}", dim)
+    return input.shape[axis_of(dim, input.ndim)]
+
+
+numel = Op("numel", functions=(torch.numel,), methods=("numel", "nelement"))
+
+
+@numel.shape
+def numel_shape(input: TensorSpec) -> Size:
+    return input.numel()
+
+
+ndim = Op("dim", methods=("dim", "ndimension"))
+
+
+@ndim.shape
+def ndim_shape(input: TensorSpec) -> int:
+    return input.ndim
+
+
+# A check of data at run time computes nothing: it is dropped -----------------------------------------
+
+assertion = Op("assert", functions=(torch._assert,))
+
+
+@assertion.shape
+def assertion_shape(condition: Any, message: str = "") -> None:
+    return None

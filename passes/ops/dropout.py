@@ -1,0 +1,78 @@
+"""Dropout and identity: at inference their result is their input.
+
+That holds for a functional dropout whose `training` is left at its default, too: a graph is for inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from passes.errors import check
+from passes.ops.op import Op
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+identity = Op("identity")
+dropout = Op("dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout))
+dropout1d = Op("dropout1d", functions=(F.dropout1d,))
+
+
+@identity.module(nn.Identity)
+def bind_identity(module: nn.Identity, input: Any) -> Mapping[str, Any]:
+    return {"input": input}
+
+
+@dropout.module(nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+@dropout1d.module(nn.Dropout1d)
+def bind_dropout(module: Any, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "p": module.p}
+
+
+@dropout.function(
+    *(torch.dropout, torch.dropout_, torch.feature_dropout, torch.feature_dropout_),
+    *(torch.alpha_dropout, torch.alpha_dropout_, torch.feature_alpha_dropout, torch.feature_alpha_dropout_),
+)
+def bind_builtin(input: Any, p: float, train: bool) -> Mapping[str, Any]:
+    return {"input": input, "p": p, "training": train}
+
+
+@identity.shape
+def identity_shape(input: TensorSpec) -> TensorSpec:
+    return input
+
+
+@dropout.shape
+def dropout_shape(input: TensorSpec, p: float = 0.5, training: bool = True) -> TensorSpec:
+    check(0 <= p <= 1, "a dropout probability lies between 0 and 1, found {}", p)
+    return input
+
+
+@dropout1d.shape
+def dropout1d_shape(input: TensorSpec, p: float = 0.5, training: bool = True) -> TensorSpec:
+    check(input.ndim in (2, 3), "dropout1d needs an input of 2 or 3 axes, found {}", input.ndim)
+    return dropout_shape(input, p)
+
+
+@identity.lower
+def lower_identity(emit: Emitter, input: Value) -> Value:
+    return input
+
+
+@dropout.lower
+@dropout1d.lower
+def lower_dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True) -> Value:
+    return input
+
+
+@identity.identity
+@dropout.identity
+@dropout1d.identity
+def is_identity(result: TensorSpec, input: TensorSpec, **_: Any) -> bool:
+    return True

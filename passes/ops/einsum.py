@@ -1,0 +1,184 @@
+"""Sums of products along named axes: einsum, and what is one by another name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_letters
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Size, product
+from passes.errors import check
+from passes.ops.axes import axes_of
+from passes.ops.matmul import in_wider
+from passes.ops.op import Op
+from passes.ops.promotion import broadcast, broadcast_shapes, promote
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+DOTS = "..."
+# Stands in a term for one axis of its ellipsis, numbered from the back.
+Label = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """An einsum equation read against its operands: every term's axes by label, and the size of each label.
+
+    A letter names an axis. A number is an axis of the ellipsis, counted from the back, so that operands whose
+    ellipses have unlike ranks broadcast.
+    """
+
+    terms: tuple[tuple[Label, ...], ...]
+    output: tuple[Label, ...]
+    sizes: dict[Label, Size]
+
+    @property
+    def text(self) -> str:
+        """The equation in letters alone."""
+        unused = iter(letter for letter in ascii_letters if letter not in self.sizes)
+        names = {label: label if isinstance(label, str) else next(unused) for label in self.sizes}
+        spelled = ["".join(names[label] for label in term) for term in (*self.terms, self.output)]
+        return f"{','.join(spelled[:-1])}->{spelled[-1]}"
+
+
+def read_equation(equation: str, operands: Sequence[TensorSpec | Value]) -> Equation:
+    """Raises ShapeError where the equation does not fit the operands."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    texts = left.split(",")
+    check(len(texts) == len(operands), "{!r} has {} terms for {} operands", equation, len(texts), len(operands))
+    terms = tuple(_labels(text, len(operand.shape), equation) for text, operand in zip(texts, operands, strict=True))
+    sizes: dict[Label, Size] = {}
+    for term, operand in zip(terms, operands, strict=True):
+        own: dict[Label, Size] = {}
+        for label, size in zip(term, operand.shape, strict=True):
+            check(
+                own.setdefault(label, size) == size,
+                "{!r}: {} is {} and {} in one term",
+                equation,
+                label,
+                own[label],
+                size,
+            )
+        for label, size in own.items():
+            (sizes[label],) = broadcast_shapes((sizes.get(label, 1),), (size,))
+    dots = tuple(sorted((label for label in sizes if isinstance(label, int)), reverse=True))
+    letters = [label for term in terms for label in term if isinstance(label, str)]
+    output: tuple[Label, ...]
+    if arrow:
+        before, found, after = right.partition(DOTS)
+        output = (*before, *(dots if found else ()), *after)
+        check(len(set(output)) == len(output), "{!r} names an axis of the result twice", equation)
+        check(set(output) <= set(sizes), "{!r}: the result has axes that no operand has", equation)
+    else:
+        output = (*dots, *sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    return Equation(terms, output, sizes)
+
+
+def _labels(text: str, ndim: int, equation: str) -> tuple[Label, ...]:
+    before, found, after = text.partition(DOTS)
+    named = len(before) + len(after)
+    check(all(letter in ascii_letters for letter in before + after), "{!r} is no equation", equation)
+    fits = named <= ndim if found else named == ndim
+    check(fits, "{!r}: the term {!r} names {} axes of a tensor that has {}", equation, text, named, ndim)
+    return (*before, *range(ndim - named)[::-1], *after)
+
+
+einsum = Op("einsum", functions=(torch.functional.einsum,))
+
+
+@einsum.shape
+def einsum_shape(equation: str, *operands: TensorSpec) -> TensorSpec:
+    check(len(operands) >= 1, "einsum is given no operands")
+    found = read_equation(equation, operands)
+    first = operands[0]
+    for operand in operands:
+        check(operand.dtype == first.dtype, "einsum takes one dtype, found {} and {}", first.dtype, operand.dtype)
+    return first.with_shape(*(found.sizes[label] for label in found.output))
+
+
+@einsum.lower
+def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
+    return in_wider(emit, "Einsum", *operands, equation=read_equation(equation, operands).text)
+
+
+@einsum.cost
+def einsum_cost(result: TensorSpec, equation: str, *operands: TensorSpec) -> Size:
+    """One multiplication per operand after the first, for every combination of positions."""
+    return product(read_equation(equation, operands).sizes.values()) * (len(operands) - 1)
+
+
+def _contraction(first: int, second: int, left: Sequence[int], right: Sequence[int]) -> str:
+    """The equation that sums over pairs of axes of tensors with that many axes."""
+    labels = iter(ascii_letters)
+    a = [next(labels) for _ in range(first)]
+    shared = dict(zip(right, left, strict=True))
+    b = [a[shared[axis]] if axis in shared else next(labels) for axis in range(second)]
+    kept = [letter for axis, letter in enumerate(a) if axis not in left]
+    kept += [letter for axis, letter in enumerate(b) if axis not in shared]
+    return f"{''.join(a)},{''.join(b)}->{''.join(kept)}"
+
+
+tensordot = Op("tensordot", functions=(torch.functional.tensordot,))
+
+
+def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, dims: Any) -> str:
+    ranks = len(first.shape), len(second.shape)
+    if isinstance(dims, int):
+        check(0 <= dims <= min(ranks), "{} axes cannot be summed over, of tensors with {} and {}", dims, *ranks)
+        left, right = tuple(range(ranks[0] - dims, ranks[0])), tuple(range(dims))
+    else:
+        check(isinstance(dims, (tuple, list)) and len(dims) == 2, "dims is a number or two lists, not {}", dims)
+        check(all(ranks), "a 0-d tensor has no axis to sum over, found {} and {}", first, second)
+        left, right = axes_of(dims[0], ranks[0]), axes_of(dims[1], ranks[1])
+        check(len(left) == len(right), "{} axes cannot be paired with {}", len(left), len(right))
+    return _contraction(*ranks, left, right)
+
+
+@tensordot.shape
+def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Any = 2) -> TensorSpec:
+    return einsum_shape(_tensordot_equation(a, b, dims), a, b)
+
+
+@tensordot.lower
+def lower_tensordot(emit: Emitter, a: Value, b: Value, dims: Any = 2) -> Value:
+    return lower_einsum(emit, _tensordot_equation(a, b, dims), a, b)
+
+
+@tensordot.cost
+def tensordot_cost(result: TensorSpec, a: TensorSpec, b: TensorSpec, dims: Any = 2) -> Size:
+    return einsum_cost(result, _tensordot_equation(a, b, dims), a, b)
+
+
+inner = Op("inner", functions=(torch.inner,), methods=("inner",))
+
+
+def _inner_equation(first: TensorSpec | Value, second: TensorSpec | Value) -> str:
+    ranks = len(first.shape), len(second.shape)
+    return _contraction(*ranks, [ranks[0] - 1], [ranks[1] - 1]) if all(ranks) else _contraction(*ranks, [], [])
+
+
+@inner.shape
+def inner_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+    if input.ndim and other.ndim:
+        sizes = input.shape[-1], other.shape[-1]
+        check(sizes[0] == sizes[1], "an inner product takes equal last axes, found {} and {}", *sizes)
+    else:
+        return broadcast(input, other)
+    return einsum_shape(_inner_equation(input, other), input, other)
+
+
+@inner.lower
+def lower_inner(emit: Emitter, input: Value, other: Value) -> Value:
+    if not (input.ndim and other.ndim):
+        return in_wider(emit, "Mul", *promote(emit, input, other))
+    return lower_einsum(emit, _inner_equation(input, other), input, other)
+
+
+@inner.cost
+def inner_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
+    return result.numel() * (input.shape[-1] if input.ndim and other.ndim else 1)

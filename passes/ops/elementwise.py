@@ -1,0 +1,211 @@
+"""How an elementwise op is declared: once, by a lowering over operands that already have one dtype. Registers no op.
+
+    @elementwise("mul", torch.mul, operator.mul, methods=("mul",), inplace=(operator.imul,))
+    def lower_mul(emit, input, other): return emit.node("Mul", input, other)
+
+The lowering's parameters are the op's signature. From the declaration follow the shape rule (promotion,
+broadcasting, refusals), the in-place spellings (whose result keeps the shape and dtype of the first operand) and the casts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+
+from passes.dimension import Dim
+from passes.errors import ShapeError, check
+from passes.ops.op import Op
+from passes.ops.promotion import as_value, broadcast, category, float_dtype, is_number, result_dtype
+from passes.spec import TensorSpec, describe, shape_text
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+Lowering = TypeVar("Lowering", bound=Callable[..., Any])
+
+NEVER = 1 << 16
+KINDS = ("bool", "integer", "float")
+SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """From which opset on an ONNX node takes a dtype; before, its operands are widened and the result narrowed.
+
+    Widening is exact: integers wrap alike when narrowed again, and bool is computed as 0 and 1.
+    """
+
+    small_integers: int = 0
+    bfloat16: int = 0
+    boolean: int = 0
+
+    def dtype(self, dtype: torch.dtype, opset: int) -> torch.dtype:
+        """The dtype to compute in."""
+        if dtype in SMALL_INTEGERS and opset < self.small_integers:
+            return torch.int32
+        if dtype == torch.bfloat16 and opset < self.bfloat16:
+            return torch.float32
+        return torch.uint8 if dtype == torch.bool and opset < self.boolean else dtype
+
+
+def same(dtype: torch.dtype, **options: Any) -> torch.dtype:
+    """Computed in the promoted dtype."""
+    return dtype
+
+
+def floating(dtype: torch.dtype, **options: Any) -> torch.dtype:
+    """Computed in floating point; integers in the default one."""
+    return float_dtype(dtype)
+
+
+def tensors_only(*operands: Any, **options: Any) -> None:
+    """Refuses Python numbers where torch does."""
+    for operand in operands:
+        check(isinstance(operand, TensorSpec), "a tensor is needed here, found the number {}", operand)
+
+
+def not_bool(input: Any, *others: Any, **options: Any) -> None:
+    """Refuses operands that are all bool."""
+    check(result_dtype(input, *others) != torch.bool, "bool tensors are not supported here; use logical operations")
+
+
+def elementwise(
+    name: str,
+    *functions: Callable[..., Any],
+    methods: tuple[str, ...] = (),
+    reflected: tuple[str, ...] = (),
+    inplace: tuple[Callable[..., Any], ...] = (),
+    operands: tuple[str, ...] = ("input", "other"),
+    compute: Callable[..., torch.dtype] = same,
+    result: torch.dtype | None = None,
+    native: Native = Native(),  # noqa: B008  (frozen)
+    kinds: str = "bool integer float",
+    refuse: Callable[..., None] | None = None,
+    neutral: float | None = None,
+    by_number: Callable[..., Any] | None = None,
+) -> Callable[[Lowering], Lowering]:
+    """Declares the op that the decorated lowering lowers.
+
+    `operands` are broadcast and promoted, other parameters are options. `compute` makes of the promoted dtype
+    the one to compute in, `result` is the result's dtype where that is another. `reflected` methods take the
+    operands in reverse; `inplace` are functions that write into the first one, as do the methods with an
+    underscore. `kinds` names the dtypes that torch has kernels for (its meta tensors know of no such limit).
+    `refuse` raises ShapeError for operands and options that torch does not take. A second operand
+    that is the number `neutral` leaves the first as it is. `by_number` is the lowering for a second operand that is a
+    Python number, where that has a simpler form; it returns None where it has not.
+    """
+
+    def declare(lowering: Lowering) -> Lowering:
+        op = Op(name, functions=functions, methods=methods)
+        parameters = list(inspect.signature(lowering).parameters.values())
+        in_place = inspect.Parameter("inplace", inspect.Parameter.KEYWORD_ONLY, default=False)
+
+        def split(arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+            given = [arguments[operand] for operand in operands]
+            return given, {key: value for key, value in arguments.items() if key not in (*operands, "inplace")}
+
+        def shape(**arguments: Any) -> TensorSpec:
+            given, options = split(arguments)
+            check_operands(name, given)
+            if refuse is not None:
+                refuse(*given, **options)
+            dtype = result or compute(result_dtype(*given), **options)
+            found = broadcast(*given, dtype=dtype)
+            return written_into(given[0], found) if arguments["inplace"] else found
+
+        def lower(emit: Emitter, **arguments: Any) -> Value:
+            given, options = split(arguments)
+            computed = compute(result_dtype(*given), **options)
+            if computed.is_complex:
+                emit.unsupported("ONNX has no complex arithmetic")
+            if KINDS[category(computed)] not in kinds:
+                emit.unsupported(f"torch itself computes no {name} of {computed}")
+            working = native.dtype(computed, emit.opset)
+            value: Value | None = None
+            if by_number is not None and is_constant(given[1]):
+                value = by_number(emit, as_value(emit, given[0], working), given[1], **options)
+            if value is None:
+                values = [as_value(emit, operand, working) if operand is not None else None for operand in given]
+                value = lowering(emit, *values, **options)
+            assert value is not None
+            return value if (result or working) == emit.result.dtype else emit.cast(value, emit.result.dtype)
+
+        def bind_in_place(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
+            return {**op.bind(args, kwargs), "inplace": True}
+
+        def bind_reflected(input: Any, other: Any) -> Mapping[str, Any]:
+            return {operands[0]: other, operands[1]: input}
+
+        signature = inspect.Signature([*parameters[1:], in_place])
+        cast(Any, shape).__signature__ = signature
+        cast(Any, lower).__signature__ = inspect.Signature([parameters[0], *parameters[1:], in_place])
+        op.shape(shape)
+        op.lower(lower)
+        op.function(*inplace)(bind_in_place)
+        op.method(*(f"{method}_" for method in methods if not method.startswith("__")))(bind_in_place)
+        op.method(*reflected)(bind_reflected)
+        if neutral is not None:
+            op.identity(_neutral_rule(operands[1], neutral))
+        return lowering
+
+    return declare
+
+
+def _neutral_rule(operand: str, neutral: float) -> Callable[..., bool]:
+    def identity(result: TensorSpec, input: Any, rounding_mode: str | None = None, **arguments: Any) -> bool:
+        other = arguments[operand]
+        is_neutral = is_constant(other) and not isinstance(other, bool) and other == neutral
+        return is_neutral and rounding_mode is None and bool(result == input)
+
+    return identity
+
+
+def check_operands(name: str, operands: list[Any]) -> None:
+    """Operands are tensors, Python numbers, dynamic sizes, or absent where the op allows it."""
+    for operand in operands:
+        if not (operand is None or isinstance(operand, TensorSpec) or is_number(operand)):
+            raise ShapeError(f"{name} takes tensors and numbers, found {describe(operand)}")
+    check(any(isinstance(operand, TensorSpec) for operand in operands), "{} needs a tensor, found only numbers", name)
+
+
+def written_into(input: Any, found: TensorSpec) -> TensorSpec:
+    """The result of an in-place operation: the first operand keeps its shape and dtype."""
+    check(isinstance(input, TensorSpec), "an in-place operation needs a tensor to write into, found {}", input)
+    target: TensorSpec = input
+    check(
+        target.shape == found.shape,
+        "the result of shape {} cannot be written into the tensor of shape {}",
+        shape_text(found.shape),
+        shape_text(target.shape),
+    )
+    check(
+        category(found.dtype) <= category(target.dtype),
+        "the result is {}, which cannot be written into a {} tensor",
+        found.dtype,
+        target.dtype,
+    )
+    return target
+
+
+def is_constant(value: Any) -> bool:
+    """Whether an operand is a number that is known now."""
+    return is_number(value) and not isinstance(value, Dim)
+
+
+__all__ = [
+    "NEVER",
+    "SMALL_INTEGERS",
+    "Native",
+    "check_operands",
+    "elementwise",
+    "floating",
+    "is_constant",
+    "not_bool",
+    "same",
+    "tensors_only",
+    "written_into",
+]

@@ -1,0 +1,302 @@
+"""Elements taken from or put into a tensor at positions along an axis: gather, scatter, select."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Dim, Size, product
+from passes.errors import check
+from passes.ops.axes import axis_of
+from passes.ops.layout import same_size
+from passes.ops.op import Op
+from passes.ops.promotion import as_value, broadcast_shapes
+from passes.ops.repetition import expanded
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+INDEX_DTYPES = (torch.int64, torch.int32)
+
+
+def _at_least_1d(emit: Emitter, value: Value) -> Value:
+    """torch takes a 0-d tensor for one with a single axis where an axis is named."""
+    return value if value.ndim else emit.unsqueeze(value, 0)
+
+
+index_select = Op("index_select", functions=(torch.index_select,), methods=("index_select",))
+
+
+@index_select.shape
+def index_select_shape(input: TensorSpec, dim: int, index: TensorSpec) -> TensorSpec:
+    axis = axis_of(dim, input.ndim)
+    check(index.ndim <= 1, "index_select takes an index of 1 axis, found {}", index.ndim)
+    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    if not input.ndim:
+        check(index.numel() == 1, "index_select of a 0-d tensor takes 1 index, found {}", index.numel())
+        return input
+    return input.with_shape(*input.shape[:axis], index.numel(), *input.shape[axis + 1 :])
+
+
+@index_select.lower
+def lower_index_select(emit: Emitter, input: Value, dim: int, index: Value) -> Value:
+    if not input.ndim:
+        return input
+    return emit.node("Gather", input, _at_least_1d(emit, index), axis=axis_of(dim, input.ndim))
+
+
+# One position per element ---------------------------------------------------------------------------
+
+gather = Op("gather", functions=(torch.gather,), methods=("gather",))
+
+
+@gather.shape
+def gather_shape(input: TensorSpec, dim: int, index: TensorSpec, sparse_grad: bool = False) -> TensorSpec:
+    _check_index(input, axis_of(dim, input.ndim), index)
+    return input.with_shape(*index.shape)
+
+
+def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: TensorSpec | None = None) -> None:
+    """An index has as many axes as the tensor, and is nowhere larger but along the axis that it indexes."""
+    if same_size(index.numel(), 0):
+        return
+    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    check(max(index.ndim, 1) == max(input.ndim, 1), "index {} and tensor {} have unlike axes", index, input)
+    for other, size in enumerate(index.shape):
+        if input.ndim and other != axis:
+            check(size <= input.shape[other], "index {} is larger than the tensor {} on axis {}", index, input, other)
+    if source is not None:
+        check(max(source.ndim, 1) == max(index.ndim, 1), "index {} and source {} have unlike axes", index, source)
+        for other in range(min(index.ndim, source.ndim)):
+            size = source.shape[other]
+            check(index.shape[other] <= size, "index {} is larger than the source {} on axis {}", index, source, other)
+
+
+@gather.lower
+def lower_gather(emit: Emitter, input: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
+    axis = axis_of(dim, input.ndim)
+    lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
+    result = emit.node("GatherElements", lifted, positions, axis=axis)
+    return result if index.ndim else emit.squeeze(result, 0)
+
+
+take_along_dim = Op("take_along_dim", functions=(torch.take_along_dim,), methods=("take_along_dim",))
+
+
+def _without(shape: tuple[Size, ...], axis: int) -> tuple[Size, ...]:
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+@take_along_dim.shape
+def take_along_dim_shape(input: TensorSpec, indices: TensorSpec, dim: int | None = None) -> TensorSpec:
+    check(indices.dtype == torch.int64, "take_along_dim takes int64 indices, found {}", indices.dtype)
+    if dim is None:
+        return input.with_shape(indices.numel())
+    check(input.ndim == indices.ndim >= 1, "input {} and indices {} have unlike axes, or none", input, indices)
+    axis = axis_of(dim, input.ndim)
+    shape = broadcast_shapes(_without(input.shape, axis), _without(indices.shape, axis))
+    return input.with_shape(*shape[:axis], *indices.shape[axis : axis + 1], *shape[axis + 1 :])
+
+
+@take_along_dim.lower
+def lower_take_along_dim(emit: Emitter, input: Value, indices: Value, dim: int | None = None) -> Value:
+    if dim is None:
+        flat = emit.reshape(input, [product(input.shape)])
+        return emit.node("Gather", flat, emit.reshape(indices, [product(indices.shape)]), axis=0)
+    axis = axis_of(dim, input.ndim)
+    shape = list(emit.result.shape)
+    positions = expanded(emit, indices, shape)
+    shape[axis] = input.shape[axis]
+    return emit.node("GatherElements", expanded(emit, input, shape), positions, axis=axis)
+
+
+scatter = Op("scatter", functions=(torch.scatter,), methods=("scatter",))
+
+# How each reduction is called in ONNX, and what leaves the other operand as it is.
+REDUCTIONS = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+@scatter.shape
+def scatter_shape(
+    input: TensorSpec,
+    dim: int,
+    index: TensorSpec,
+    src: Any = None,
+    value: Any = None,
+    reduce: str | None = None,
+) -> TensorSpec:
+    source = value if src is None else src
+    check(source is not None, "scatter is given nothing to scatter")
+    check(reduce in (None, "add", "multiply"), "reduce is 'add' or 'multiply', not {!r}", reduce)
+    return _scattered(input, dim, index, source)
+
+
+def _scattered(input: TensorSpec, dim: int, index: TensorSpec, source: Any) -> TensorSpec:
+    tensor = source if isinstance(source, TensorSpec) else None
+    check(tensor is None or tensor.dtype == input.dtype, "{} cannot be scattered into {}", tensor, input)
+    _check_index(input, axis_of(dim, input.ndim), index, tensor)
+    return input
+
+
+def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source: Any, reduction: str | None) -> Value:
+    """ScatterElements; of a source larger than the index, its first elements on every axis."""
+    if same_size(product(index.shape), 0):
+        return input
+    if reduction is not None and emit.opset < (18 if reduction in ("max", "min") else 16):
+        emit.unsupported(f"ONNX has no scatter with the reduction {reduction!r} before opset 18 (add, mul: 16)")
+    axis = axis_of(dim, input.ndim)
+    lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
+    updates = as_value(emit, source, input.dtype)
+    if isinstance(source, (int, float, Dim)):
+        updates = expanded(emit, updates, positions.shape)
+    updates = _at_least_1d(emit, updates)
+    for other, (size, found) in enumerate(zip(positions.shape, updates.shape, strict=True)):
+        if not same_size(size, found):
+            updates = replace(emit.slice(updates, other, 0, size), spec=updates.spec)
+    result = emit.node("ScatterElements", lifted, positions, updates, axis=axis, reduction=reduction)
+    return result if input.ndim else emit.squeeze(result, 0)
+
+
+@scatter.lower
+def lower_scatter(
+    emit: Emitter, input: Value, dim: int, index: Value, src: Any = None, value: Any = None, reduce: str | None = None
+) -> Value:
+    reduction = REDUCTIONS[reduce] if reduce is not None else None
+    return _lower_scattered(emit, input, dim, index, value if src is None else src, reduction)
+
+
+scatter_add = Op("scatter_add", functions=(torch.scatter_add,), methods=("scatter_add",))
+
+
+@scatter_add.shape
+def scatter_add_shape(input: TensorSpec, dim: int, index: TensorSpec, src: TensorSpec) -> TensorSpec:
+    return _scattered(input, dim, index, src)
+
+
+@scatter_add.lower
+def lower_scatter_add(emit: Emitter, input: Value, dim: int, index: Value, src: Value) -> Value:
+    return _lower_scattered(emit, input, dim, index, src, "add")
+
+
+scatter_reduce = Op("scatter_reduce", functions=(torch.scatter_reduce,), methods=("scatter_reduce",))
+
+
+@scatter_reduce.shape
+def scatter_reduce_shape(
+    input: TensorSpec, dim: int, index: TensorSpec, src: TensorSpec, reduce: str, include_self: bool = True
+) -> TensorSpec:
+    kinds = ("sum", "prod", "mean", "amax", "amin")
+    check(reduce in kinds, "reduce is one of {}, not {!r}", ", ".join(kinds), reduce)
+    return _scattered(input, dim, index, src)
+
+
+@scatter_reduce.lower
+def lower_scatter_reduce(
+    emit: Emitter, input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True
+) -> Value:
+    """Without the tensor's own elements, those that are reduced into are first set to what leaves the rest as is."""
+    if reduce == "mean":
+        emit.unsupported("ONNX has no scatter that takes the mean")
+    if not include_self:
+        neutral = {"sum": 0, "prod": 1, "amax": _lowest(input.dtype), "amin": _highest(input.dtype)}[reduce]
+        cleared = _lower_scattered(emit, input, dim, index, neutral, None)
+        input = replace(cleared, spec=input.spec)
+    return _lower_scattered(emit, input, dim, index, src, REDUCTIONS[reduce])
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+def _highest(dtype: torch.dtype) -> float:
+    return torch.inf if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
+# A whole slice per position -------------------------------------------------------------------------
+
+
+def _check_slices(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec | None) -> TensorSpec:
+    axis = axis_of(dim, input.ndim)
+    check(index.ndim <= 1, "the index must have 1 axis, found {}", index.ndim)
+    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    if source is not None:
+        check(source.dtype == input.dtype, "a {} tensor takes no {}", input.dtype, source.dtype)
+        check(source.ndim == input.ndim or not source.ndim, "source {} and tensor {} have unlike axes", source, input)
+        for other in range(min(input.ndim, source.ndim)):
+            room = index.numel() if other == axis else input.shape[other]
+            check(
+                source.shape[other] == room,
+                "source {} has {} on axis {}, not {}",
+                source,
+                source.shape[other],
+                other,
+                room,
+            )
+        check(source.numel() == 1 or source.ndim > 0, "a 0-d source fills one place, not {}", index)
+        if not source.ndim:
+            check(index.numel() == 1, "a 0-d source fills one place, not {}", index)
+    return input
+
+
+def _lower_slices(
+    emit: Emitter, input: Value, dim: int, index: Value, source: Value | None, fill: Any, reduction: str | None
+) -> Value:
+    """ScatterElements with the index laid along the axis and repeated over the others."""
+    if reduction is not None and emit.opset < 16:
+        emit.unsupported("ONNX adds at positions since opset 16")
+    axis = axis_of(dim, input.ndim)
+    lifted = _at_least_1d(emit, input)
+    count = product(index.shape)
+    shape = [count if other == axis else size for other, size in enumerate(lifted.shape)]
+    along: list[Size] = [count if other == axis else 1 for other in range(lifted.ndim)]
+    positions = expanded(emit, emit.reshape(index, along), shape)
+    updates = expanded(emit, as_value(emit, fill, input.dtype) if source is None else source, shape)
+    result = emit.node("ScatterElements", lifted, positions, updates, axis=axis, reduction=reduction)
+    return result if input.ndim else emit.squeeze(result, 0)
+
+
+index_copy = Op("index_copy", functions=(torch.index_copy,), methods=("index_copy",))
+
+
+@index_copy.shape
+def index_copy_shape(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec) -> TensorSpec:
+    check(index.dtype == torch.int64, "index_copy takes an int64 index, found {}", index.dtype)
+    return _check_slices(input, dim, index, source)
+
+
+@index_copy.lower
+def lower_index_copy(emit: Emitter, input: Value, dim: int, index: Value, source: Value) -> Value:
+    return _lower_slices(emit, input, dim, index, source, None, None)
+
+
+index_add = Op("index_add", functions=(torch.index_add,), methods=("index_add",))
+
+
+@index_add.shape
+def index_add_shape(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec, alpha: float = 1) -> TensorSpec:
+    return _check_slices(input, dim, index, source)
+
+
+@index_add.lower
+def lower_index_add(emit: Emitter, input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
+    if alpha != 1:
+        source = replace(emit.node("Mul", source, emit.scalar(alpha, source)), spec=source.spec)
+    return _lower_slices(emit, input, dim, index, source, None, "add")
+
+
+index_fill = Op("index_fill", functions=(torch.index_fill,), methods=("index_fill",))
+
+
+@index_fill.shape
+def index_fill_shape(input: TensorSpec, dim: int, index: TensorSpec, value: Any) -> TensorSpec:
+    check(not isinstance(value, TensorSpec) or not value.ndim, "index_fill takes a number or a 0-d tensor")
+    check(index.dtype == torch.int64, "index_fill takes an int64 index, found {}", index.dtype)
+    return _check_slices(input, dim, index, None)
+
+
+@index_fill.lower
+def lower_index_fill(emit: Emitter, input: Value, dim: int, index: Value, value: Any) -> Value:
+    return _lower_slices(emit, input, dim, index, None, value, None)

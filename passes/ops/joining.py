@@ -1,0 +1,395 @@
+"""Tensors joined along an axis, and taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Dim, Size, product
+from passes.errors import ShapeError, check
+from passes.ops.axes import axis_of
+from passes.ops.op import Op
+from passes.ops.promotion import result_dtype
+from passes.ops.repetition import expanded
+from passes.spec import TensorSpec, shape_text
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# Joining --------------------------------------------------------------------------------------------
+
+
+def _is_legacy_empty(tensor: TensorSpec | Value) -> bool:
+    """A tensor of shape [0], which `cat` skips whatever the others' shape is."""
+    return len(tensor.shape) == 1 and not isinstance(tensor.shape[0], Dim) and tensor.shape[0] == 0
+
+
+def _joined_dtype(tensors: Sequence[TensorSpec]) -> torch.dtype:
+    return result_dtype(*(replace(tensor, shape=(1,)) for tensor in tensors))
+
+
+def joined(tensors: Sequence[TensorSpec], dim: int) -> TensorSpec:
+    """The spec of tensors laid one after the other along an axis that each of them has."""
+    check(len(tensors) >= 1, "there are no tensors to join")
+    check(all(tensor.ndim for tensor in tensors), "a 0-d tensor cannot be joined to others along an axis")
+    parts = [tensor for tensor in tensors if not _is_legacy_empty(tensor)]
+    if not parts:
+        return replace(tensors[0], dtype=_joined_dtype(tensors))
+    first = parts[0]
+    axis = axis_of(dim, first.ndim)
+    length: Size = 0
+    for number, part in enumerate(parts):
+        check(part.ndim == first.ndim, "tensors of {} and of {} axes cannot be joined", first.ndim, part.ndim)
+        for other in range(first.ndim):
+            check(
+                other == axis or part.shape[other] == first.shape[other],
+                "tensors joined along axis {} must agree elsewhere: number 0 is {}, number {} is {}",
+                axis,
+                shape_text(first.shape),
+                number,
+                shape_text(part.shape),
+            )
+        length = length + part.shape[axis]
+    return replace(first, shape=(*first.shape[:axis], length, *first.shape[axis + 1 :]), dtype=_joined_dtype(tensors))
+
+
+def _concatenated(emit: Emitter, tensors: Sequence[Value], axis: int) -> Value:
+    """One Concat of the tensors in the result's dtype; a single one is left as it is."""
+    cast = [emit.cast(tensor, emit.result.dtype) for tensor in tensors]
+    return cast[0] if len(cast) == 1 else emit.node("Concat", *cast, axis=axis)
+
+
+cat = Op("cat", functions=(torch.cat, torch.concat, torch.concatenate))
+
+
+@cat.shape
+def cat_shape(tensors: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
+    return joined(tensors, dim)
+
+
+@cat.lower
+def lower_cat(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
+    parts = [tensor for tensor in tensors if not _is_legacy_empty(tensor)]
+    return _concatenated(emit, parts, axis_of(dim, parts[0].ndim)) if parts else _concatenated(emit, tensors[:1], 0)
+
+
+stack = Op("stack", functions=(torch.stack,))
+
+
+@stack.shape
+def stack_shape(tensors: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
+    check(len(tensors) >= 1, "there are no tensors to stack")
+    first = tensors[0]
+    for number, tensor in enumerate(tensors):
+        check(
+            tensor.shape == first.shape,
+            "stacked tensors must have one shape: number 0 is {}, number {} is {}",
+            shape_text(first.shape),
+            number,
+            shape_text(tensor.shape),
+        )
+    axis = axis_of(dim, first.ndim + 1)
+    shape = (*first.shape[:axis], len(tensors), *first.shape[axis:])
+    return replace(first, shape=shape, dtype=_joined_dtype(tensors))
+
+
+@stack.lower
+def lower_stack(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
+    axis = axis_of(dim, tensors[0].ndim + 1)
+    return _concatenated(emit, [emit.unsqueeze(tensor, axis) for tensor in tensors], axis)
+
+
+def _lifted_shape(shape: tuple[Size, ...], least: int) -> tuple[Size, ...]:
+    """The shape with the axes that `atleast_1d`, `atleast_2d` or `atleast_3d` adds."""
+    if least == 3 and len(shape) == 2:
+        return (*shape, 1)
+    if least == 3 and len(shape) == 1:
+        return (1, *shape, 1)
+    return (1,) * (least - len(shape)) + shape
+
+
+def _lifted(emit: Emitter, value: Value, least: int) -> Value:
+    if value.ndim >= least:
+        return value
+    if least == 3 and value.ndim:
+        return emit.unsqueeze(value, *((2,) if value.ndim == 2 else (0, 2)))
+    return emit.unsqueeze(value, *range(least - value.ndim))
+
+
+def _stacking(name: str, least: int, *functions: Any) -> None:
+    """`hstack` and its like: each tensor lifted to a least number of axes, then joined along the last of these.
+
+    `hstack` joins vectors along their only axis and anything else along the second.
+    """
+    op = Op(name, functions=functions)
+
+    def axis_for(ndim: int) -> int:
+        return min(1, ndim - 1) if name == "hstack" else 0 if name == "vstack" else 2
+
+    @op.shape
+    def shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
+        check(len(tensors) >= 1, "there are no tensors to join")
+        lifted = [tensor.with_shape(*_lifted_shape(tensor.shape, least)) for tensor in tensors]
+        return joined(lifted, axis_for(lifted[0].ndim))
+
+    @op.lower
+    def lower(emit: Emitter, tensors: Sequence[Value]) -> Value:
+        lifted = [_lifted(emit, tensor, least) for tensor in tensors]
+        parts = [tensor for tensor in lifted if not _is_legacy_empty(tensor)] or lifted[:1]
+        return _concatenated(emit, parts, axis_for(parts[0].ndim))
+
+
+_stacking("hstack", 1, torch.hstack)
+_stacking("vstack", 2, torch.vstack, torch.row_stack)
+_stacking("dstack", 3, torch.dstack)
+
+column_stack = Op("column_stack", functions=(torch.column_stack,))
+
+
+@column_stack.shape
+def column_stack_shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
+    columns = [tensor if tensor.ndim > 1 else tensor.with_shape(tensor.numel(), 1) for tensor in tensors]
+    return joined(columns, 1)
+
+
+@column_stack.lower
+def lower_column_stack(emit: Emitter, tensors: Sequence[Value]) -> Value:
+    columns = [tensor if tensor.ndim > 1 else emit.reshape(tensor, [product(tensor.shape), 1]) for tensor in tensors]
+    return _concatenated(emit, columns, 1)
+
+
+meshgrid = Op("meshgrid", functions=(torch.functional.meshgrid,))
+
+
+@meshgrid.shape
+def meshgrid_shape(*tensors: TensorSpec, indexing: str = "ij") -> tuple[TensorSpec, ...]:
+    check(len(tensors) >= 1, "meshgrid is given no tensors")
+    check(indexing in ("ij", "xy"), "indexing is 'ij' or 'xy', not {!r}", indexing)
+    for tensor in tensors:
+        check(tensor.ndim <= 1, "meshgrid takes tensors of at most 1 axis, found {}", tensor.ndim)
+        check(
+            tensor.dtype == tensors[0].dtype,
+            "meshgrid takes one dtype, found {} and {}",
+            tensors[0].dtype,
+            tensor.dtype,
+        )
+    shape = [tensor.numel() for tensor in tensors]
+    if indexing == "xy" and len(shape) >= 2:
+        shape[:2] = shape[1], shape[0]
+    return tuple(tensor.with_shape(*shape) for tensor in tensors)
+
+
+@meshgrid.lower
+def lower_meshgrid(emit: Emitter, *tensors: Value, indexing: str = "ij") -> tuple[Value, ...]:
+    """Each tensor along its own axis, expanded over the others."""
+    shape = emit.result[0].shape
+    order = list(range(len(tensors)))
+    if indexing == "xy" and len(order) >= 2:
+        order[:2] = 1, 0
+    grids = []
+    for axis, tensor in zip(order, tensors, strict=True):
+        along: list[Size] = [1] * len(shape)
+        along[axis] = shape[axis]
+        column = tensor if len(shape) == 1 == tensor.ndim else emit.reshape(tensor, along)
+        grids.append(expanded(emit, column, shape))
+    return tuple(grids)
+
+
+# Taking apart ---------------------------------------------------------------------------------------
+
+
+def _pieces(input: TensorSpec, axis: int, lengths: Sequence[Size]) -> tuple[TensorSpec, ...]:
+    return tuple(input.with_shape(*input.shape[:axis], size, *input.shape[axis + 1 :]) for size in lengths)
+
+
+def _lower_pieces(emit: Emitter, input: Value, dim: int) -> tuple[Value, ...]:
+    """A lowering: one Split into the lengths that the results have."""
+    axis = axis_of(dim, input.ndim)
+    if len(emit.result) == 1:
+        return (input,)
+    return emit.split(input, [piece.shape[axis] for piece in emit.result], axis)
+
+
+def _axis_to_split(input: TensorSpec, dim: int) -> int:
+    check(input.ndim >= 1, "a 0-d tensor has no axis to split")
+    return axis_of(dim, input.ndim)
+
+
+def _equal_lengths(size: Size, length: Size, most: int | None = None) -> list[Size]:
+    """Pieces of one length along an axis, the last one shorter where they do not fit evenly.
+
+    How many there are must be fixed: for a dynamic axis each further piece is asked for.
+    """
+    lengths: list[Size] = []
+    start: Size = 0
+    while (most is None or len(lengths) < most) and (not lengths or start < size):
+        end = start + length
+        rest = end > size
+        lengths.append(size - start if rest else length)
+        start = end
+        if rest:
+            break
+    return lengths
+
+
+split = Op(
+    "split", functions=(torch.functional.split, torch.unsafe_split, torch.split_with_sizes), view=True,
+    methods=("unsafe_split", "split_with_sizes"),
+)  # fmt: skip
+
+
+@split.method("split")
+def bind_split(input: Any, split_size: Any, dim: int = 0) -> Mapping[str, Any]:
+    return {"tensor": input, "split_size_or_sections": split_size, "dim": dim}
+
+
+@split.shape
+def split_shape(
+    tensor: TensorSpec, split_size_or_sections: Size | Sequence[Size], dim: int = 0
+) -> tuple[TensorSpec, ...]:
+    axis = _axis_to_split(tensor, dim)
+    size = tensor.shape[axis]
+    if isinstance(split_size_or_sections, (tuple, list)):
+        lengths: Sequence[Size] = split_size_or_sections
+        check(all(isinstance(length, Dim) or length >= 0 for length in lengths), "a piece is negative: {}", lengths)
+        total: Size = 0
+        for length in lengths:
+            total = total + length
+        check(total == size, "the pieces {} add up to {}, but axis {} has {}", lengths, total, axis, size)
+        return _pieces(tensor, axis, lengths)
+    assert isinstance(split_size_or_sections, (int, Dim))
+    length = split_size_or_sections
+    check(isinstance(length, Dim) or length >= 0, "a piece cannot have the length {}", length)
+    if not isinstance(length, Dim) and length == 0:
+        check(size == 0, "pieces of length 0 do not make up axis {} of size {}", axis, size)
+        return _pieces(tensor, axis, [0])
+    return _pieces(tensor, axis, _equal_lengths(size, length))
+
+
+@split.lower
+def lower_split(emit: Emitter, tensor: Value, split_size_or_sections: Any, dim: int = 0) -> tuple[Value, ...]:
+    return _lower_pieces(emit, tensor, dim)
+
+
+chunk = Op("chunk", functions=(torch.chunk, torch.unsafe_chunk), methods=("chunk", "unsafe_chunk"), view=True)
+
+
+@chunk.shape
+def chunk_shape(input: TensorSpec, chunks: int, dim: int = 0) -> tuple[TensorSpec, ...]:
+    axis = _axis_to_split(input, dim)
+    chunks = int(chunks)
+    check(chunks > 0, "a tensor cannot be split into {} chunks", chunks)
+    size = input.shape[axis]
+    if not isinstance(size, Dim) and size == 0:
+        return _pieces(input, axis, [0] * chunks)
+    return _pieces(input, axis, _equal_lengths(size, (size + chunks - 1) // chunks, chunks))
+
+
+@chunk.lower
+def lower_chunk(emit: Emitter, input: Value, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+    return _lower_pieces(emit, input, dim)
+
+
+tensor_split = Op("tensor_split", functions=(torch.tensor_split,), methods=("tensor_split",), view=True)
+
+
+def _evenly(size: Size, sections: int) -> list[Size]:
+    """Lengths that differ by at most 1, the longer ones first: (size + sections - 1 - i) // sections."""
+    return [(size + (sections - 1 - index)) // sections for index in range(sections)]
+
+
+@tensor_split.shape
+def tensor_split_shape(
+    input: TensorSpec, indices_or_sections: Size | Sequence[Size] | TensorSpec, dim: int = 0
+) -> tuple[TensorSpec, ...]:
+    axis = _axis_to_split(input, dim)
+    size = input.shape[axis]
+    if isinstance(indices_or_sections, TensorSpec):
+        raise ShapeError("tensor_split at indices in a tensor depends on data", remedy="give the indices as numbers")
+    if isinstance(indices_or_sections, (int, Dim)):
+        sections = int(indices_or_sections)
+        check(sections > 0, "a tensor cannot be split into {} sections", sections)
+        return _pieces(input, axis, _evenly(size, sections))
+    cuts = [0, *(_clamped(index, size) for index in indices_or_sections), size]
+    return _pieces(input, axis, [_span(start, end) for start, end in pairwise(cuts)])
+
+
+def _clamped(index: Size, size: Size) -> Size:
+    """A position counted from the front or the back, kept within [0, size]."""
+    position = index + size if index < 0 else index
+    return 0 if position < 0 else size if position > size else position
+
+
+def _span(start: Size, end: Size) -> Size:
+    return end - start if start < end else 0
+
+
+@tensor_split.lower
+def lower_tensor_split(
+    emit: Emitter, input: Value, indices_or_sections: Size | Sequence[Size], dim: int = 0
+) -> tuple[Value, ...]:
+    """One Split; where indices run backwards the pieces overlap, and each is a Slice of its own."""
+    axis = axis_of(dim, input.ndim)
+    cuts = indices_or_sections if isinstance(indices_or_sections, (tuple, list)) else []
+    positions = [_clamped(index, input.shape[axis]) for index in cuts]
+    if any(start > end for start, end in pairwise(positions)):
+        starts, ends = [0, *positions], [*positions, input.shape[axis]]
+        return tuple(emit.slice(input, axis, start, end) for start, end in zip(starts, ends, strict=True))
+    return _lower_pieces(emit, input, dim)
+
+
+def _splitting(name: str, least: int) -> None:
+    """`hsplit` and its like: tensor_split along a fixed axis, into equal sections only."""
+
+    def bind(input: TensorSpec | Value, indices_or_sections: Any) -> int:
+        check(
+            len(input.shape) >= least, "{} takes a tensor of {} axes or more, found {}", name, least, len(input.shape)
+        )
+        axis = {"hsplit": min(1, len(input.shape) - 1), "vsplit": 0, "dsplit": 2}[name]
+        if isinstance(indices_or_sections, int):
+            check(indices_or_sections > 0, "a tensor cannot be split into {} sections", indices_or_sections)
+            size = input.shape[axis]
+            check(
+                size % indices_or_sections == 0,
+                "axis {} of size {} has no {} equal sections",
+                axis,
+                size,
+                indices_or_sections,
+            )
+        return axis
+
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,), view=True)
+
+    @op.shape
+    def shape(input: TensorSpec, indices_or_sections: Any) -> tuple[TensorSpec, ...]:
+        return tensor_split_shape(input, indices_or_sections, bind(input, indices_or_sections))
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, indices_or_sections: Any) -> tuple[Value, ...]:
+        return lower_tensor_split(emit, input, indices_or_sections, bind(input, indices_or_sections))
+
+
+_splitting("hsplit", 1)
+_splitting("vsplit", 2)
+_splitting("dsplit", 3)
+
+unbind = Op("unbind", functions=(torch.unbind,), methods=("unbind",), view=True)
+
+
+@unbind.shape
+def unbind_shape(input: TensorSpec, dim: int = 0) -> tuple[TensorSpec, ...]:
+    axis = _axis_to_split(input, dim)
+    piece = input.with_shape(*input.shape[:axis], *input.shape[axis + 1 :])
+    return tuple(piece for _ in range(int(input.shape[axis])))
+
+
+@unbind.lower
+def lower_unbind(emit: Emitter, input: Value, dim: int = 0) -> tuple[Value, ...]:
+    axis = axis_of(dim, input.ndim)
+    if len(emit.result) == 1:
+        return (emit.squeeze(input, axis),)
+    return tuple(emit.squeeze(part, axis) for part in emit.split(input, [1] * len(emit.result), axis))

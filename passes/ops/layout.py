@@ -1,0 +1,340 @@
+"""Shape and order of axes: the same elements seen in another shape, another order, or repeated along axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from passes.dimension import Dim, Size, product
+from passes.errors import UnsupportedOpError, check
+from passes.ops.axes import axes_of, axis_of, moved
+from passes.ops.op import Op
+from passes.spec import TensorSpec, shape_text
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+
+def keeps_shape(result: TensorSpec, input: TensorSpec, *_: Any, **__: Any) -> bool:
+    """An identity rule: same dtype and number of axes, every size equal by itself (no guard is asked for)."""
+    same_kind = result.dtype == input.dtype and result.ndim == input.ndim
+    return same_kind and all(map(same_size, result.shape, input.shape))
+
+
+def same_size(left: Size, right: Size) -> bool:
+    """Whether two sizes are the same number or the same formula."""
+    if isinstance(left, Dim) and isinstance(right, Dim):
+        return left.terms == right.terms
+    return not isinstance(left, Dim) and not isinstance(right, Dim) and left == right
+
+
+def to_result(emit: Emitter, input: Value, *_: Any, **__: Any) -> Value:
+    """A lowering: the elements in order, in the result's shape."""
+    return emit.reshape(input, emit.result.shape)
+
+
+# Same elements, same order --------------------------------------------------------------------------
+
+
+def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
+    """The sizes with a -1 among them replaced by what makes the whole `numel` elements."""
+    fixed = [size for size in sizes if isinstance(size, int)]
+    check(all(size >= -1 for size in fixed), "{} is no shape: a size is negative", shape_text(tuple(sizes)))
+    check(fixed.count(-1) <= 1, "{} leaves more than one size open", shape_text(tuple(sizes)))
+    text = shape_text(tuple(sizes))
+    if -1 not in fixed:
+        check(product(sizes) == numel, "{} has {} elements, but the input has {}", text, product(sizes), numel)
+        return tuple(sizes)
+    open_axis = next(axis for axis, size in enumerate(sizes) if isinstance(size, int) and size == -1)
+    known = product([*sizes[:open_axis], *sizes[open_axis + 1 :]])
+    check(isinstance(known, Dim) or known != 0, "{} leaves a size open that could be any", text)
+    check(numel % known == 0, "the input has {} elements, which {} does not divide into", numel, text)
+    return (*sizes[:open_axis], numel // known, *sizes[open_axis + 1 :])
+
+
+view = Op("view", functions=(torch.reshape,), methods=("view", "reshape"), view=True)
+view.identity(keeps_shape)
+
+
+@view.shape
+def view_shape(input: TensorSpec, *shape: Any) -> TensorSpec:
+    if len(shape) == 1 and isinstance(shape[0], torch.dtype):
+        return _reinterpreted(input, shape[0])
+    return input.with_shape(*filled_in(shape, input.numel()))
+
+
+def _reinterpreted(input: TensorSpec, dtype: torch.dtype) -> TensorSpec:
+    if dtype.itemsize == input.dtype.itemsize:
+        return input.with_dtype(dtype)
+    check(input.ndim >= 1, "a 0-d tensor of {} cannot be seen as {}, which has another width", input.dtype, dtype)
+    width = input.shape[-1] * input.dtype.itemsize
+    check(width % dtype.itemsize == 0, "a last axis of {} bytes does not divide into {}", width, dtype)
+    return input.with_shape(*input.shape[:-1], width // dtype.itemsize).with_dtype(dtype)
+
+
+@view.lower
+def lower_view(emit: Emitter, input: Value, *shape: Any) -> Value:
+    if emit.result.dtype != input.dtype:
+        emit.unsupported(f"ONNX cannot see the bytes of a {input.dtype} tensor as {emit.result.dtype}")
+    return emit.reshape(input, emit.result.shape)
+
+
+view_as = Op("view_as", methods=("view_as", "reshape_as"), view=True)
+view_as.identity(keeps_shape)
+
+
+@view_as.shape
+def view_as_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+    return input.with_shape(*filled_in(other.shape, input.numel()))
+
+
+@view_as.lower
+def lower_view_as(emit: Emitter, input: Value, other: Value) -> Value:
+    return to_result(emit, input)
+
+
+flatten = Op("flatten", functions=(torch.flatten,), methods=("flatten",), view=True)
+flatten.identity(keeps_shape)
+
+
+@flatten.module(nn.Flatten)
+def bind_flatten(module: nn.Flatten, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "start_dim": module.start_dim, "end_dim": module.end_dim}
+
+
+@flatten.shape
+def flatten_shape(input: TensorSpec, start_dim: int = 0, end_dim: int = -1) -> TensorSpec:
+    start, end = axis_of(start_dim, input.ndim), axis_of(end_dim, input.ndim)
+    check(start <= end, "start_dim {} comes after end_dim {}", start_dim, end_dim)
+    return input.with_shape(*input.shape[:start], product(input.shape[start : end + 1]), *input.shape[end + 1 :])
+
+
+@flatten.lower
+def lower_flatten(emit: Emitter, input: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
+    """ONNX's Flatten where everything but the first axis is flattened, else a Reshape."""
+    if axis_of(start_dim, input.ndim) == 1 and axis_of(end_dim, input.ndim) == input.ndim - 1:
+        return emit.node("Flatten", input, axis=1)
+    return emit.reshape(input, emit.result.shape)
+
+
+ravel = Op("ravel", functions=(torch.ravel,), methods=("ravel",), view=True)
+ravel.identity(keeps_shape)
+
+
+@ravel.shape
+def ravel_shape(input: TensorSpec) -> TensorSpec:
+    return input.with_shape(input.numel())
+
+
+@ravel.lower
+def lower_ravel(emit: Emitter, input: Value) -> Value:
+    return to_result(emit, input)
+
+
+unflatten = Op("unflatten", functions=(torch.unflatten,), methods=("unflatten",), view=True)
+unflatten.identity(keeps_shape)
+
+
+@unflatten.module(nn.Unflatten)
+def bind_unflatten(module: nn.Unflatten, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "dim": module.dim, "sizes": module.unflattened_size}
+
+
+@unflatten.shape
+def unflatten_shape(input: TensorSpec, dim: int, sizes: Sequence[Size]) -> TensorSpec:
+    axis = axis_of(dim, input.ndim)
+    check(input.ndim >= 1, "a 0-d tensor has no axis to unflatten")
+    check(len(sizes) >= 1, "an axis cannot be unflattened to no sizes")
+    return input.with_shape(*input.shape[:axis], *filled_in(sizes, input.shape[axis]), *input.shape[axis + 1 :])
+
+
+@unflatten.lower
+def lower_unflatten(emit: Emitter, input: Value, dim: int, sizes: Sequence[Size]) -> Value:
+    return to_result(emit, input)
+
+
+squeeze = Op("squeeze", functions=(torch.squeeze,), methods=("squeeze",), view=True)
+squeeze.identity(keeps_shape)
+
+
+@squeeze.shape
+def squeeze_shape(input: TensorSpec, dim: int | Sequence[int] | None = None) -> TensorSpec:
+    asked = range(input.ndim) if dim is None else axes_of(dim, input.ndim)
+    return input.with_shape(
+        *(size for axis, size in enumerate(input.shape) if not (axis in asked and size == 1)),
+    )
+
+
+@squeeze.lower
+def lower_squeeze(emit: Emitter, input: Value, dim: int | Sequence[int] | None = None) -> Value:
+    asked = range(input.ndim) if dim is None else axes_of(dim, input.ndim)
+    removed = [axis for axis in asked if axis < input.ndim and input.shape[axis] == 1]
+    return emit.squeeze(input, *sorted(removed)) if removed else input
+
+
+unsqueeze = Op("unsqueeze", functions=(torch.unsqueeze,), methods=("unsqueeze",), view=True)
+
+
+@unsqueeze.shape
+def unsqueeze_shape(input: TensorSpec, dim: int) -> TensorSpec:
+    axis = axis_of(dim, input.ndim + 1)
+    return input.with_shape(*input.shape[:axis], 1, *input.shape[axis:])
+
+
+@unsqueeze.lower
+def lower_unsqueeze(emit: Emitter, input: Value, dim: int) -> Value:
+    return emit.unsqueeze(input, axis_of(dim, input.ndim + 1))
+
+
+same = Op("same", functions=(torch.clone, torch.detach), methods=("contiguous", "clone", "detach", "alias"), view=True)
+same.identity(lambda result, input, memory_format=None: True)
+
+
+@same.shape
+def same_shape(input: TensorSpec, memory_format: torch.memory_format | None = None) -> TensorSpec:
+    return input
+
+
+@same.lower
+def lower_same(emit: Emitter, input: Value, memory_format: torch.memory_format | None = None) -> Value:
+    return input
+
+
+# Another order of axes ------------------------------------------------------------------------------
+
+permute = Op("permute", functions=(torch.permute,), methods=("permute",), view=True)
+
+
+@permute.shape
+def permute_shape(input: TensorSpec, *dims: int) -> TensorSpec:
+    order = axes_of(dims, input.ndim)
+    check(len(order) == input.ndim, "{} axes are given an order, but the tensor has {}", len(order), input.ndim)
+    return input.with_shape(*(input.shape[axis] for axis in order))
+
+
+@permute.lower
+def lower_permute(emit: Emitter, input: Value, *dims: int) -> Value:
+    return transposed(emit, input, axes_of(dims, input.ndim))
+
+
+@permute.identity
+def permute_identity(result: TensorSpec, input: TensorSpec, *dims: int) -> bool:
+    return axes_of(dims, input.ndim) == tuple(range(input.ndim))
+
+
+def transposed(emit: Emitter, value: Value, order: Sequence[int]) -> Value:
+    """The value with its axes in the given order; the value itself where that is the order they have."""
+    order = list(order)
+    if order == sorted(order):
+        return value
+    result = emit.node("Transpose", value, perm=order)
+    return result if value.spec is None else replace(result, spec=permute_shape(value.spec, *order))
+
+
+transpose = Op("transpose", functions=(torch.transpose,), methods=("transpose",), view=True)
+
+
+@transpose.function(torch.swapaxes)
+@transpose.method("swapaxes")
+def bind_swapaxes(input: Any, axis0: int, axis1: int) -> Mapping[str, Any]:
+    return {"input": input, "dim0": axis0, "dim1": axis1}
+
+
+@transpose.function(torch.swapdims)
+@transpose.method("swapdims")
+def bind_swapdims(input: Any, dim0: int, dim1: int) -> Mapping[str, Any]:
+    return {"input": input, "dim0": dim0, "dim1": dim1}
+
+
+def swapped(ndim: int, dim0: int, dim1: int) -> tuple[int, ...]:
+    first, second = axis_of(dim0, ndim), axis_of(dim1, ndim)
+    return tuple({first: second, second: first}.get(axis, axis) for axis in range(ndim))
+
+
+@transpose.shape
+def transpose_shape(input: TensorSpec, dim0: int, dim1: int) -> TensorSpec:
+    return input.with_shape(*(input.shape[axis] for axis in swapped(input.ndim, dim0, dim1)))
+
+
+@transpose.lower
+def lower_transpose(emit: Emitter, input: Value, dim0: int, dim1: int) -> Value:
+    return transposed(emit, input, swapped(input.ndim, dim0, dim1))
+
+
+@transpose.identity
+def transpose_identity(result: TensorSpec, input: TensorSpec, dim0: int, dim1: int) -> bool:
+    return axis_of(dim0, input.ndim) == axis_of(dim1, input.ndim)
+
+
+movedim = Op("movedim", functions=(torch.movedim, torch.moveaxis), methods=("movedim", "moveaxis"), view=True)
+
+
+def _movement(ndim: int, source: int | Sequence[int], destination: int | Sequence[int]) -> tuple[int, ...]:
+    sources, destinations = axes_of(source, ndim), axes_of(destination, ndim)
+    check(len(sources) == len(destinations), "{} axes are moved to {} places", len(sources), len(destinations))
+    return moved(ndim, sources, destinations)
+
+
+@movedim.shape
+def movedim_shape(input: TensorSpec, source: int | Sequence[int], destination: int | Sequence[int]) -> TensorSpec:
+    return input.with_shape(*(input.shape[axis] for axis in _movement(input.ndim, source, destination)))
+
+
+@movedim.lower
+def lower_movedim(emit: Emitter, input: Value, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
+    return transposed(emit, input, _movement(input.ndim, source, destination))
+
+
+t = Op("t", functions=(torch.t,), methods=("t",), view=True)
+
+
+@t.shape
+def t_shape(input: TensorSpec) -> TensorSpec:
+    check(input.ndim <= 2, "t() takes a tensor of at most 2 axes, found {}", input.ndim)
+    return input.with_shape(*reversed(input.shape))
+
+
+@t.lower
+def lower_t(emit: Emitter, input: Value) -> Value:
+    return transposed(emit, input, range(input.ndim)[::-1])
+
+
+# Attributes that are the tensor in another order of axes, or the tensor itself.
+ORDERS = {
+    "T": lambda ndim: tuple(range(ndim))[::-1],
+    "H": lambda ndim: tuple(range(ndim))[::-1],
+    "mT": lambda ndim: swapped(ndim, -2, -1) if ndim else (),
+    "mH": lambda ndim: swapped(ndim, -2, -1) if ndim else (),
+    "data": lambda ndim: tuple(range(ndim)),
+    "real": lambda ndim: tuple(range(ndim)),
+}
+attribute = Op("attribute", functions=(getattr,), view=True)
+
+
+@attribute.function(torch.adjoint)
+@attribute.method("adjoint")
+def bind_adjoint(input: Any) -> Mapping[str, Any]:
+    return {"input": input, "name": "mT"}
+
+
+@attribute.shape
+def attribute_shape(input: TensorSpec, name: str) -> TensorSpec:
+    if name not in ORDERS or input.dtype.is_complex:
+        raise UnsupportedOpError(f"the attribute {name!r} of a {input.dtype} tensor is not known")
+    check(name != "H" or input.ndim in (0, 2), ".H takes a tensor of 2 axes, found {}", input.ndim)
+    check(name not in ("mT", "mH") or input.ndim != 1, ".{} takes 2 axes or more, found 1", name)
+    return input.with_shape(*(input.shape[axis] for axis in ORDERS[name](input.ndim)))
+
+
+@attribute.lower
+def lower_attribute(emit: Emitter, input: Value, name: str) -> Value:
+    return transposed(emit, input, ORDERS[name](input.ndim))
+
+
+@attribute.identity
+def attribute_identity(result: TensorSpec, input: TensorSpec, name: str) -> bool:
+    return name in ("data", "real")

@@ -1,0 +1,254 @@
+"""Products of matrices and vectors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Size
+from passes.errors import check
+from passes.ops.op import Op
+from passes.ops.promotion import broadcast, broadcast_shapes, promote
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# onnxruntime multiplies no matrices of these; the product wraps as well after it as before.
+WIDER = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}
+
+
+def in_wider(emit: Emitter, op_type: str, *operands: Value, **attributes: Any) -> Value:
+    """A node whose operands are computed in a dtype that onnxruntime has a kernel for."""
+    kind = operands[0].dtype
+    wide = WIDER.get(kind, kind)
+    result = emit.node(op_type, *(emit.cast(operand, wide) for operand in operands), **attributes)
+    return result if wide is kind else emit.cast(result, kind)
+
+
+# Matrices -------------------------------------------------------------------------------------------
+
+
+def multiplied(first: TensorSpec, second: TensorSpec) -> TensorSpec:
+    """The spec of `first @ second`, with batch axes broadcast; a vector is a row on the left, a column on the right."""
+    check(first.ndim >= 1 and second.ndim >= 1, "a matrix product takes no 0-d tensors, found {} and {}", first, second)
+    check(first.dtype == second.dtype, "a matrix product takes one dtype, found {} and {}", first.dtype, second.dtype)
+    inner = second.shape[-2] if second.ndim > 1 else second.shape[0]
+    check(
+        first.shape[-1] == inner,
+        "{} and {} cannot be multiplied: the first has rows of {}, the second columns of {}",
+        first,
+        second,
+        first.shape[-1],
+        inner,
+    )
+    batch = broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    rows = first.shape[-2:-1] if first.ndim > 1 else ()
+    return first.with_shape(*batch, *rows, *(second.shape[-1:] if second.ndim > 1 else ()))
+
+
+def _lower_product(emit: Emitter, first: Value, second: Value) -> Value:
+    return in_wider(emit, "MatMul", first, second)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How many axes the operands of a product must have."""
+
+    first: int
+    second: int
+
+
+# Products of two operands; the ones with fixed ranks broadcast nothing.
+PRODUCTS: dict[str, tuple[tuple[Callable[..., Any], ...], Ranks | None]] = {
+    "matmul": ((torch.matmul, operator.matmul, operator.imatmul, torch.linalg.matmul), None),
+    "mm": ((torch.mm,), Ranks(2, 2)),
+    "bmm": ((torch.bmm,), Ranks(3, 3)),
+    "mv": ((torch.mv,), Ranks(2, 1)),
+    "dot": ((torch.dot,), Ranks(1, 1)),
+    "vdot": ((torch.vdot,), Ranks(1, 1)),
+}
+SECOND_NAMES = ("other", "mat2", "vec", "tensor")
+
+
+def _ranked(name: str, ranks: Ranks | None, first: TensorSpec, second: TensorSpec) -> TensorSpec:
+    if ranks is not None:
+        fits = (first.ndim, second.ndim) == (ranks.first, ranks.second)
+        check(fits, "{} takes {} and {} axes, found {} and {}", name, ranks.first, ranks.second, first, second)
+        batches = first.shape[:-2], second.shape[:-2]
+        check(batches[0] == batches[1], "{} takes equal batches, found {} and {}", name, *batches)
+    return multiplied(first, second)
+
+
+def _product(name: str, functions: tuple[Callable[..., Any], ...], ranks: Ranks | None) -> None:
+    op = Op(name)
+
+    def bind(input: Any, *given: Any, **named: Any) -> Mapping[str, Any]:
+        others = [*given, *(named[keyword] for keyword in SECOND_NAMES if keyword in named)]
+        if len(others) != 1:
+            raise TypeError(f"{name} takes 2 tensors, found {1 + len(others)}")
+        return {"input": input, "other": others[0]}
+
+    op.function(*functions)(bind)
+    op.method(name, *(("__matmul__",) if name == "matmul" else ()))(bind)
+
+    @op.shape
+    def shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+        return _ranked(name, ranks, input, other)
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, other: Value) -> Value:
+        return _lower_product(emit, input, other)
+
+    @op.cost
+    def cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
+        return result.numel() * input.shape[-1]
+
+
+for _name, (_functions, _ranks) in PRODUCTS.items():
+    _product(_name, _functions, _ranks)
+
+rmatmul = Op("rmatmul", methods=("__rmatmul__",))
+
+
+@rmatmul.shape
+def rmatmul_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+    return multiplied(other, input)
+
+
+@rmatmul.lower
+def lower_rmatmul(emit: Emitter, input: Value, other: Value) -> Value:
+    return _lower_product(emit, other, input)
+
+
+outer = Op("outer", functions=(torch.outer, torch.ger), methods=("outer", "ger"))
+
+
+@outer.shape
+def outer_shape(input: TensorSpec, vec2: TensorSpec) -> TensorSpec:
+    check(input.ndim == vec2.ndim == 1, "an outer product takes two vectors, found {} and {}", input, vec2)
+    return broadcast(input.with_shape(input.shape[0], 1), vec2)
+
+
+@outer.lower
+def lower_outer(emit: Emitter, input: Value, vec2: Value) -> Value:
+    column, row = promote(emit, input, vec2)
+    return in_wider(emit, "Mul", emit.unsqueeze(column, 1), row)
+
+
+@outer.cost
+def outer_cost(result: TensorSpec, input: TensorSpec, vec2: TensorSpec) -> Size:
+    return result.numel()
+
+
+multi_dot = Op("multi_dot", functions=(torch.linalg.multi_dot,))
+
+
+@multi_dot.shape
+def multi_dot_shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
+    check(len(tensors) >= 2, "multi_dot takes two tensors or more, found {}", len(tensors))
+    for number, tensor in enumerate(tensors):
+        at_end = number in (0, len(tensors) - 1)
+        check(tensor.ndim == 2 or (at_end and tensor.ndim == 1), "multi_dot takes matrices, found {}", tensor)
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = multiplied(result, tensor)
+    return result
+
+
+@multi_dot.lower
+def lower_multi_dot(emit: Emitter, tensors: Sequence[Value]) -> Value:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        assert result.spec is not None
+        assert tensor.spec is not None
+        result = replace(_lower_product(emit, result, tensor), spec=multiplied(result.spec, tensor.spec))
+    return result
+
+
+@multi_dot.cost
+def multi_dot_cost(result: TensorSpec, tensors: Sequence[TensorSpec]) -> Size:
+    total: Size = 0
+    left = tensors[0]
+    for tensor in tensors[1:]:
+        inner = left.shape[-1]
+        left = multiplied(left, tensor)
+        total = total + left.numel() * inner
+    return total
+
+
+# beta * input + alpha * (first @ second) ------------------------------------------------------------
+
+SUMS: dict[str, tuple[Callable[..., Any], Ranks]] = {
+    "addmm": (torch.addmm, Ranks(2, 2)),
+    "baddbmm": (torch.baddbmm, Ranks(3, 3)),
+    "addbmm": (torch.addbmm, Ranks(3, 3)),
+    "addmv": (torch.addmv, Ranks(2, 1)),
+    "addr": (torch.addr, Ranks(1, 1)),
+}
+OPERAND_NAMES = ("mat1", "batch1", "mat", "vec1", "mat2", "batch2", "vec", "vec2")
+
+
+def _added(name: str, ranks: Ranks, first: TensorSpec, second: TensorSpec) -> TensorSpec:
+    """The spec of the product that is added: of `addbmm`, summed over the batch; of `addr`, the outer one."""
+    if name == "addr":
+        return outer_shape(first, second)
+    found = _ranked(name, ranks, first, second)
+    return found.with_shape(*found.shape[1:]) if name == "addbmm" else found
+
+
+def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
+    op = Op(name)
+
+    def bind(input: Any, *given: Any, beta: float = 1, alpha: float = 1, **named: Any) -> Mapping[str, Any]:
+        factors = [*given, *(named[keyword] for keyword in OPERAND_NAMES if keyword in named)]
+        if len(factors) != 2:
+            raise TypeError(f"{name} takes 3 tensors, found {1 + len(factors)}")
+        return {"input": input, "first": factors[0], "second": factors[1], "beta": beta, "alpha": alpha}
+
+    op.function(function)(bind)
+    op.method(name)(bind)
+
+    @op.shape
+    def shape(
+        input: TensorSpec, first: TensorSpec, second: TensorSpec, beta: float = 1, alpha: float = 1
+    ) -> TensorSpec:
+        result = _added(name, ranks, first, second)
+        check(input.dtype == result.dtype, "{} takes one dtype, found {} and {}", name, input.dtype, result.dtype)
+        merged = broadcast_shapes(input.shape, result.shape)
+        check(merged == result.shape, "{} cannot be added to a product {}", input, result)
+        return result
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, first: Value, second: Value, beta: float = 1, alpha: float = 1) -> Value:
+        if name == "addmm" and emit.result.dtype.is_floating_point:
+            scales = {"alpha": float(alpha), "beta": float(beta)}
+            return emit.node("Gemm", first, second, input if beta else None, **scales)
+        wide = WIDER.get(input.dtype, input.dtype)
+        input, first, second = (emit.cast(operand, wide) for operand in (input, first, second))
+        if name == "addr":
+            found = emit.node("Mul", emit.unsqueeze(first, 1), second)
+        else:
+            found = emit.node("MatMul", first, second)
+        if name == "addbmm":
+            found = emit.reduce("ReduceSum", found, [0], keepdim=False)
+        if alpha != 1:
+            found = emit.node("Mul", found, emit.scalar(alpha, input))
+        if beta:
+            scaled = emit.node("Mul", input, emit.scalar(beta, input)) if beta != 1 else input
+            found = emit.node("Add", scaled, found)
+        return emit.cast(replace(found, spec=emit.result.with_dtype(wide)), emit.result.dtype)
+
+    @op.cost
+    def cost(
+        result: TensorSpec, input: TensorSpec, first: TensorSpec, second: TensorSpec, beta: float = 1, alpha: float = 1
+    ) -> Size:
+        return result.numel() if name == "addr" else first.numel() * (second.shape[-1] if second.ndim > 1 else 1)
+
+
+for _name, (_function, _sum_ranks) in SUMS.items():
+    _sum(_name, _function, _sum_ranks)

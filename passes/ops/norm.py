@@ -1,0 +1,315 @@
+"""Batch and instance normalisation: `y = (x - mean) / sqrt(var + eps) * weight + bias`, per channel.
+
+Always as in eval mode: with the running statistics of the layer where it keeps them, else with the
+statistics of the input itself, the variance being the biased one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from passes.dimension import hint, product
+from passes.errors import check
+from passes.ops.op import Inference, Op, Owned
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+batch_norm = Op("batch_norm", functions=(F.batch_norm,))
+instance_norm = Op("instance_norm", functions=(F.instance_norm,))
+
+
+# Spellings ----------------------------------------------------------------------------------------
+
+
+@batch_norm.function(torch.batch_norm)
+def bind_torch_batch_norm(
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float,
+    eps: float, cudnn_enabled: bool,
+) -> Mapping[str, Any]:  # fmt: skip
+    return {
+        "input": input, "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias,
+        "training": training, "eps": eps,
+    }  # fmt: skip
+
+
+@instance_norm.function(torch.instance_norm)
+def bind_torch_instance_norm(
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, use_input_stats: bool, momentum: float,
+    eps: float, cudnn_enabled: bool,
+) -> Mapping[str, Any]:  # fmt: skip
+    return {
+        "input": input, "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias,
+        "use_input_stats": use_input_stats, "eps": eps,
+    }  # fmt: skip
+
+
+OWNED = {name: Owned(name) for name in ("running_mean", "running_var", "weight", "bias")}
+
+
+def bind_batch_norm(module: Any, input: Any, *, ranks: tuple[int, ...] | None) -> Mapping[str, Any]:
+    without_statistics = module.running_mean is None and module.running_var is None
+    return {"input": input, **OWNED, "training": without_statistics, "eps": module.eps, "ranks": ranks}
+
+
+def bind_instance_norm(module: Any, input: Any, *, ranks: tuple[int, int]) -> Mapping[str, Any]:
+    return {
+        "input": input,
+        **OWNED,
+        "use_input_stats": not module.track_running_stats,
+        "eps": module.eps,
+        "ranks": ranks,
+    }
+
+
+# The ranks that each class takes; an instance norm takes its first one as an input without a batch axis.
+BATCH_NORMS: dict[type[nn.Module], tuple[int, ...] | None] = {
+    nn.BatchNorm1d: (2, 3),
+    nn.BatchNorm2d: (4,),
+    nn.BatchNorm3d: (5,),
+    nn.LazyBatchNorm1d: (2, 3),
+    nn.LazyBatchNorm2d: (4,),
+    nn.LazyBatchNorm3d: (5,),
+    nn.SyncBatchNorm: None,
+}
+INSTANCE_NORMS: dict[type[nn.Module], tuple[int, int]] = {
+    nn.InstanceNorm1d: (2, 3),
+    nn.InstanceNorm2d: (3, 4),
+    nn.InstanceNorm3d: (4, 5),
+    nn.LazyInstanceNorm1d: (2, 3),
+    nn.LazyInstanceNorm2d: (3, 4),
+    nn.LazyInstanceNorm3d: (4, 5),
+}
+for _cls, _ranks in BATCH_NORMS.items():
+    batch_norm.module(_cls)(partial(bind_batch_norm, ranks=_ranks))
+for _cls, _pair in INSTANCE_NORMS.items():
+    instance_norm.module(_cls)(partial(bind_instance_norm, ranks=_pair))
+
+
+@batch_norm.infer(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
+@instance_norm.infer(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
+def infer_norm(module: nn.Module, input: TensorSpec, **_: Any) -> Inference:
+    """As torch does, the second axis counts the features, even for an instance norm's input without a batch axis."""
+    check(input.ndim >= 2, "a lazy norm needs an input of at least 2 axes, found {}", input.ndim)
+    num_features = input.shape[1]
+    return Inference({"num_features": num_features}, dict.fromkeys(OWNED, (num_features,)))
+
+
+# Shapes -------------------------------------------------------------------------------------------
+
+
+def check_floating(input: TensorSpec) -> None:
+    check(input.dtype.is_floating_point, "a norm needs an input of floating point, found {}", input.dtype)
+
+
+def check_parameter(name: str, tensor: TensorSpec | None, shape: tuple[Any, ...], input: TensorSpec) -> None:
+    """A parameter or statistic has this shape and the input's dtype (or float32, for an input of low precision)."""
+    if tensor is None:
+        return
+    check(
+        tensor.ndim == len(shape) and all(a == b for a, b in zip(tensor.shape, shape, strict=True)),
+        "the {} should be of shape {}, found {}", name, list(shape), list(tensor.shape),
+    )  # fmt: skip
+    check(
+        tensor.dtype == input.dtype or (input.dtype in LOW_PRECISION and tensor.dtype == torch.float32),
+        "the input is {}, but the {} is {}", input.dtype, name, tensor.dtype,
+    )  # fmt: skip
+
+
+def check_rank(input: TensorSpec, ranks: tuple[int, ...] | None) -> None:
+    if ranks is None:
+        check(input.ndim >= 2, "expected an input of at least 2 axes (batch, channels), found {}", input.ndim)
+    else:
+        check(input.ndim in ranks, "expected an input of {} axes, found {}", " or ".join(map(str, ranks)), input.ndim)
+
+
+@batch_norm.shape
+def batch_norm_shape(
+    input: TensorSpec,
+    running_mean: TensorSpec | None,
+    running_var: TensorSpec | None,
+    weight: TensorSpec | None = None,
+    bias: TensorSpec | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    ranks: tuple[int, ...] | None = None,
+) -> TensorSpec:
+    check_floating(input)
+    check_rank(input, ranks)
+    check(eps > 0 or (eps == 0 and not training), "eps must be positive, found {}", eps)
+    if training:
+        values = product((input.shape[0], *input.shape[2:]))
+        check(values != 1, "expected more than 1 value per channel to take statistics of, found 1")
+    else:
+        check(
+            running_mean is not None and running_var is not None,
+            "running_mean and running_var must be given unless batch statistics are used",
+        )
+    _check_channels(input, input.shape[1], running_mean, running_var, weight, bias)
+    return input
+
+
+@instance_norm.shape
+def instance_norm_shape(
+    input: TensorSpec,
+    running_mean: TensorSpec | None = None,
+    running_var: TensorSpec | None = None,
+    weight: TensorSpec | None = None,
+    bias: TensorSpec | None = None,
+    use_input_stats: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    ranks: tuple[int, int] | None = None,
+) -> TensorSpec:
+    check_floating(input)
+    check_rank(input, ranks)
+    channel_axis = 0 if _is_unbatched(input, ranks) else 1
+    if use_input_stats:
+        values = product(input.shape[channel_axis + 1 :])
+        check(values != 1, "expected more than 1 spatial element to take statistics of, found 1")
+    else:
+        check(
+            running_mean is not None and running_var is not None,
+            "running_mean and running_var must be given unless the input's own statistics are used",
+        )
+    _check_channels(input, input.shape[channel_axis], running_mean, running_var, weight, bias)
+    return input
+
+
+def _check_channels(input: TensorSpec, channels: Any, *tensors: TensorSpec | None) -> None:
+    for name, tensor in zip(OWNED, tensors, strict=True):
+        check_parameter(name, tensor, (channels,), input)
+
+
+def _is_unbatched(input: TensorSpec | Value, ranks: tuple[int, int] | None) -> bool:
+    return ranks is not None and input.ndim == ranks[0]
+
+
+# Lowerings ----------------------------------------------------------------------------------------
+
+
+@batch_norm.lower
+def lower_batch_norm(
+    emit: Emitter,
+    input: Value,
+    running_mean: Value | None,
+    running_var: Value | None,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    ranks: tuple[int, ...] | None = None,
+) -> Value:
+    if training:
+        return normalized(emit, input, (0, *range(2, input.ndim)), eps, weight, bias, trailing=input.ndim - 2)
+    assert running_mean is not None
+    assert running_var is not None
+    return _with_statistics(emit, input, running_mean, running_var, weight, bias, eps)
+
+
+@instance_norm.lower
+def lower_instance_norm(
+    emit: Emitter,
+    input: Value,
+    running_mean: Value | None = None,
+    running_var: Value | None = None,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    use_input_stats: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    ranks: tuple[int, int] | None = None,
+) -> Value:
+    batched = input
+    if _is_unbatched(input, ranks):
+        batched = replace(emit.unsqueeze(input, 0), spec=TensorSpec((1, *input.shape), input.dtype))
+    if use_input_stats:
+        result = _instances(emit, batched, weight, bias, eps)
+    else:
+        assert running_mean is not None
+        assert running_var is not None
+        result = _with_statistics(emit, batched, running_mean, running_var, weight, bias, eps)
+    return result if batched is input else emit.squeeze(result, 0)
+
+
+def _instances(emit: Emitter, input: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    channels = input.shape[1]
+    if isinstance(channels, int) and has_instance_normalization(emit, input.dtype):
+        scale = emit.cast(weight, input.dtype) if weight else filled(emit, 1, (channels,), input.dtype)
+        shift = emit.cast(bias, input.dtype) if bias else filled(emit, 0, (channels,), input.dtype)
+        return emit.node("InstanceNormalization", input, scale, shift, epsilon=eps)
+    return normalized(emit, input, range(2, input.ndim), eps, weight, bias, trailing=input.ndim - 2)
+
+
+def _with_statistics(
+    emit: Emitter, input: Value, mean: Value, var: Value, weight: Value | None, bias: Value | None, eps: float
+) -> Value:
+    """BatchNormalization; its parameters may have their own dtype since opset 15, and it takes bfloat16 since 14."""
+    channels = tuple(map(hint, mean.shape))
+    scale = weight or filled(emit, 1, channels, mean.dtype)
+    shift = bias or filled(emit, 0, channels, mean.dtype)
+    x = input
+    if emit.opset < 15:
+        wide = emit.opset < 14 and input.dtype == torch.bfloat16
+        x, scale, shift, mean, var = (
+            emit.cast(value, torch.float32 if wide else input.dtype) for value in (x, scale, shift, mean, var)
+        )
+    result = emit.node("BatchNormalization", x, scale, shift, mean, var, epsilon=eps)
+    return result if x.dtype == input.dtype else emit.cast(result, input.dtype)
+
+
+def has_instance_normalization(emit: Emitter, dtype: torch.dtype) -> bool:
+    """Whether InstanceNormalization takes the dtype, in ONNX and in the runtimes (which know none in float64)."""
+    return dtype in (torch.float32, torch.float16) or (dtype == torch.bfloat16 and emit.opset >= 22)
+
+
+def filled(emit: Emitter, number: float, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
+    """A constant of one number, for a parameter that the layer does not have but the ONNX operator needs."""
+    return emit.constant(torch.full(shape, number, dtype=dtype))
+
+
+def normalized(
+    emit: Emitter,
+    input: Value,
+    dims: Sequence[int],
+    eps: float,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    trailing: int = 0,
+) -> Value:
+    """The formula itself, with statistics over `dims`; the parameters stand before `trailing` axes of the input.
+
+    Low precision is computed in float32 and rounded once, as torch does.
+    """
+    dtype = torch.float32 if input.dtype in LOW_PRECISION else input.dtype
+    x = emit.cast(input, dtype)
+    centered = emit.node("Sub", x, emit.reduce("ReduceMean", x, dims, True))
+    variance = emit.reduce("ReduceMean", emit.node("Mul", centered, centered), dims, True)
+    deviation = emit.node("Sqrt", emit.node("Add", variance, emit.scalar(eps, dtype)))
+    result = scaled(emit, emit.node("Div", centered, deviation), weight, bias, dtype, trailing)
+    return result if dtype == input.dtype else emit.cast(result, input.dtype)
+
+
+def scaled(
+    emit: Emitter, value: Value, weight: Value | None, bias: Value | None, dtype: torch.dtype, trailing: int = 0
+) -> Value:
+    """`value * weight + bias`, as far as they are there."""
+    for op_type, parameter in (("Mul", weight), ("Add", bias)):
+        if parameter is not None:
+            operand = emit.cast(parameter, dtype)
+            if trailing:
+                operand = emit.unsqueeze(operand, *range(1, trailing + 1))
+            value = emit.node(op_type, value, operand)
+    return value

@@ -1,0 +1,176 @@
+"""Parts of a tensor that follow from its shape alone: a stretch of an axis, windows, triangles, diagonals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Size
+from passes.errors import UnsupportedOpError, check
+from passes.ops.assignment import chosen, counted
+from passes.ops.axes import axis_of, moved
+from passes.ops.indexing import getitem_shape, lower_getitem
+from passes.ops.layout import same_size, transposed
+from passes.ops.op import Op
+from passes.ops.repetition import FAR
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# A part of an axis ----------------------------------------------------------------------------------
+
+select = Op("select", functions=(torch.select,), methods=("select",), view=True)
+
+
+def _at(ndim: int, dim: int, entry: Any) -> tuple[Any, ...]:
+    """The subscript that is `entry` on one axis and everything on the others."""
+    check(ndim >= 1, "a 0-d tensor has no axis to take a part of")
+    return (*[slice(None)] * axis_of(dim, ndim), entry)
+
+
+@select.shape
+def select_shape(input: TensorSpec, dim: int, index: Size | TensorSpec) -> TensorSpec:
+    return getitem_shape(input, _at(input.ndim, dim, index))
+
+
+@select.lower
+def lower_select(emit: Emitter, input: Value, dim: int, index: Any) -> Value:
+    return lower_getitem(emit, input, _at(input.ndim, dim, index))
+
+
+narrow = Op("narrow", functions=(torch.narrow,), methods=("narrow",), view=True)
+
+
+@narrow.shape
+def narrow_shape(input: TensorSpec, dim: int, start: Size, length: Size) -> TensorSpec:
+    check(input.ndim >= 1, "a 0-d tensor cannot be narrowed")
+    axis = axis_of(dim, input.ndim)
+    size = input.shape[axis]
+    check(-size <= start and start <= size, "start {} is out of range for axis {} of size {}", start, axis, size)
+    check(length >= 0, "a part cannot have the length {}", length)
+    first = start + size if start < 0 else start
+    check(first + length <= size, "{} elements from {} do not fit axis {} of size {}", length, start, axis, size)
+    return input.with_shape(*input.shape[:axis], length, *input.shape[axis + 1 :])
+
+
+@narrow.lower
+def lower_narrow(emit: Emitter, input: Value, dim: int, start: Size, length: Size) -> Value:
+    axis = axis_of(dim, input.ndim)
+    backwards = isinstance(start, int) and start < 0
+    end = FAR if backwards and same_size(start + length, 0) else start + length
+    return emit.slice(input, axis, start, end)
+
+
+unfold = Op("unfold_axis", methods=("unfold",), view=True)
+
+
+@unfold.shape
+def unfold_shape(input: TensorSpec, dimension: int, size: int, step: int) -> TensorSpec:
+    axis = axis_of(dimension, input.ndim)
+    length = input.shape[axis] if input.ndim else 1
+    check(step > 0, "windows must move by at least 1, found {}", step)
+    check(size >= 0, "a window cannot have the size {}", size)
+    check(size <= length, "a window of {} does not fit axis {} of size {}", size, axis, length)
+    if not input.ndim:
+        return input.with_shape(size)
+    return input.with_shape(*input.shape[:axis], (length - size) // step + 1, *input.shape[axis + 1 :], size)
+
+
+@unfold.lower
+def lower_unfold(emit: Emitter, input: Value, dimension: int, size: int, step: int) -> Value:
+    """Each window's positions gathered along the axis; the axis within the window then goes last."""
+    if not input.ndim:
+        return emit.reshape(input, [1]) if size else emit.slice(emit.reshape(input, [1]), 0, 0, 0)
+    axis = axis_of(dimension, input.ndim)
+    count = emit.result.shape[axis]
+    starts = emit.unsqueeze(counted(emit, 0, count, step), 1)
+    within = emit.constant(torch.arange(size))
+    fixed = isinstance(count, int)
+    positions = (
+        emit.constant(torch.arange(0, count * step, step)[:, None] + torch.arange(size))
+        if fixed
+        else emit.node("Add", starts, within)
+    )
+    windows = emit.node("Gather", input, positions, axis=axis)
+    return transposed(emit, windows, moved(input.ndim + 1, [axis + 1], [input.ndim]))
+
+
+# Triangles and diagonals ----------------------------------------------------------------------------
+
+
+TRIANGLES = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}
+
+
+def _triangle(name: str, upper: bool) -> None:
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(input: TensorSpec, diagonal: int = 0) -> TensorSpec:
+        check(input.ndim >= 2, "{} takes a tensor of 2 axes or more, found {}", name, input.ndim)
+        return input
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, diagonal: Any = 0) -> Value:
+        """Trilu since opset 14; before, a choice by column minus row."""
+        offset = replace(emit.operand(diagonal, torch.int64), spec=TensorSpec((), torch.int64))
+        if emit.opset >= 14:
+            # onnxruntime has no Trilu for the narrow integers.
+            wide = emit.cast(input, TRIANGLES.get(input.dtype, input.dtype))
+            result = emit.node("Trilu", wide, None if same_size(diagonal, 0) else offset, upper=int(upper))
+            return emit.cast(replace(result, spec=wide.spec), input.dtype)
+        rows, columns = (counted(emit, 0, size) for size in input.shape[-2:])
+        difference = emit.node("Sub", columns, emit.unsqueeze(rows, 1))
+        outside = emit.node("Less" if upper else "Greater", difference, offset)
+        return chosen(emit, outside, emit.scalar(0, input), input)
+
+
+_triangle("tril", upper=False)
+_triangle("triu", upper=True)
+
+diagonal = Op("diagonal", functions=(torch.diagonal,), methods=("diagonal",), view=True)
+
+
+@diagonal.function(torch.diag)
+@diagonal.method("diag")
+def bind_diag(input: Any, diagonal: int = 0) -> Mapping[str, Any]:
+    return {"input": input, "offset": diagonal, "dim1": None, "dim2": None}
+
+
+@diagonal.shape
+def diagonal_shape(input: TensorSpec, offset: int = 0, dim1: int | None = 0, dim2: int | None = 1) -> TensorSpec:
+    if dim1 is None or dim2 is None:
+        if input.ndim == 1:
+            raise UnsupportedOpError("diag of a vector, which makes a matrix, is not known", remedy="use diag_embed")
+        check(input.ndim == 2, "diag takes a vector or a matrix, found {} axes", input.ndim)
+        dim1, dim2 = 0, 1
+    first, second = axis_of(dim1, input.ndim), axis_of(dim2, input.ndim)
+    check(first != second, "a diagonal runs through two axes, found {} twice", dim1)
+    rest = [size for axis, size in enumerate(input.shape) if axis not in (first, second)]
+    return input.with_shape(*rest, _diagonal_length(input.shape[first], input.shape[second], offset))
+
+
+def _diagonal_length(rows: Size, columns: Size, offset: int) -> Size:
+    rows, columns = (rows, columns - offset) if offset >= 0 else (rows + offset, columns)
+    length = rows if rows <= columns else columns
+    return length if length > 0 else 0
+
+
+@diagonal.lower
+def lower_diagonal(emit: Emitter, input: Value, offset: int = 0, dim1: int | None = 0, dim2: int | None = 1) -> Value:
+    """With its two axes last and taken together, a diagonal is every (columns + 1)-th element."""
+    first, second = axis_of(dim1 or 0, input.ndim), axis_of(1 if dim2 is None else dim2, input.ndim)
+    last = input.ndim - 2
+    moved_last = transposed(emit, input, moved(input.ndim, [first, second], [last, last + 1]))
+    columns = moved_last.shape[-1]
+    length = emit.result.shape[-1]
+    start = offset if offset >= 0 else -offset * columns
+    flat = emit.reshape(moved_last, [*moved_last.shape[:-2], moved_last.shape[-2] * columns])
+    step = columns + 1
+    if same_size(length, 0):
+        return emit.slice(flat, last, 0, 0)
+    bounds = [emit.sizes([start]), emit.sizes([start + (length - 1) * step + 1]), emit.ints(last), emit.sizes([step])]
+    return emit.node("Slice", flat, *bounds)

@@ -1,0 +1,392 @@
+"""Reductions over some axes or all of them: sums, means, extremes, truth, and running sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import fx
+
+from passes.dimension import Size, product
+from passes.errors import ShapeError, check
+from passes.ops.axes import axes_of, axis_of
+from passes.ops.comparison import lower_maximum, lower_minimum
+from passes.ops.elementwise import NEVER, Native
+from passes.ops.op import PARAMETER_SYNONYMS, Op
+from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+Dims: TypeAlias = "int | Sequence[int] | None"
+
+# Runtimes reduce bytes, but no 16-bit integers; ONNX reduces bool since opset 20.
+EXTREMES = Native(small_integers=NEVER, boolean=20)
+PAIR = ("max", "min")
+
+
+# Axes ---------------------------------------------------------------------------------------------
+
+
+def reduced_axes(input: TensorSpec | Value, dim: Dims) -> tuple[int, ...]:
+    """The axes to reduce, counted from the front; None and no axes at all stand for every one."""
+    if dim is None or (not isinstance(dim, int) and len(dim) == 0):
+        return tuple(range(input.ndim))
+    return axes_of(dim, input.ndim)
+
+
+def reduced(input: TensorSpec, dim: Dims, keepdim: bool, dtype: torch.dtype | None = None) -> TensorSpec:
+    """The input without the reduced axes, or with 1 in their place."""
+    if not isinstance(input, TensorSpec):
+        raise ShapeError(f"a reduction needs a tensor, found {input}")
+    axes = reduced_axes(input, dim)
+    kept = [1 if axis in axes else size for axis, size in enumerate(input.shape) if keepdim or axis not in axes]
+    return TensorSpec(tuple(kept), dtype or input.dtype, input.device)
+
+
+def check_not_empty(input: TensorSpec, dim: Dims, what: str) -> None:
+    """An extreme of nothing does not exist. Named dimensions are at least 1."""
+    for axis in reduced_axes(input, dim):
+        if axis < input.ndim:
+            size = input.shape[axis]
+            check(not (isinstance(size, int) and size == 0), "{} over axis {}, which has no elements", what, axis)
+
+
+def reduce(emit: Emitter, op_type: str, input: Value, value: Value, dim: Dims, keepdim: bool) -> Value:
+    """One Reduce node over the axes of `input` that `dim` names; `value` is computed from it, in its shape."""
+    axes = reduced_axes(input, dim)
+    return emit.reduce(op_type, value, axes if len(axes) < input.ndim else None, keepdim)
+
+
+def reduced_size(input: TensorSpec | Value, dim: Dims) -> Size:
+    """How many elements go into one result."""
+    return product(input.shape[axis] for axis in reduced_axes(input, dim) if axis < input.ndim)
+
+
+# Sums and means -----------------------------------------------------------------------------------
+
+
+def sum_dtype(input: TensorSpec | Value, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype or (torch.int64 if category(input.dtype) < 2 else input.dtype)
+
+
+def mean_dtype(input: TensorSpec | Value, dtype: torch.dtype | None) -> torch.dtype:
+    found = dtype or input.dtype
+    check(
+        category(found) >= 2,
+        "the mean of {} is no {}; convert it first, or give a floating-point dtype",
+        input.dtype,
+        found,
+    )
+    return found
+
+
+def refuse_nothing(input: TensorSpec, dim: Dims) -> None:
+    pass
+
+
+def refuse_several_axes(input: TensorSpec, dim: Dims) -> None:
+    check(dim is None or isinstance(dim, int), "prod takes one axis, found {}", dim)
+
+
+ACCUMULATIONS: tuple[tuple[str, str, Callable[..., torch.dtype], Callable[..., None]], ...] = (
+    ("sum", "ReduceSum", sum_dtype, refuse_nothing),
+    ("nansum", "ReduceSum", sum_dtype, refuse_nothing),
+    ("mean", "ReduceMean", mean_dtype, refuse_nothing),
+    ("prod", "ReduceProd", sum_dtype, refuse_several_axes),
+)
+
+
+def _accumulation(
+    name: str, op_type: str, dtype_of: Callable[..., torch.dtype], refuse: Callable[[TensorSpec, Dims], None]
+) -> Op:
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(
+        input: TensorSpec, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+    ) -> TensorSpec:
+        refuse(input, dim)
+        return reduced(input, dim, keepdim, dtype_of(input, dtype))
+
+    @op.lower
+    def lower(
+        emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+    ) -> Value:
+        value = emit.cast(input, emit.result.dtype)
+        if name == "nansum" and input.dtype.is_floating_point:
+            value = emit.node("Where", emit.node("IsNaN", value), emit.scalar(0, emit.result), value)
+        return reduce(emit, op_type, input, value, dim, keepdim)
+
+    return op
+
+
+for _accumulated in ACCUMULATIONS:
+    _accumulation(*_accumulated)
+
+logsumexp = Op("logsumexp", functions=(torch.logsumexp, torch.special.logsumexp), methods=("logsumexp",))
+
+
+@logsumexp.shape
+def logsumexp_shape(input: TensorSpec, dim: Dims, keepdim: bool = False) -> TensorSpec:
+    return reduced(input, dim, keepdim, float_dtype(input.dtype))
+
+
+@logsumexp.lower
+def lower_logsumexp(emit: Emitter, input: Value, dim: Dims, keepdim: bool = False) -> Value:
+    value = emit.cast(input, emit.result.dtype)
+    return reduce(emit, "ReduceLogSumExp", input, value, dim, keepdim)
+
+
+count_nonzero = Op("count_nonzero", functions=(torch.count_nonzero,), methods=("count_nonzero",))
+
+
+@count_nonzero.shape
+def count_nonzero_shape(input: TensorSpec, dim: Dims = None) -> TensorSpec:
+    return reduced(input, dim, False, torch.int64)
+
+
+@count_nonzero.lower
+def lower_count_nonzero(emit: Emitter, input: Value, dim: Dims = None) -> Value:
+    counted = emit.cast(emit.cast(input, torch.bool), torch.int64)
+    return reduce(emit, "ReduceSum", input, counted, dim, False)
+
+
+# Spread -------------------------------------------------------------------------------------------
+
+
+def bind_spread(
+    input: Any,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+    **synonyms: Any,
+) -> Mapping[str, Any]:
+    """`var(dim, unbiased, keepdim)`, `var(unbiased)` and `var(dim, correction=…, keepdim=…)`."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    named = {PARAMETER_SYNONYMS.get(name, name): value for name, value in synonyms.items()}
+    if correction is None:
+        correction = int(unbiased is not False)
+    return {"input": input, "dim": dim, "keepdim": keepdim, "correction": correction, **named}
+
+
+def _spread(name: str, root: bool, with_mean: bool) -> Op:
+    op = Op(name)
+    op.function(getattr(torch, name))(bind_spread)
+    if hasattr(torch.Tensor, name):
+        op.method(name)(bind_spread)
+
+    @op.shape
+    def shape(input: TensorSpec, dim: Dims = None, keepdim: bool = False, correction: float = 1) -> Any:
+        check(category(input.dtype) >= 2, "{} needs a floating-point input, found {}", name, input)
+        found = reduced(input, dim, keepdim)
+        return (found, found) if with_mean else found
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, correction: float = 1) -> Any:
+        """The sum of squared differences from the mean, over the number of elements less the correction."""
+        centre = reduce(emit, "ReduceMean", input, input, dim, True)
+        difference = emit.node("Sub", input, centre)
+        count = reduced_size(input, dim)
+        if correction == 0:
+            spread = reduce(emit, "ReduceMean", input, emit.node("Mul", difference, difference), dim, keepdim)
+        else:
+            total = reduce(emit, "ReduceSumSquare", input, difference, dim, keepdim)
+            spread = emit.node("Div", total, _freedom(emit, count, correction, input.dtype))
+        if root:
+            spread = emit.node("Sqrt", spread)
+        if not with_mean:
+            return spread
+        return spread, centre if keepdim else reduce(emit, "ReduceMean", input, input, dim, False)
+
+    return op
+
+
+def _freedom(emit: Emitter, count: Size, correction: float, dtype: torch.dtype) -> Value:
+    """`count - correction`, never negative."""
+    if isinstance(count, int):
+        return as_value(emit, float(max(count - correction, 0)), dtype)
+    less = emit.node("Sub", as_value(emit, count, dtype), as_value(emit, float(correction), dtype))
+    return emit.node("Max", less, emit.scalar(0, dtype))
+
+
+for _name in ("var", "std"):
+    _spread(_name, root=_name == "std", with_mean=False)
+    _spread(f"{_name}_mean", root=_name == "std", with_mean=True)
+
+
+# Extremes -----------------------------------------------------------------------------------------
+
+
+def lower_extreme(emit: Emitter, op_type: str, input: Value, dim: Dims, keepdim: bool) -> Value:
+    working = EXTREMES.dtype(input.dtype, emit.opset)
+    extreme = reduce(emit, op_type, input, emit.cast(input, working), dim, keepdim)
+    return extreme if working == input.dtype else emit.cast(extreme, input.dtype)
+
+
+def lower_position(emit: Emitter, op_type: str, input: Value, dim: int | None, keepdim: bool) -> Value:
+    """ArgMax and ArgMin; without an axis the position counts over all elements in their order."""
+    if input.dtype == torch.bool:
+        emit.unsupported("torch itself computes no position of an extreme of bool")
+    value = emit.cast(input, torch.int32) if input.dtype == torch.int16 else input
+    if dim is not None and input.ndim:
+        return emit.node(op_type, value, axis=axis_of(dim, input.ndim), keepdims=int(keepdim))
+    flat = value if input.ndim == 1 else emit.node("Reshape", value, emit.ints(-1))
+    position = emit.node(op_type, flat, axis=0, keepdims=0)
+    return emit.node("Reshape", position, emit.ints(*[1] * input.ndim)) if keepdim and input.ndim else position
+
+
+def _reduced_extremes(name: str) -> None:
+    op_type = f"Reduce{name.capitalize()}"
+
+    extreme = Op(f"a{name}", functions=(getattr(torch, f"a{name}"),), methods=(f"a{name}",))
+
+    @extreme.shape
+    def extreme_shape(input: TensorSpec, dim: Dims = (), keepdim: bool = False) -> TensorSpec:
+        check_not_empty(input, dim, f"a{name}")
+        return reduced(input, dim, keepdim)
+
+    @extreme.lower
+    def lower(emit: Emitter, input: Value, dim: Dims = (), keepdim: bool = False) -> Value:
+        return lower_extreme(emit, op_type, input, dim, keepdim)
+
+    position = Op(f"arg{name}", functions=(getattr(torch, f"arg{name}"),), methods=(f"arg{name}",))
+
+    @position.shape
+    def position_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False) -> TensorSpec:
+        check(dim is None or isinstance(dim, int), "arg{} takes one axis, found {}", name, dim)
+        check_not_empty(input, dim, f"arg{name}")
+        return reduced(input, dim, keepdim, torch.int64)
+
+    @position.lower
+    def lower_arg(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+        return lower_position(emit, f"Arg{name.capitalize()}", input, dim, keepdim)
+
+
+def _extremes(name: str, lower_pair: Callable[..., Value]) -> None:
+    """`max(x)`, `max(x, dim, keepdim)` with the positions beside the values, and `max(x, other)`."""
+    op = Op(name)
+    reduction, position = f"Reduce{name.capitalize()}", f"Arg{name.capitalize()}"
+
+    @op.function(getattr(torch, name))
+    @op.method(name)
+    def bind(input: Any, dim: Any = None, keepdim: bool = False, other: Any = None, **synonyms: Any) -> dict[str, Any]:
+        if isinstance(dim, fx.Node):
+            dim, other = None, dim
+        named = {PARAMETER_SYNONYMS.get(key, key): value for key, value in synonyms.items()}
+        return {"input": input, "dim": dim, "keepdim": keepdim, "other": other, **named}
+
+    @op.shape
+    def shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False, other: Any = None) -> Any:
+        if other is not None:
+            return broadcast(input, other)
+        check(dim is None or isinstance(dim, int), "{} takes one axis, found {}; use a{} for several", name, dim, name)
+        check_not_empty(input, dim, name)
+        values = reduced(input, dim, keepdim)
+        return values if dim is None else (values, values.with_dtype(torch.int64))
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False, other: Any = None) -> Any:
+        if other is not None:
+            working = Native(small_integers=NEVER).dtype(result_dtype(input, other), emit.opset)
+            extreme = lower_pair(emit, *promote(emit, input, other, dtype=working))
+            return extreme if working == emit.result.dtype else emit.cast(extreme, emit.result.dtype)
+        values = lower_extreme(emit, reduction, input, dim, keepdim)
+        return values if dim is None else (values, lower_position(emit, position, input, dim, keepdim))
+
+
+for _name, _pair in {"max": lower_maximum, "min": lower_minimum}.items():
+    _reduced_extremes(_name)
+    _extremes(_name, _pair)
+
+aminmax = Op("aminmax", functions=(torch.aminmax,), methods=("aminmax",))
+
+
+@aminmax.shape
+def aminmax_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False) -> tuple[TensorSpec, TensorSpec]:
+    check_not_empty(input, dim, "aminmax")
+    found = reduced(input, dim, keepdim)
+    return found, found
+
+
+@aminmax.lower
+def lower_aminmax(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> tuple[Value, Value]:
+    low, high = (
+        lower_extreme(emit, op_type, input, dim, keepdim) for op_type in ("ReduceMin", "ReduceMax")
+    )
+    return low, high
+
+
+# Truth --------------------------------------------------------------------------------------------
+
+
+def _truth(name: str, op_type: str) -> None:
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(input: TensorSpec, dim: Dims = None, keepdim: bool = False) -> TensorSpec:
+        """bool, but for bytes, which once stood for bool."""
+        return reduced(input, dim, keepdim, torch.uint8 if input.dtype == torch.uint8 else torch.bool)
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+        truth = emit.cast(input, torch.bool)
+        working = EXTREMES.dtype(torch.bool, emit.opset)
+        found = reduce(emit, op_type, input, emit.cast(truth, working), dim, keepdim)
+        return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)
+
+
+_truth("all", "ReduceMin")
+_truth("any", "ReduceMax")
+
+
+# Running sums and products ------------------------------------------------------------------------
+
+
+def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value]) -> None:
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(input: TensorSpec, dim: int, dtype: torch.dtype | None = None) -> TensorSpec:
+        axis_of(dim, input.ndim)
+        return input.with_dtype(sum_dtype(input, dtype))
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
+        value = emit.cast(input, emit.result.dtype)
+        if not input.ndim:
+            return emit.node("Identity", value)
+        return lowering(emit, input, value, axis_of(dim, input.ndim))
+
+
+def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    """CumSum; 16-bit floats since opset 14."""
+    dtype = emit.result.dtype
+    working = torch.float32 if dtype.itemsize == 2 and emit.opset < 14 else dtype
+    total = emit.node("CumSum", emit.cast(value, working), emit.constant(torch.tensor(axis)))
+    return total if working == dtype else emit.cast(total, dtype)
+
+
+def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    """ONNX has no running product. Row i of a square holds the elements up to i, then ones; its rows are multiplied."""
+    count = emit.size(input.shape[axis])
+    places = emit.node(
+        "Range", emit.scalar(0, torch.int64), emit.node("Squeeze", count), emit.scalar(1, torch.int64)
+    )
+    behind = [1] * (input.ndim - axis - 1)
+    rows = emit.node("Reshape", places, emit.ints(-1, 1, *behind))
+    columns = emit.node("Reshape", places, emit.ints(-1, *behind))
+    taken = emit.node("LessOrEqual", columns, rows)
+    square = emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(1, emit.result.dtype))
+    return emit.reduce("ReduceProd", square, [axis + 1], False)
+
+
+_running("cumsum", lower_cumsum)
+_running("cumprod", lower_cumprod)
+
+__all__ = ["reduce", "reduced", "reduced_axes"]

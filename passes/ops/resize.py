@@ -1,0 +1,359 @@
+"""Resampling to another size: `F.interpolate` and the upsampling layers.
+
+Every mode is linear in the input and works axis by axis. ONNX's Resize covers most of it. Where it does not,
+or rounds its coordinates differently, a nearest mode becomes a Gather of the elements that torch picks, and any
+other a product with the matrix of torch's own weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from passes.dimension import Size, hint, is_static
+from passes.errors import UnsupportedOpError, check
+from passes.ops.op import Op
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# The number of spatial axes that each mode takes.
+SPATIAL_AXES: dict[str, tuple[int, ...]] = {
+    "nearest": (1, 2, 3),
+    "nearest-exact": (1, 2, 3),
+    "area": (1, 2, 3),
+    "linear": (1,),
+    "bilinear": (2,),
+    "bicubic": (2,),
+    "trilinear": (3,),
+    "lanczos": (2,),
+}
+PICKING = ("nearest", "nearest-exact")
+ANTIALIASED = ("bilinear", "bicubic", "lanczos")
+# Where elements are picked from: Resize's coordinates and rounding.
+NEAREST_ATTRIBUTES = {
+    "nearest": {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+    "nearest-exact": {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"},
+}
+
+interpolate = Op("interpolate", functions=(F.interpolate,))
+
+
+@interpolate.module(nn.Upsample)
+def bind_upsample(module: nn.Upsample, input: Any) -> Mapping[str, Any]:
+    names = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+    return {"input": input, **{name: getattr(module, name) for name in names}}
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One spatial axis: its sizes before and after, and the factor where coordinates follow it, not the sizes."""
+
+    before: Size
+    after: Size
+    factor: float | None
+
+    @property
+    def is_static(self) -> bool:
+        return is_static([self.before, self.after])
+
+
+def _axes(
+    input: TensorSpec | Value, size: Any, scale_factor: Any, mode: str, recompute_scale_factor: bool | None
+) -> list[Axis]:
+    before = input.shape[2:]
+    if size is not None:
+        return [Axis(old, new, None) for old, new in zip(before, _per_axis("size", size, before), strict=True)]
+    factors = _per_axis("scale_factor", scale_factor, before)
+    forgotten = recompute_scale_factor or mode == "area"
+    return [
+        Axis(old, _scaled(old, factor), None if forgotten else float(factor))
+        for old, factor in zip(before, factors, strict=True)
+    ]
+
+
+def _per_axis(what: str, given: Any, spatial: Sequence[Size]) -> Sequence[Any]:
+    if not isinstance(given, (tuple, list)):
+        return [given] * len(spatial)
+    check(
+        len(given) == len(spatial), "{} has {} numbers, but the input {} spatial axes", what, len(given), len(spatial)
+    )
+    return given
+
+
+def _scaled(size: Size, factor: float) -> Size:
+    """`int(size * factor)`; of a dynamic size only by a factor whose products are exact in floating point."""
+    if isinstance(size, int):
+        return int(size * factor)
+    exact = Fraction(factor)
+    check(
+        exact.denominator <= 2**16,
+        "scale_factor {} times the dynamic size {} cannot be written as a formula of whole numbers",
+        factor,
+        size,
+        remedy=f"give size instead, or a fixed size for {', '.join(size.symbols())}",
+    )
+    return size * exact.numerator // exact.denominator
+
+
+@interpolate.shape
+def interpolate_shape(
+    input: TensorSpec,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> TensorSpec:
+    """[N, C, *spatial] with the spatial sizes asked for."""
+    check(mode in SPATIAL_AXES, "the mode {!r} is none of {}", mode, ", ".join(SPATIAL_AXES))
+    check((size is None) != (scale_factor is None), "either size or scale_factor must be given, and not both")
+    check(size is None or not recompute_scale_factor, "recompute_scale_factor has no meaning with a size")
+    check(
+        input.ndim - 2 in SPATIAL_AXES[mode],
+        "{} takes an input of {} axes, found {}",
+        mode,
+        " or ".join(str(axes + 2) for axes in SPATIAL_AXES[mode]),
+        input,
+    )
+    if mode in PICKING or mode == "area":
+        check(align_corners is None, "align_corners has no meaning for {}", mode)
+    check(not antialias or mode in ANTIALIASED, "{} cannot be antialiased, only {}", mode, ", ".join(ANTIALIASED))
+    if mode == "lanczos":
+        check(antialias and not align_corners, "lanczos needs antialias=True, and no align_corners")
+    axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
+    after = [axis.after for axis in axes]
+    check(all(new >= (mode != "area") for new in after), "the result would have the spatial sizes {}", after)
+    check(0 not in [old for old in input.shape[1:] if isinstance(old, int)], "the input {} is empty", input)
+    return input.with_shape(*input.shape[:2], *after)
+
+
+@interpolate.identity
+def interpolate_is_identity(
+    result: TensorSpec,
+    input: TensorSpec,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> bool:
+    return all(
+        _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0)
+        for axis in _axes(input, size, scale_factor, mode, recompute_scale_factor)
+    )
+
+
+@interpolate.lower
+def lower_interpolate(
+    emit: Emitter,
+    input: Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Value:
+    axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
+    if mode in PICKING:
+        channels = min(hint(input.shape[1]), 2)
+        picked = [_picked(axes, place, channels, mode) for place in range(len(axes))]
+        if all(map(_agrees, axes, picked, [mode] * len(axes))) and not _is_taken_for_a_copy(axes):
+            return _resize(emit, input, axes, mode="nearest", **NEAREST_ATTRIBUTES[mode])
+        return _gather(emit, input, axes, picked, mode)
+    if not input.dtype.is_floating_point:
+        emit.unsupported(f"ONNX does not round {mode} resampling of {input.dtype} as torch does")
+    if mode == "area":
+        return _average(emit, input, axes)
+    if mode == "lanczos" or (antialias and (align_corners or emit.opset < 18)) or _is_taken_for_a_copy(axes):
+        return _product(emit, input, axes, mode, align_corners, antialias)
+    cubic = mode == "bicubic"
+    return _resize(
+        emit,
+        input,
+        axes,
+        mode="cubic" if cubic else "linear",
+        coordinate_transformation_mode="align_corners" if align_corners else "half_pixel",
+        # Torch takes the coefficient of PIL where it antialiases like PIL.
+        cubic_coeff_a=(-0.5 if antialias else -0.75) if cubic else None,
+        antialias=1 if antialias else None,
+        exclude_outside=1 if antialias else None,
+    )
+
+
+def _resize(emit: Emitter, input: Value, axes: Sequence[Axis], **attributes: Any) -> Value:
+    """Resize by factors where torch's coordinates follow them, else to sizes."""
+    if axes[0].factor is not None:
+        scales = [1.0, 1.0, *(_representable(axis) for axis in axes)]
+        return emit.node("Resize", input, None, emit.constant(torch.tensor(scales, dtype=torch.float32)), **attributes)
+    after = [axis.after for axis in axes]
+    if emit.opset >= 18 and not is_static(input.shape[:2]):
+        spatial = list(range(2, input.ndim))
+        return emit.node("Resize", input, None, None, emit.sizes(after), axes=spatial, **attributes)
+    return emit.node("Resize", input, None, None, emit.sizes([*input.shape[:2], *after]), **attributes)
+
+
+def _representable(axis: Axis) -> float:
+    """The factor as a float32 by which a runtime arrives at torch's size, in float32 and beyond: it or a neighbour."""
+    assert axis.factor is not None
+    nearest = np.float32(axis.factor)
+    if not axis.is_static:
+        return float(nearest)
+    before, after = int(axis.before), int(axis.after)
+    neighbours = [np.nextafter(nearest, np.float32(limit)) for limit in (np.inf, 0)]
+    for candidate in (nearest, *neighbours):
+        if int(before * float(candidate)) == after == int(np.float32(before) * candidate):
+            return float(candidate)
+    raise UnsupportedOpError(f"no float32 near {axis.factor} takes {before} to {after}")
+
+
+def _is_taken_for_a_copy(axes: Sequence[Axis]) -> bool:
+    """Whether a factor moves elements, but leaves every size: onnxruntime then takes the Resize for a copy.
+
+    Only a factor between 1 and 2 can do that, so no other one is asked about.
+    """
+    small = [axis for axis in axes if axis.factor is not None and 1 <= axis.factor < 2]
+    moving = [axis for axis in small if axis.factor != 1]
+    return bool(moving) and len(small) == len(axes) and all(axis.after == axis.before for axis in moving)
+
+
+# Nearest: which element ---------------------------------------------------------------------------
+
+
+def _picked(axes: Sequence[Axis], place: int, channels: int, mode: str) -> torch.Tensor | None:
+    """The indices that torch picks along one of the axes, if all are of fixed sizes.
+
+    Torch is asked with the shapes of the call, since its kernels differ in how they round.
+    """
+    if not all(axis.is_static for axis in axes):
+        return None
+    before, after = [int(axis.before) for axis in axes], [int(axis.after) for axis in axes]
+    along = [-1 if axis == place else 1 for axis in range(len(axes))]
+    places = torch.arange(before[place], dtype=torch.float32).reshape(along).expand(1, channels, *before).contiguous()
+    factors = [axis.factor for axis in axes if axis.factor is not None]
+    target: dict[str, Any] = {"scale_factor": factors} if factors else {"size": after}
+    chosen = F.interpolate(places, mode=mode, **target)[0, 0].movedim(place, 0)
+    return chosen.flatten(1)[:, 0].to(torch.int64) if chosen.ndim > 1 else chosen.to(torch.int64)
+
+
+def _agrees(axis: Axis, picked: torch.Tensor | None, mode: str) -> bool:
+    """Whether ONNX's coordinate `x / scale` picks what torch's `x * (1 / scale)` picks, both in float32."""
+    if picked is None:
+        return _is_power_of_two(_ratio(axis))
+    before, after = int(axis.before), int(axis.after)
+    scale = np.float32(_representable(axis)) if axis.factor is not None else np.float32(after) / np.float32(before)
+    x, half = np.arange(after, dtype=np.float32), np.float32(0.5)
+    exact = mode == "nearest-exact"
+    coordinate = (x + half) / scale - half if exact else x / scale
+    nearest = np.floor(coordinate.astype(np.float64) + (0.5 if exact else 0.0))
+    return np.array_equal(np.clip(nearest, 0, before - 1), picked.numpy())
+
+
+def _ratio(axis: Axis) -> Fraction | None:
+    """The factor, or sizes' ratio where their formulas are multiples of each other."""
+    if axis.factor is not None:
+        return Fraction(axis.factor)
+    up, down = axis.after // axis.before, axis.before // axis.after
+    if isinstance(up, int) and _is_zero(axis.after - up * axis.before):
+        return Fraction(up)
+    if isinstance(down, int) and _is_zero(axis.before - down * axis.after):
+        return Fraction(1, down)
+    return None
+
+
+def _is_power_of_two(ratio: Fraction | None) -> bool:
+    return ratio is not None and math.log2(ratio.numerator) % 1 == 0 and math.log2(ratio.denominator) % 1 == 0
+
+
+def _is_zero(difference: Size) -> bool:
+    """Whether two formulas are the same; asks nothing that would have to be recorded."""
+    return isinstance(difference, int) and difference == 0
+
+
+def _gather(
+    emit: Emitter, input: Value, axes: Sequence[Axis], picked: Sequence[torch.Tensor | None], mode: str
+) -> Value:
+    """One Gather per axis that changes, by indices that are constant, or computed as torch computes them."""
+    result = input
+    for place, (axis, chosen) in enumerate(zip(axes, picked, strict=True)):
+        if _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0):
+            continue
+        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axis, mode)
+        result = emit.node("Gather", result, indices, axis=place + 2)
+    return result
+
+
+def _computed_indices(emit: Emitter, axis: Axis, mode: str) -> Value:
+    """`min(floor((x + offset) * (before / after)), before - 1)` in float32."""
+    if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
+        emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
+    first, step = emit.scalar(0, torch.int64), emit.scalar(1, torch.int64)
+    x = emit.cast(emit.node("Range", first, emit.operand(axis.after, torch.int64), step), torch.float32)
+    if mode == "nearest-exact":
+        x = emit.node("Add", x, emit.scalar(0.5, torch.float32))
+    if axis.factor is not None:
+        ratio = emit.scalar(1 / axis.factor, torch.float32)
+    else:
+        ratio = emit.node("Div", emit.operand(axis.before, torch.float32), emit.operand(axis.after, torch.float32))
+    picked = emit.cast(emit.node("Floor", emit.node("Mul", x, ratio)), torch.int64)
+    return emit.node("Min", picked, emit.operand(axis.before - 1, torch.int64))
+
+
+# Weighted sums ------------------------------------------------------------------------------------
+
+
+def _average(emit: Emitter, input: Value, axes: Sequence[Axis]) -> Value:
+    """AveragePool where the windows are of one size, as they are if the result's size divides the input's."""
+    if any(_is_zero(axis.after) for axis in axes):
+        emit.unsupported("there is no average over nothing")
+    ratios = [_ratio(axis) for axis in axes]
+    if all(ratio is not None and ratio.numerator == 1 for ratio in ratios):
+        window = [ratio.denominator for ratio in ratios if ratio is not None]
+        return emit.node("AveragePool", input, kernel_shape=window, strides=window)
+    return _product(emit, input, axes, "area", None, False)
+
+
+def _product(
+    emit: Emitter, input: Value, axes: Sequence[Axis], mode: str, align_corners: bool | None, antialias: bool
+) -> Value:
+    """A product with torch's weights along each axis that changes."""
+    if not all(axis.is_static for axis in axes):
+        emit.unsupported(f"{mode} resampling of a dynamic size needs weights that ONNX cannot compute")
+    options: dict[str, Any] = {} if mode == "area" else {"align_corners": align_corners, "antialias": antialias}
+    # A plane of one row: all modes but the cubic ones are the same over any number of axes.
+    planar = "bilinear" if mode in ("linear", "trilinear") else mode
+    result = input
+    for place, axis in enumerate(axes, start=2 - input.ndim):
+        if axis.after == axis.before and axis.factor in (None, 1.0):
+            continue
+        one_hot = torch.eye(int(axis.before), dtype=torch.float64)[None, :, None, :]
+        target: dict[str, Any] = {"size": (1, int(axis.after))}
+        if axis.factor is not None:
+            target = {"scale_factor": (1.0, axis.factor)}
+        weights = F.interpolate(one_hot, mode=planar, **target, **options)[0, :, 0, :].to(input.dtype)
+        result = _times(emit, result, weights, place, input.ndim)
+    return result
+
+
+def _times(emit: Emitter, value: Value, weights: torch.Tensor, place: int, ndim: int) -> Value:
+    """The product over the axis `place` (from the end) with weights of [before, after]."""
+    if place == -1:
+        return emit.node("MatMul", value, emit.constant(weights))
+    if place == -2:
+        return emit.node("MatMul", emit.constant(weights.T), value)
+    swap = list(range(ndim))
+    swap[place], swap[-1] = swap[-1], swap[place]
+    product = emit.node("MatMul", emit.node("Transpose", value, perm=swap), emit.constant(weights))
+    return emit.node("Transpose", product, perm=swap)

@@ -1,0 +1,107 @@
+"""Softmax and its relatives, along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from passes.errors import check
+from passes.ops.op import Op
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+softmax = Op("softmax", functions=(F.softmax, torch.softmax, torch.special.softmax), methods=("softmax",))
+log_softmax = Op(
+    "log_softmax", functions=(F.log_softmax, torch.log_softmax, torch.special.log_softmax), methods=("log_softmax",)
+)
+softmin = Op("softmin", functions=(F.softmin,))
+softmax2d = Op("softmax2d")
+
+
+@softmax.module(nn.Softmax)
+@log_softmax.module(nn.LogSoftmax)
+@softmin.module(nn.Softmin)
+def bind_softmax(module: Any, input: Any) -> Mapping[str, Any]:
+    return {"input": input, "dim": module.dim}
+
+
+@softmax.shape
+@log_softmax.shape
+def softmax_shape(
+    input: TensorSpec, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> TensorSpec:
+    rank = max(input.ndim, 1)
+    check(dim is None or -rank <= dim < rank, "dim is {}, but the input has {} axes", dim, input.ndim)
+    result = input.with_dtype(dtype or input.dtype)
+    check(
+        result.dtype.is_floating_point,
+        "softmax needs a floating-point input, found {}",
+        result.dtype,
+        remedy="convert the input, or give a floating-point dtype",
+    )
+    return result
+
+
+@softmin.shape
+def softmin_shape(
+    input: TensorSpec, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> TensorSpec:
+    check(input.dtype != torch.bool, "softmin negates its input, which is bool")
+    return softmax_shape(input, dim, dtype)
+
+
+@softmax.lower
+def lower_softmax(
+    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Value:
+    return _along(emit, "Softmax", emit.cast(input, emit.result.dtype), dim)
+
+
+@log_softmax.lower
+def lower_log_softmax(
+    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Value:
+    return _along(emit, "LogSoftmax", emit.cast(input, emit.result.dtype), dim)
+
+
+@softmin.lower
+def lower_softmin(
+    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
+) -> Value:
+    """softmax(-x); the negation comes before the cast, as in torch, where unsigned integers wrap around."""
+    if input.dtype == torch.uint8:
+        emit.unsupported("softmin of uint8: ONNX does not negate unsigned integers")
+    return _along(emit, "Softmax", emit.cast(emit.node("Neg", input), emit.result.dtype), dim)
+
+
+def _along(emit: Emitter, op_type: str, input: Value, dim: int | None) -> Value:
+    """The op along an axis. Where none is given, torch still takes the axis that it took before dim existed."""
+    rank = emit.result.ndim
+    if rank == 0:
+        return emit.squeeze(emit.node(op_type, emit.unsqueeze(input, 0), axis=0), 0)
+    if dim is None:
+        dim = 0 if rank in (1, 3) else 1
+    return emit.node(op_type, input, axis=dim % rank)
+
+
+@softmax2d.module(nn.Softmax2d)
+def bind_softmax2d(module: nn.Softmax2d, input: Any) -> Mapping[str, Any]:
+    return {"input": input}
+
+
+@softmax2d.shape
+def softmax2d_shape(input: TensorSpec) -> TensorSpec:
+    check(input.ndim in (3, 4), "Softmax2d needs an input of 3 or 4 axes, found {}", input.ndim)
+    return softmax_shape(input, -3)
+
+
+@softmax2d.lower
+def lower_softmax2d(emit: Emitter, input: Value) -> Value:
+    """Over the channels at each position."""
+    return _along(emit, "Softmax", input, -3)

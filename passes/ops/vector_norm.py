@@ -1,0 +1,149 @@
+"""Norms of vectors and matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.errors import ShapeError, check
+from passes.ops.axes import axes_of
+from passes.ops.op import Op
+from passes.ops.promotion import as_value
+from passes.ops.reduction import Dims, reduce, reduced
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+vector_norm = Op("vector_norm", functions=(torch.linalg.vector_norm,))
+matrix_norm = Op("matrix_norm", functions=(torch.linalg.matrix_norm,))
+
+
+def check_floating(input: TensorSpec, dtype: torch.dtype | None) -> torch.dtype:
+    for found in (input.dtype, dtype or input.dtype):
+        check(found.is_floating_point or found.is_complex, "a norm needs floating-point numbers, found {}", found)
+    return dtype or input.dtype
+
+
+@vector_norm.shape
+def vector_norm_shape(
+    input: TensorSpec, ord: float = 2, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> TensorSpec:
+    check(isinstance(ord, (int, float)), "the order of a vector norm is a number, not {}", ord)
+    return reduced(input, dim, keepdim, check_floating(input, dtype))
+
+
+@vector_norm.function(torch.norm)
+@vector_norm.method("norm")
+def bind_norm(
+    input: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, out: Any = None, dtype: Any = None
+) -> Mapping[str, Any]:
+    """`torch.norm` is a vector norm whatever the number of axes; its default name is that of matrices."""
+    if p == "nuc":
+        raise ShapeError("the nuclear norm needs singular values", remedy="use torch.linalg.matrix_norm")
+    order = 2 if p is None or p == "fro" else p
+    return {"input": input, "ord": order, "dim": dim, "keepdim": keepdim, "dtype": dtype}
+
+
+@vector_norm.lower
+def lower_vector_norm(
+    emit: Emitter,
+    input: Value,
+    ord: float = 2,
+    dim: Dims = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Value:
+    """`sum(|x|^p)^(1/p)`; the largest or smallest magnitude for an infinite p; the number of non-zeros for 0."""
+    target = emit.result.dtype
+    value = emit.cast(input, target)
+    if ord in (1, 2):
+        return reduce(emit, f"ReduceL{int(ord)}", input, value, dim, keepdim)
+    if ord == 0:
+        nonzero = emit.cast(emit.cast(value, torch.bool), target)
+        return reduce(emit, "ReduceSum", input, nonzero, dim, keepdim)
+    magnitude = emit.node("Abs", value)
+    if math.isinf(ord):
+        return reduce(emit, "ReduceMax" if ord > 0 else "ReduceMin", input, magnitude, dim, keepdim)
+    powers = emit.node("Pow", magnitude, as_value(emit, float(ord), target))
+    total = reduce(emit, "ReduceSum", input, powers, dim, keepdim)
+    return emit.node("Pow", total, as_value(emit, 1 / ord, target))
+
+
+@matrix_norm.shape
+def matrix_norm_shape(
+    input: TensorSpec,
+    ord: float | str = "fro",
+    dim: tuple[int, int] = (-2, -1),
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> TensorSpec:
+    check(input.ndim >= 2, "a matrix norm needs a tensor of at least 2 axes, found {}", input)
+    check(not isinstance(dim, int) and len(dim) == 2, "a matrix has two axes, found {}", dim)
+    check(
+        ord in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf), "a matrix norm is fro, nuc, ±1, ±2 or ±inf, not {}", ord
+    )
+    return reduced(input, dim, keepdim, check_floating(input, dtype))
+
+
+@matrix_norm.lower
+def lower_matrix_norm(
+    emit: Emitter,
+    input: Value,
+    ord: float | str = "fro",
+    dim: tuple[int, int] = (-2, -1),
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Value:
+    """Order 1: the largest column sum of magnitudes; infinity: the largest row sum; negative: the smallest."""
+    value = emit.cast(input, emit.result.dtype)
+    if isinstance(ord, str) or abs(ord) == 2:
+        if ord != "fro":
+            emit.unsupported(f"the matrix norm of order {ord} needs singular values")
+        return reduce(emit, "ReduceL2", input, value, dim, keepdim)
+    rows, columns = axes_of(dim, input.ndim)
+    summed, searched = (rows, columns) if abs(ord) == 1 else (columns, rows)
+    sums = emit.reduce("ReduceL1", value, [summed], True)
+    extreme = emit.reduce("ReduceMax" if ord > 0 else "ReduceMin", sums, [searched], True)
+    return extreme if keepdim else emit.squeeze(extreme, rows, columns)
+
+
+norm = Op("norm", functions=(torch.linalg.norm,))
+
+
+def is_matrix_norm(input: TensorSpec | Value, ord: Any, dim: Dims) -> bool:
+    """With an order, two axes make a matrix; without one, the elements are one vector."""
+    if ord is None:
+        return False
+    return input.ndim == 2 if dim is None else not isinstance(dim, int) and len(dim) == 2
+
+
+@norm.shape
+def norm_shape(
+    input: TensorSpec, ord: Any = None, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> TensorSpec:
+    if is_matrix_norm(input, ord, dim):
+        return matrix_norm_shape(input, ord, (-2, -1) if dim is None else dim, keepdim, dtype)  # type: ignore[arg-type]
+    check(
+        ord is None or dim is not None or input.ndim == 1,
+        "linalg.norm with an order needs a vector or a matrix, found {}",
+        input,
+    )
+    return vector_norm_shape(input, 2 if ord is None else ord, dim, keepdim, dtype)
+
+
+@norm.lower
+def lower_norm(
+    emit: Emitter,
+    input: Value,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Value:
+    if is_matrix_norm(input, ord, dim):
+        return lower_matrix_norm(emit, input, ord, (-2, -1) if dim is None else dim, keepdim, dtype)
+    return lower_vector_norm(emit, input, 2 if ord is None else ord, dim, keepdim, dtype)

@@ -1,0 +1,97 @@
+"""How a model is followed: symbolically, else on meta tensors, else on data.
+
+Each rung asks more of the model than the one above. The program's `rungs` say what could not be traced, and
+why; a program whose own forward could not be traced is one opaque node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from passes.errors import CaptureError, NeedsDataError, TracerError
+from passes.guards import GuardLog, Location
+from passes.lazy_modules import LazyLayer
+from passes.meta_execution import MetaRunError, from_tensors, run_module, watch_lazies
+from passes.model_copy import copy_model
+from passes.pipeline import PassResult, Pipeline
+from passes.program import LOCATION, SPEC, Program, Rung
+from passes.shape_propagation import ShapePropagation
+from passes.spec import TensorSpec
+from tracer.capture import capture
+from tracer.sample import Sample
+
+
+def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
+    """The model's program with a value on every node, from the first rung that holds; the model is not touched.
+
+    Raises the tracing error where no rung holds.
+    """
+    try:
+        program = capture(model, sample, log)
+        results = Pipeline([ShapePropagation()]).run(program)
+        program.unreached = program.unreached_lazies(model)
+        return program, results
+    except CaptureError as error:
+        fault = error
+    return _untraced(model, sample, log, fault), []
+
+
+def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Program:
+    location = fault.location or Location()
+    if not isinstance(fault, NeedsDataError):
+        args, kwargs = sample.replace_leaves(lambda _, spec: spec)
+        try:
+            result = run_module(model, "", args, kwargs, log, location)
+            return _opaque(model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location))
+        except MetaRunError:
+            pass
+    try:
+        value, lazies = _run_on_data(model, sample, log, location)
+    except TracerError as error:
+        raise fault from error
+    except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
+        raise fault from error
+    return _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
+
+
+def _run_on_data(model: nn.Module, sample: Sample, log: GuardLog, location: Location) -> tuple[Any, list[LazyLayer]]:
+    """A dry run on a copy in eval mode, without gradients; random state is restored, the copy is thrown away."""
+    scratch = copy_model(model, device=None, share=False).eval()
+    lazies: list[LazyLayer] = []
+    watch_lazies(scratch, "", lazies, location)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        args, kwargs = sample.data(log.sampled)
+        return from_tensors(scratch(*args, **kwargs)), lazies
+
+
+def _opaque(
+    model: nn.Module, sample: Sample, log: GuardLog, value: Any, lazies: list[LazyLayer], rung: Rung
+) -> Program:
+    """A program of one node that stands for the whole model."""
+    graph = fx.Graph()
+    nodes: list[fx.Node] = []
+
+    def placeholder(name: str, spec: TensorSpec) -> fx.Node:
+        node = graph.placeholder(name)
+        node.meta[SPEC], node.meta[LOCATION] = spec, Location()
+        nodes.append(node)
+        return node
+
+    args, kwargs = sample.replace_leaves(placeholder)
+    name = "model"
+    while hasattr(model, name):
+        name += "_"
+    call = graph.call_module(name, args, kwargs)
+    output = graph.output(call)
+    for node in (call, output):
+        node.meta[SPEC], node.meta[LOCATION] = value, rung.location
+    program = Program(graph, copy_model(model), log, whole=name)
+    program.rungs.append(rung)
+    for layer in lazies:
+        program.meet_lazy(layer)
+    program.unreached = program.unreached_lazies(model)
+    return program

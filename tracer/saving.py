@@ -1,0 +1,53 @@
+"""A module's weights into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from passes.errors import ExportError, InputError
+from passes.lazy_modules import is_uninitialized
+from passes.onnx_writer import check_target, staged
+
+FORMATS = (".safetensors", ".pt", ".pth")
+
+
+def check_weights_target(path: Path) -> None:
+    """Raises InputError unless the file's suffix names a format, and ExportError unless it can be written."""
+    if path.suffix not in FORMATS:
+        raise InputError(f"the output {path} ends in none of {', '.join(FORMATS)}", remedy="name a .safetensors file")
+    check_target(path)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Writes the state_dict to a .safetensors or .pt file, whole or not at all; what is uninitialised is left out.
+
+    Raises InputError for another suffix, and ExportError where it cannot be written.
+    """
+    check_weights_target(path)
+    entries = {name: value for name, value in module.state_dict().items() if not is_uninitialized(value)}
+    with staged(path) as (file, staging):
+        if path.suffix != ".safetensors":
+            torch.save(entries, file)
+            return
+        from safetensors.torch import save_file
+
+        save_file(_unshared(entries), staging)
+
+
+def _unshared(entries: dict[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors, each contiguous and in memory of its own; tied ones are repeated, so that every key is there."""
+    seen: set[int] = set()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in entries.items():
+        if not isinstance(value, torch.Tensor):
+            raise ExportError(
+                f"the state_dict's {name} is a {type(value).__name__}, which a .safetensors file cannot hold",
+                remedy="write a .pt file",
+            )
+        storage = value.untyped_storage().data_ptr()
+        tensors[name] = value.detach().clone() if storage in seen else value.detach().contiguous()
+        seen.add(storage)
+    return tensors

@@ -1,0 +1,38 @@
+"""Which line of the caller's code we are in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+
+import passes
+
+COMPILER_FOLDER = str(Path(passes.__file__).parent)
+_NOT_THE_CALLERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), COMPILER_FOLDER, "<")
+_known: dict[CodeType, bool] = {}
+
+
+def is_user_code(code: CodeType) -> bool:
+    """Whether code is the caller's: neither torch's nor ours."""
+    known = _known.get(code)
+    if known is None:
+        known = _known[code] = not code.co_filename.startswith(_NOT_THE_CALLERS)
+    return known
+
+
+def source_line(frame: FrameType, line: int | None = None) -> str:
+    """`net.py:41`, for a frame of the caller's."""
+    return f"{Path(frame.f_code.co_filename).name}:{line or frame.f_lineno}"
+
+
+def current_source(boundary: CodeType) -> str | None:
+    """The innermost line of the caller's on the stack above the call of `boundary`, None where there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not boundary:
+        if is_user_code(frame.f_code):
+            return source_line(frame)
+        frame = frame.f_back
+    return None
