@@ -261,8 +261,23 @@ class Dim:
         if isinstance(negated, Dim) and negated.lower_bound() >= 0:
             return False
         holds = slack.hint >= 0
-        self.log.record(f"{self} {relation if holds else opposite} {other}", dynamic=True)
+        fact = slack if holds else negated
+        assert isinstance(fact, Dim)
+        self._assume(_solved(fact), f"{self} {relation if holds else opposite} {other}")
         return holds
+
+    def _assume(self, slack: Dim, condition: str) -> None:
+        """Records `slack >= 0` as a guard, unless one recorded before implies it; it replaces those that it implies."""
+        bounds: dict[str, Dim] = self.log.bounds
+        if any(_at_least(slack - known) for known in bounds.values()):
+            return
+        for weaker in [text for text, known in bounds.items() if _at_least(known - slack)]:
+            del bounds[weaker]
+            self.log.withdraw(weaker)
+        if len(slack.terms) <= 2 and len(slack.symbols()) == 1 and slack.terms.get((Symbol(slack.symbols()[0]),)) == 1:
+            condition = f"{slack.symbols()[0]} >= {-slack.terms.get((), 0)}"
+        bounds[condition] = slack
+        self.log.record(condition, dynamic=True)
 
     def lower_bound(self) -> float:
         """A number the formula never goes below, from every symbol being at least 1; may be -inf."""
@@ -391,6 +406,31 @@ def _atom_bound(atom: Atom) -> float:
     if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
         return max(0, atom.numerator.lower_bound() // atom.denominator)
     return 0
+
+
+def _at_least(difference: Size) -> bool:
+    """Whether a formula is never negative, as far as simple bounds show."""
+    return difference >= 0 if isinstance(difference, int) else difference.lower_bound() >= 0
+
+
+def _solved(slack: Dim) -> Dim:
+    """An equivalent of `slack >= 0` without its outer division: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
+    while True:
+        symbolic = {monomial: c for monomial, c in slack.terms.items() if monomial}
+        ((monomial, coefficient),) = symbolic.items() if len(symbolic) == 1 else (((), 0),)
+        if len(monomial) != 1 or coefficient <= 0:
+            return slack
+        least = -(slack.terms.get((), 0) // coefficient)
+        atom = monomial[0]
+        if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
+            solved = atom.numerator - least * atom.denominator
+        elif coefficient > 1:
+            solved = slack._of({monomial: 1, (): -least}, slack._evaluate({monomial: 1, (): -least}))
+        else:
+            return slack
+        if not isinstance(solved, Dim):
+            return slack
+        slack = solved
 
 
 def _symbol_names(size: Size) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,18 @@ class GuardLog:
 
     `location` is where the work is at present: capture and propagation set it before they evaluate
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
-    named dimension is sampled; questions that a formula leaves open are answered there.
+    named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by guard, the formula that
+    the guard says is not negative.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
+    bounds: dict[str, Any] = field(default_factory=dict)
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
+
+    def withdraw(self, condition: str) -> None:
+        """Forgets a guard that a stronger one implies."""
+        self._guards.pop(condition, None)
 
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))

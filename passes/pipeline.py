@@ -79,29 +79,6 @@ class Pipeline:
         return results
 
 
-@dataclass(slots=True)
-class CallerPass:
-    """A pass of the caller's own: any callable on the program, run on the eager graph."""
-
-    function: Callable[[Program], object]
-    requires: Stage = Stage.EAGER
-    ensures: Stage = Stage.EAGER
-
-    @property
-    def name(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
-
-    def run(self, program: Program) -> int:
-        from passes.shape_propagation import Propagator
-
-        changed = self.function(program)
-        for node in program.graph.nodes:
-            if node.op != "placeholder":
-                node.meta.pop(SPEC, None)
-        Propagator(program).complete()
-        return int(changed) if isinstance(changed, int) else 0
-
-
 def check_stage(program: Program, stage: Stage, after: str) -> None:
     """Checks everything that a program of this stage must be. Raises ContractError."""
     for required, check in STAGE_CHECKS:

@@ -83,7 +83,7 @@ def test_an_open_question_is_answered_at_the_sample_and_recorded() -> None:
     h = symbols()["H"]
     assert h % 2 == 0
     assert h > 7
-    assert [guard.condition for guard in h.log.guards] == ["H % 2 == 0", "H > 7"]
+    assert [guard.condition for guard in h.log.guards] == ["H % 2 == 0", "H >= 8"]
 
 
 def test_a_dynamic_size_is_no_integer() -> None:

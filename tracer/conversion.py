@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
+from passes.caller_pass import CallerPass
 from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.lazy_resolution import LazyResolution
 from passes.model_copy import copy_model
-from passes.pipeline import CallerPass, Pass, PassResult, Pipeline, Stage
+from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
 from tracer.ladder import follow
