@@ -231,6 +231,7 @@ class Dim:
         if constant % shared:
             return False
         equal = difference.hint == 0
+        self.log.facts.append((difference, "==" if equal else "!="))
         self.log.record(f"{self} {'==' if equal else '!='} {other}", dynamic=True)
         return equal
 
@@ -274,9 +275,11 @@ class Dim:
         for weaker in [text for text, known in bounds.items() if _at_least(known - slack)]:
             del bounds[weaker]
             self.log.withdraw(weaker)
-        if len(slack.terms) <= 2 and len(slack.symbols()) == 1 and slack.terms.get((Symbol(slack.symbols()[0]),)) == 1:
+        symbol = (Symbol(slack.symbols()[0]),)
+        if slack.terms.get(symbol) == 1 and slack.terms.keys() <= {symbol, ()}:
             condition = f"{slack.symbols()[0]} >= {-slack.terms.get((), 0)}"
         bounds[condition] = slack
+        self.log.facts.append((slack, ">="))
         self.log.record(condition, dynamic=True)
 
     def lower_bound(self) -> float:
@@ -329,6 +332,12 @@ class Dim:
 def hint(size: Size) -> int:
     """The size at the sampled dimensions."""
     return size.hint if isinstance(size, Dim) else size
+
+
+def holds_at(log: GuardLog, sizes: Mapping[str, int]) -> bool:
+    """Whether every guard on dynamic dimensions holds at the given sizes."""
+    test = {"==": int.__eq__, "!=": int.__ne__, ">=": int.__ge__}
+    return all(test[relation](formula.at(sizes), 0) for formula, relation in log.facts)
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -460,4 +469,16 @@ def _term_text(monomial: Monomial, coefficient: int) -> str:
     return f"-{factors}" if coefficient == -1 else f"{coefficient}*{factors}"
 
 
-__all__ = ["Dim", "DynamicSizeError", "FloorDiv", "Mod", "Size", "Symbol", "hint", "is_static", "product", "substitute"]
+__all__ = [
+    "Dim",
+    "DynamicSizeError",
+    "FloorDiv",
+    "Mod",
+    "Size",
+    "Symbol",
+    "hint",
+    "holds_at",
+    "is_static",
+    "product",
+    "substitute",
+]

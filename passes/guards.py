@@ -53,11 +53,12 @@ class GuardLog:
     `location` is where the work is at present: capture and propagation set it before they evaluate
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
     named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by guard, the formula that
-    the guard says is not negative.
+    the guard says is not negative; `facts` every formula with its relation to zero.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     bounds: dict[str, Any] = field(default_factory=dict)
+    facts: list[tuple[Any, str]] = field(default_factory=list)
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
 

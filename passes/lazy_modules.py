@@ -7,13 +7,14 @@ modules and those of third parties install. That code runs here on shape-only in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from passes.dimension import Size
 from passes.errors import LazyResolutionError
 from passes.guards import Location
 from passes.ops.op import Inference
@@ -94,43 +95,81 @@ def stand_on_meta(module: nn.Module) -> None:
                 tensors[name] = kind(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
 
 
-def infer_by_running(
-    module: nn.Module,
-    path: str,
-    specs: tuple[Any, ...],
-    kwspecs: dict[str, Any],
-    inputs: tuple[Any, Any],
-    location: Location,
-) -> LazyLayer:
-    """Initialises `module`, which must live on the meta device, and says what its sizes became.
+class Observation:
+    """Watches one lazy module become initialised, and says what its sizes became."""
 
-    `inputs` are the meta tensors of `specs` and `kwspecs`. Raises LazyResolutionError where it is still lazy then.
+    def __init__(self, module: nn.Module, path: str, args: Any, kwargs: Any, location: Location):
+        self._module = module
+        self._layer = LazyLayer(path, type(module).__name__, args, kwargs, Inference({}, {}), location)
+        self._waiting = [name for name, tensor in _own_tensors(module) if is_uninitialized(tensor)]
+        self._before = _sizes(module)
+
+    def layer(self) -> LazyLayer:
+        """The layer with its sizes. Raises LazyResolutionError where the module is still uninitialised."""
+        if owns_uninitialized(self._module):
+            raise LazyResolutionError(
+                f"{self._layer.type} is still uninitialised after its forward pre-hooks",
+                remedy="initialise it in a forward pre-hook, as torch.nn's lazy modules do",
+            ).placed(self._layer.location)
+        attributes: dict[str, Size] = {
+            name: size for name, size in _sizes(self._module).items() if self._before.get(name) != size
+        }
+        tensors = dict(_own_tensors(self._module))
+        shapes: dict[str, tuple[Size, ...]] = {name: tuple(tensors[name].shape) for name in self._waiting}
+        return replace(self._layer, inference=Inference(attributes, shapes))
+
+
+def infer_by_running(module: nn.Module, path: str, args: Any, kwargs: Any, location: Location) -> LazyLayer:
+    """Initialises `module`, which must live on the meta device, from specs, and says what its sizes became.
+
+    Raises LazyResolutionError where its own code fails, or leaves it lazy.
     """
-    waiting = [name for name, tensor in _own_tensors(module) if is_uninitialized(tensor)]
-    before = _sizes(module)
-    kind = type(module).__name__
+    observation = Observation(module, path, args, kwargs, location)
     try:
-        run_own_initialisation(module, *inputs)
+        run_own_initialisation(module, meta_inputs(args), meta_inputs(kwargs))
     except Exception as error:  # the initialisation is the caller's code
         raise LazyResolutionError(
-            f"{kind} cannot initialise itself from {describe(specs)}: {type(error).__name__}: {error}",
+            f"{type(module).__name__} cannot initialise itself from {describe(args)}: {type(error).__name__}: {error}",
             remedy="check what the layer is fed",
         ).placed(location) from error
-    if owns_uninitialized(module):
-        raise LazyResolutionError(
-            f"{kind} is still uninitialised after its forward pre-hooks",
-            remedy="initialise it in a forward pre-hook, as torch.nn's lazy modules do",
-        ).placed(location)
-    attributes: dict[str, Any] = {name: size for name, size in _sizes(module).items() if before.get(name) != size}
-    tensors = dict(_own_tensors(module))
-    return LazyLayer(
-        path,
-        kind,
-        specs,
-        kwspecs,
-        Inference(attributes, {name: tuple(tensors[name].shape) for name in waiting}),
-        location,
-    )
+    return observation.layer()
+
+
+def watch_lazies(root: nn.Module, prefix: str, found: list[LazyLayer], location: Location) -> None:
+    """Makes a run of `root` add its lazy modules to `found`, each when its first call has initialised it.
+
+    Paths begin with `prefix`, the path of `root` in the whole model.
+    """
+    for name, module in list(root.named_modules()):
+        if is_lazy(module):
+            _watch(module, ".".join(filter(None, (prefix, name))), found, location)
+
+
+def _watch(module: nn.Module, path: str, found: list[LazyLayer], location: Location) -> None:
+    started: list[Observation] = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not started:
+            started.append(Observation(module, path, as_specs(args), as_specs(kwargs), location))
+
+    def after(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if path not in {layer.path for layer in found}:
+            found.append(started[0].layer())
+
+    module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    module.register_forward_pre_hook(after, with_kwargs=True)
+
+
+def as_specs(value: Any) -> Any:
+    """A structure of tensors as specs."""
+    if isinstance(value, torch.Tensor):
+        return TensorSpec(tuple(value.shape), value.dtype)
+    if isinstance(value, (tuple, list)):
+        items = [as_specs(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, dict):
+        return {key: as_specs(item) for key, item in value.items()}
+    return value
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -17,7 +17,7 @@ from torch import fx, nn
 from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import LazyLayer, infer_by_running, is_lazy
+from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.model_copy import copy_model
 from passes.ops.op import Inference
 from passes.spec import TensorSpec, describe
@@ -83,35 +83,6 @@ def on_meta(module: nn.Module) -> nn.Module:
     return probe.eval()
 
 
-def watch_lazies(root: nn.Module, prefix: str, found: list[LazyLayer], location: Location) -> None:
-    """Makes a run of `root` add its lazy layers to `found`, each when it is first called."""
-    for name, module in list(root.named_modules()):
-        if is_lazy(module):
-            path = f"{prefix}.{name}" if prefix and name else prefix or name
-            _watch(module, path, found, location)
-
-
-def _watch(module: nn.Module, path: str, found: list[LazyLayer], location: Location) -> None:
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        handle.remove()
-        specs = from_tensors(args), from_tensors(kwargs)
-        found.append(infer_by_running(module, path, *specs, (args, kwargs), location))
-
-    handle = module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
-
-
-def from_tensors(value: Any) -> Any:
-    """A structure of tensors as specs."""
-    if isinstance(value, torch.Tensor):
-        return TensorSpec(tuple(value.shape), value.dtype)
-    if isinstance(value, (tuple, list)):
-        items = [from_tensors(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        return {key: from_tensors(item) for key, item in value.items()}
-    return value
-
-
 def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kwargs: Any, log: GuardLog) -> MetaResult:
     symbols = sorted(_symbols((args, kwargs)))
     base = dict(log.sampled)
@@ -141,7 +112,7 @@ def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping
             result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
     except Exception as error:  # the caller's own code and torch's may raise anything here
         raise MetaRunError from error
-    result.value = from_tensors(result.value)
+    result.value = as_specs(result.value)
     return result
 
 

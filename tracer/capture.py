@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, meta_inputs, stand_on_meta
+from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, stand_on_meta
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.ops.op import find_module, has_rule
@@ -244,8 +244,7 @@ class CapturingTracer(fx.Tracer):
         with self._computing():
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on_meta(m)
-            inputs = meta_inputs(specs), meta_inputs(kwspecs)
-            self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, inputs, self._here()))
+            self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, self._here()))
         own = {**m._parameters, **m._buffers}
         self._tensor_paths.update({id(tensor): f"{path}.{name}" if path else name for name, tensor in own.items()})
 
@@ -322,18 +321,18 @@ class CapturingTracer(fx.Tracer):
 
         A bug inside the compiler is raised as it is.
         """
-        if isinstance(error, TracerError):
-            return error.placed(self._here())
         frames = list(traceback.walk_tb(error.__traceback__))
+        inside = [place for place in frames if is_user_code(place[0].f_code)]
+        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else None)
+        if isinstance(error, TracerError):
+            return error.placed(location)
         if frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
             raise error
-        inside = [place for place in frames if place[0].f_code.co_name != "capture" and is_user_code(place[0].f_code)]
-        line = source_line(*inside[-1]) if inside else None
         fault = CaptureError(
             f"the forward raises {type(error).__name__}: {error}",
             remedy="call the model with real data of this shape to see whether it fails in the same way",
         )
-        return fault.placed(Location(self._paths[-1], line))
+        return fault.placed(location)
 
 
 @contextmanager

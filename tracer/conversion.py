@@ -80,7 +80,7 @@ class Conversion:
 
             with work.timed("verification"):
                 eager = copy_model(self.module).eval()
-                self.verification = compare(file, eager, work.sample, self.lowered.output_names, work.log.sampled)
+                self.verification = compare(file, eager, work.sample, self.lowered.output_names, work.log)
 
         if target is not None:
             with work.timed("writing"):

@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import LazyLayer
-from passes.meta_execution import MetaRunError, from_tensors, run_module, watch_lazies
+from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
+from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.pipeline import PassResult, Pipeline
 from passes.program import LOCATION, SPEC, Program, Rung
@@ -65,7 +65,7 @@ def _run_on_data(model: nn.Module, sample: Sample, log: GuardLog, location: Loca
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         args, kwargs = sample.data(log.sampled)
-        return from_tensors(scratch(*args, **kwargs)), lazies
+        return as_specs(scratch(*args, **kwargs)), lazies
 
 
 def _opaque(

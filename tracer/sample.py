@@ -48,10 +48,13 @@ class Sample:
         return self._map(lambda leaf: replace(leaf.name, leaf.spec))
 
     def data(self, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments as tensors: copies of the caller's own where they were given, random ones elsewhere."""
+        """The arguments as tensors: copies of the caller's own where they have these sizes, random ones elsewhere."""
 
         def tensor(leaf: Leaf) -> torch.Tensor:
-            return leaf.tensor.detach().clone() if leaf.tensor is not None else random_tensor(leaf.spec, sizes)
+            shape = tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
+            if leaf.tensor is not None and tuple(leaf.tensor.shape) == shape:
+                return leaf.tensor.detach().clone()
+            return random_tensor(shape, leaf.spec)
 
         return self._map(tensor)
 
@@ -224,9 +227,8 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     return names
 
 
-def random_tensor(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
-    """A random tensor of the spec at the given sizes: normal, or 0 and 1 for integers and booleans."""
-    shape = [size.at(sizes) if isinstance(size, Dim) else size for size in spec.shape]
+def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:
+    """A random tensor in the spec's dtype: normal, or 0 and 1 for integers and booleans."""
     if spec.dtype.is_floating_point:
         return torch.randn(shape).to(spec.dtype)
     return torch.randint(0, 2, shape).to(spec.dtype)

@@ -226,8 +226,8 @@ class TracedTensor(fx.Proxy):
                 raise AttributeError(f"'Tensor' object has no attribute {name!r}")
             if not callable(getattr(torch.Tensor, name)):
                 return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        elif isinstance(value, tuple) and hasattr(value, "_fields") and name in value._fields:
-            return self[value._fields.index(name)]
+        elif isinstance(value, tuple) and name in _RESULT_FIELDS:
+            return self[_RESULT_FIELDS[name]]
         elif not hasattr(value, name):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
@@ -366,6 +366,9 @@ def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
     strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
     return strides if dim is None else strides[dim]
 
+
+# torch's named results (`x.max(dim).values`), which rules give as plain tuples.
+_RESULT_FIELDS = {"values": 0, "indices": 1}
 
 # Answers that need no graph node: attributes, and methods and functions about a tensor's type.
 _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import onnx
 import torch
 from torch import nn
 
+from passes.dimension import holds_at
 from passes.errors import VerificationError
-from passes.spec import TensorSpec
-from tracer.sample import Sample, random_tensor
+from passes.guards import GuardLog
+from tracer.sample import Sample
 
 # Largest difference allowed, relative to the output's range (at least 1), by the coarsest dtype in an output.
 TOLERANCES: dict[torch.dtype, float] = {
@@ -62,42 +62,39 @@ class Verification:
 
 
 def verify(
-    model: Path | onnx.ModelProto,
-    module: nn.Module,
-    sample: Sample,
-    output_names: list[str],
-    sampled: Mapping[str, int],
+    model: Path | onnx.ModelProto, module: nn.Module, sample: Sample, output_names: list[str], log: GuardLog
 ) -> Verification:
-    """Runs the model and the module on the same random inputs, at the sampled sizes and at one other size
-    of every dynamic dimension, and compares every output.
+    """Runs the model and the module on the same inputs and compares every output.
 
-    `module` is put through its forward in the mode it is in; give it in eval mode. Random state is restored.
-    Raises VerificationError where an output differs by more than its dtype's tolerance.
+    The inputs are the sample's own data where it has some, random ones elsewhere; with dynamic dimensions
+    they run a second time at other sizes for which the guards hold. `module` runs in the mode it is in: give it in
+    eval mode. Random state is restored.
+
+    Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run.
     """
     session = _Session(model)
     result = Verification(session.runtime)
     names = sample.dimensions()
-    settings = (
-        [dict(sampled)] if not names else [dict(sampled), {**sampled, **{name: sampled[name] + 1 for name in names}}]
-    )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        for sizes in settings:
-            inputs: list[torch.Tensor] = []
-
-            def draw(
-                name: str, spec: TensorSpec, sizes: dict[str, int] = sizes, inputs: list[torch.Tensor] = inputs
-            ) -> torch.Tensor:
-                inputs.append(random_tensor(spec, sizes))
-                return inputs[-1]
-
-            args, kwargs = sample.replace_leaves(draw)
-            found = session.run([tensor.clone() for tensor in inputs])
-            expected = _flat_tensors(module(*args, **kwargs))
+        for sizes in _settings(names, log):
+            args, kwargs = sample.data(sizes)
+            found = session.run(flat_tensors((args, kwargs)))
+            expected = flat_tensors(module(*args, **kwargs))
             shown = {name: sizes[name] for name in names}
             for name, ours, theirs in zip(output_names, found, expected, strict=True):
                 result.comparisons.append(_compare(name, shown, ours, theirs))
     return result
+
+
+def _settings(names: list[str], log: GuardLog) -> list[dict[str, int]]:
+    """The sampled sizes, and other ones near them for which the guards hold, where there are any."""
+    settings = [dict(log.sampled)]
+    for step in (1, -1, 2, -2, 4, 8, 16, 32):
+        moved = {**log.sampled, **{name: log.sampled[name] + step for name in names}}
+        if names and min(moved.values()) >= 1 and holds_at(log, moved):
+            return [*settings, moved]
+    return settings
 
 
 class _Session:
@@ -118,14 +115,20 @@ class _Session:
             return
         self.runtime = "onnxruntime"
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         serialized = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
-        self._evaluator = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        try:
+            self._evaluator = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes derive from nothing narrower
+            raise VerificationError(f"onnxruntime does not load the exported model: {_first_line(error)}") from error
         self._names = [entry.name for entry in self._evaluator.get_inputs()]
 
     def run(self, inputs: list[torch.Tensor]) -> list[Any]:
-        feed = {name: tensor.numpy() for name, tensor in zip(self._names, inputs, strict=True)}
-        results: list[Any] = self._evaluator.run(None, feed)
+        feed = {name: tensor.detach().numpy() for name, tensor in zip(self._names, inputs, strict=True)}
+        try:
+            results: list[Any] = self._evaluator.run(None, feed)
+        except Exception as error:  # the runtimes share no narrower class
+            raise VerificationError(f"{self.runtime} cannot run the exported model: {_first_line(error)}") from error
         return results
 
 
@@ -152,8 +155,12 @@ def _compare(name: str, sizes: dict[str, int], found: Any, expected: torch.Tenso
     return comparison
 
 
-def _flat_tensors(value: Any) -> list[torch.Tensor]:
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def flat_tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for item in items for tensor in _flat_tensors(item)]
+    return [tensor for item in items for tensor in flat_tensors(item)]

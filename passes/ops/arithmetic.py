@@ -249,11 +249,6 @@ def lower_float_power(emit: Emitter, input: Value, exponent: Value) -> Value:
 
 def refuse_fused(input: Any, tensor1: Any, tensor2: Any, value: Any = 1) -> None:
     tensors_only(input, tensor1, tensor2)
-    check(
-        category(result_dtype(input, tensor1, tensor2)) >= 2 or not isinstance(value, float),
-        "value is {}, but the operands are integer tensors",
-        value,
-    )
 
 
 def refuse_fused_quotient(input: Any, tensor1: Any, tensor2: Any, value: Any = 1) -> None:

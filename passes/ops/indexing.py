@@ -143,7 +143,8 @@ def _span(entry: slice, size: Size) -> Span | None:
     end = size if isinstance(stop, int) and stop >= 2**31 - 1 else _clamped(stop, size)
     if step == 1 and same_size(first, 0) and same_size(end, size):
         return None
-    length = (end - first + step - 1) // step if end > first else 0
+    # Asked with >=, which more often needs no guard than >; where they are equal the formula gives 0 as well.
+    length = (end - first + step - 1) // step if end >= first else 0
     return Span(start, stop, step, first, length)
 
 

@@ -222,18 +222,15 @@ def _axis_to_split(input: TensorSpec, dim: int) -> int:
 def _equal_lengths(size: Size, length: Size, most: int | None = None) -> list[Size]:
     """Pieces of one length along an axis, the last one shorter where they do not fit evenly.
 
-    How many there are must be fixed: for a dynamic axis each further piece is asked for.
+    How many there are must be fixed: for a dynamic axis each further piece is asked for. The last one takes what
+    is left, whether that is a whole piece or not.
     """
     lengths: list[Size] = []
     start: Size = 0
-    while (most is None or len(lengths) < most) and (not lengths or start < size):
-        end = start + length
-        rest = end > size
-        lengths.append(size - start if rest else length)
-        start = end
-        if rest:
-            break
-    return lengths
+    while len(lengths) + 1 != most and start + length < size:
+        lengths.append(length)
+        start = start + length
+    return [*lengths, size - start]
 
 
 split = Op(
@@ -325,7 +322,7 @@ def _clamped(index: Size, size: Size) -> Size:
 
 
 def _span(start: Size, end: Size) -> Size:
-    return end - start if start < end else 0
+    return end - start if start <= end else 0
 
 
 @tensor_split.lower

@@ -160,7 +160,7 @@ def _places(emit: Emitter, kernel: int, spread: int, count: Size, step: int) -> 
     within = torch.arange(kernel)[:, None] * spread
     if isinstance(count, int):
         return emit.constant(within + torch.arange(count) * step)
-    end = emit.operand(count * step, torch.int64)
+    end = emit.squeeze(emit.size(count * step), 0)
     starts = emit.node("Range", emit.scalar(0, torch.int64), end, emit.scalar(step, torch.int64))
     return emit.node("Add", emit.constant(within), starts)
 

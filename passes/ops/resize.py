@@ -299,16 +299,17 @@ def _computed_indices(emit: Emitter, axis: Axis, mode: str) -> Value:
     """`min(floor((x + offset) * (before / after)), before - 1)` in float32."""
     if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
         emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
-    first, step = emit.scalar(0, torch.int64), emit.scalar(1, torch.int64)
-    x = emit.cast(emit.node("Range", first, emit.operand(axis.after, torch.int64), step), torch.float32)
+    before, after = emit.size(axis.before), emit.size(axis.after)
+    steps = emit.node("Range", emit.scalar(0, torch.int64), emit.squeeze(after, 0), emit.scalar(1, torch.int64))
+    x = emit.cast(steps, torch.float32)
     if mode == "nearest-exact":
         x = emit.node("Add", x, emit.scalar(0.5, torch.float32))
     if axis.factor is not None:
         ratio = emit.scalar(1 / axis.factor, torch.float32)
     else:
-        ratio = emit.node("Div", emit.operand(axis.before, torch.float32), emit.operand(axis.after, torch.float32))
+        ratio = emit.node("Div", emit.cast(before, torch.float32), emit.cast(after, torch.float32))
     picked = emit.cast(emit.node("Floor", emit.node("Mul", x, ratio)), torch.int64)
-    return emit.node("Min", picked, emit.operand(axis.before - 1, torch.int64))
+    return emit.node("Min", picked, emit.size(axis.before - 1))
 
 
 # Weighted sums ------------------------------------------------------------------------------------
