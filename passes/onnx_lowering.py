@@ -103,7 +103,11 @@ class OnnxLowering:
         self._values[node] = emit.finish(outputs)
 
     def _block(self, node: fx.Node, program: Program, reason: str) -> None:
-        self._blockers.append(Blocker(operation_of(node, program), reason, location_of(node)))
+        location = location_of(node)
+        for rung in program.rungs:
+            if node.target in (rung.path, program.whole):
+                reason, location = rung.reason, rung.location
+        self._blockers.append(Blocker(operation_of(node, program), reason, location))
 
     def _leaf(self, leaf: fx.Node | Owned, call: BoundCall, program: Program, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):
@@ -123,15 +127,12 @@ class OnnxLowering:
         return self._values[node]
 
     def _declare_outputs(self, program: Program, emit: Emitter) -> list[str]:
-        flat: list[tuple[str, Value, TensorSpec]] = []
-        for name, leaf in _flatten("output", program.output().args[0]):
-            value = self._value(leaf, program, emit) if isinstance(leaf, fx.Node) else leaf
-            known = leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf
-            flat += _tensor_outputs(name, value, known, emit)
-        if not flat:
-            raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
-        names = _given_names(self.output_names, _unique([name for name, _, _ in flat], emit), "output")
-        emit.outputs([(name, value, spec) for name, (_, value, spec) in zip(names, flat, strict=True)])
+        own = output_names(program)
+        output = program.output()
+        values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
+        specs = list(tensor_specs(output.meta[SPEC]))
+        names = _given_names(self.output_names, _unique(own, emit), "output")
+        emit.outputs(list(zip(names, values, specs, strict=True)))
         return names
 
     def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
@@ -194,34 +195,36 @@ def _placeholder_values(name: str, result: Any) -> Any:
     )
 
 
-def _flatten(name: str, value: Any) -> list[tuple[str, Any]]:
-    """The leaves of a nested output with readable names; None is no output."""
+def output_names(program: Program) -> list[str]:
+    """Readable names of the forward's outputs, one per tensor: `output`, a dict's keys, `output_0`, `boxes_1`.
+
+    Raises ExportError where the forward returns no tensor, or something that is none.
+    """
+    names = _named("output", program.output().meta[SPEC])
+    if not names:
+        raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
+    return names
+
+
+def _named(name: str, value: Any) -> list[str]:
+    if isinstance(value, TensorSpec):
+        return [name]
+    if isinstance(value, dict):
+        keys = {key: str(key) if name == "output" else f"{name}_{key}" for key in value}
+        return [leaf for key, item in value.items() for leaf in _named(keys[key], item)]
+    if isinstance(value, (tuple, list)):
+        return [leaf for index, item in enumerate(value) for leaf in _named(f"{name}_{index}", item)]
     if value is None:
         return []
-    if isinstance(value, dict):
-        return [
-            pair
-            for key, item in value.items()
-            for pair in _flatten(str(key) if name == "output" else f"{name}_{key}", item)
-        ]
-    if isinstance(value, (tuple, list)):
-        fields = getattr(value, "_fields", range(len(value)))
-        return [pair for key, item in zip(fields, value, strict=True) for pair in _flatten(f"{name}_{key}", item)]
-    return [(name, value)]
+    raise ExportError(f"the model returns {describe(value)}, which is no tensor", remedy="return tensors only")
 
 
-def _tensor_outputs(name: str, value: Any, known: Any, emit: Emitter) -> list[tuple[str, Value, TensorSpec]]:
-    if isinstance(known, TensorSpec):
-        return [(name, value, known)]
-    if isinstance(known, (tuple, list)):
-        return [
-            out
-            for index, (item, spec) in enumerate(zip(value, known, strict=True))
-            for out in _tensor_outputs(f"{name}_{index}", item, spec, emit)
-        ]
-    if known is None:
-        return []
-    raise ExportError(f"the model returns {describe(known)}, which is no tensor", remedy="return tensors only")
+def _leaves(value: Any) -> list[Value]:
+    """The ONNX values in a nested output, in the order of its tensors."""
+    if isinstance(value, Value):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [leaf for item in items for leaf in _leaves(item)]
 
 
 def _given_names(given: Sequence[str] | None, own: list[str], kind: str) -> list[str]:

@@ -93,6 +93,10 @@ class Program:
         node: fx.Node = next(node for node in reversed(self.graph.nodes) if node.op == "output")
         return node
 
+    def path(self, node: fx.Node) -> str:
+        """The module path that a `call_module` node names."""
+        return "" if node.target == self.whole else str(node.target)
+
     def module(self, path: str) -> nn.Module:
         """The module that a `call_module` node names."""
         if path == self.whole:

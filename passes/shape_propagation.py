@@ -96,6 +96,7 @@ class Propagator:
         call = bind_node(node, module)
         if call is None:
             return self._without_rule(node, module)
+        call.path = self.program.path(node) if module is not None else ""
         node.meta[CALL] = call
         if module is not None and is_lazy(module):
             self._infer(node, call, module)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ def export_through_torch(
     dynamic_axes: Mapping[str, Any],
     opset: int,
     input_names: Sequence[str],
-    output_names: Sequence[str] | None,
+    output_names: Sequence[str],
     metadata: Mapping[str, str],
 ) -> LoweredModel:
     """The model that torch's exporter makes of `module` (in eval mode), with our names and no local path.
@@ -36,7 +38,7 @@ def export_through_torch(
             "the torch route needs the package onnxscript, which is not installed", remedy="pip install onnxscript"
         ) from error
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_logs():
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
                 module,
@@ -45,7 +47,7 @@ def export_through_torch(
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(input_names),
-                output_names=list(output_names) if output_names is not None else None,
+                output_names=list(output_names),
                 dynamic_shapes=dict(dynamic_axes),
                 verbose=False,
             )
@@ -88,6 +90,17 @@ def _detached(model: Any, opset: int, metadata: Mapping[str, str]) -> LoweredMod
     return LoweredModel(
         proto, weights, [value.name for value in proto.graph.input], [value.name for value in proto.graph.output]
     )
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """The exporter's own log lines (packages it looks for, say) are not for our caller."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _forget_origin(holder: Any) -> None:

@@ -24,10 +24,13 @@ from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
-from tracer.traced_values import TracedNumber, TracedTensor
+from tracer.traced_values import TracedNumber, TracedTensor, has_traced_number
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
+
+# Calls whose sizes torch's argument parser would turn into plain integers before the call could be recorded.
+SIZED = ("reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave")
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -138,6 +141,9 @@ class CapturingTracer(fx.Tracer):
         args, kwargs = self._sample.replace_leaves(self._placeholder)
 
         def forward(root: nn.Module, *given: Any) -> Any:
+            if self.is_leaf_module(root, ""):
+                self.program.whole = "model"
+                return self._leaf_call(root, "model", given, kwargs)
             return root.forward(*given, **kwargs)
 
         return forward, [self.root, *args]
@@ -337,12 +343,13 @@ class CapturingTracer(fx.Tracer):
 
 @contextmanager
 def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, torch's creation functions become graph nodes."""
-    originals = {name: getattr(torch, name) for name in CREATION}
+    """While tracing, torch's creation functions become graph nodes, and so do the others that a traced size reaches."""
+    originals = {name: getattr(torch, name) for name in (*CREATION, *SIZED)}
 
     def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
         def create(*args: Any, **kwargs: Any) -> Any:
-            if not tracer.recording:
+            made_from_sizes = original.__name__ in CREATION or has_traced_number((args, kwargs))
+            if not (tracer.recording and made_from_sizes):
                 return original(*args, **kwargs)
             return tracer.create_proxy("call_function", original, args, kwargs)
 

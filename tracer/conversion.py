@@ -214,6 +214,7 @@ class _Export:
             raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
 
     def _through_torch(self, work: _Work, resolved: nn.Module) -> LoweredModel:
+        from passes.onnx_lowering import output_names
         from passes.torch_exporter import export_through_torch
 
         with work.timed("lowering"):
@@ -225,7 +226,7 @@ class _Export:
                 dynamic_axes=work.sample.export_dims(),
                 opset=self.opset,
                 input_names=self.input_names or [leaf.name for leaf in work.sample.leaves()],
-                output_names=self.output_names,
+                output_names=self.output_names or output_names(work.program),
                 metadata=self.metadata,
             )
 

@@ -9,8 +9,9 @@ from torch import fx, nn
 
 from passes.dimension import Dim, Size
 from passes.guards import Guard
+from passes.lazy_modules import LazyLayer, is_uninitialized
 from passes.ops.op import BoundCall, Owned, map_leaves
-from passes.program import CALL, SPEC, Program, location_of, tensor_specs
+from passes.program import CALL, SPEC, Program, Rung, location_of, tensor_specs
 from passes.spec import TensorSpec
 
 
@@ -37,7 +38,12 @@ class Layer:
 
 @dataclass(slots=True)
 class Report:
-    """What is known of a model without running it."""
+    """What is known of a model without running it.
+
+    `params` counts every parameter of the model once, but those of lazy layers in `unreached`; `macs` are the
+    multiply-adds of all operations, functional ones too. `rungs` says which modules could not be traced, how they
+    were followed instead, and why.
+    """
 
     model: str
     inputs: dict[str, str]
@@ -45,12 +51,9 @@ class Report:
     layers: list[Layer]
     guards: list[Guard] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)
+    params: int = 0
     macs: int | str = 0
-
-    @property
-    def params(self) -> int:
-        """Parameters of all layers, a shared layer counted once."""
-        return sum({layer.path: layer.params for layer in self.layers}.values())
 
     @property
     def resolved(self) -> dict[str, dict[str, int]]:
@@ -65,6 +68,7 @@ class Report:
             "layers": [layer.to_dict() for layer in self.layers],
             "params": self.params,
             "macs": self.macs,
+            "rungs": [rung.to_dict() for rung in self.rungs],
             "guards": [guard.to_dict() for guard in self.guards],
             "unreached": self.unreached,
         }
@@ -73,28 +77,75 @@ class Report:
 def build_report(program: Program, model_name: str) -> Report:
     """The report of a program whose shapes are propagated."""
     layers = [_layer(node, program) for node in program.graph.nodes if node.op == "call_module"]
+    shown = {layer.path for layer in layers}
+    layers += [_hidden_layer(lazy, program) for lazy in program.lazies.values() if lazy.path not in shown]
     inputs = {str(node.target): str(node.meta[SPEC]) for node in program.inputs()}
     outputs = [str(spec) for spec in tensor_specs(program.output().meta[SPEC])]
     macs = sum((_cost(node, node.meta[CALL], program) for node in program.graph.nodes if CALL in node.meta), 0)
-    return Report(model_name, inputs, outputs, layers, program.log.guards, program.unreached, _plain(macs))
+    return Report(
+        model=model_name,
+        inputs=inputs,
+        outputs=outputs,
+        layers=layers,
+        guards=program.log.guards,
+        unreached=program.unreached,
+        rungs=program.rungs,
+        params=_parameter_count(program.root, "", program),
+        macs=_plain(macs),
+    )
 
 
 def _layer(node: fx.Node, program: Program) -> Layer:
-    path = str(node.target)
+    path = program.path(node)
     module = program.module(path)
     lazy = program.lazies.get(path)
     call: BoundCall | None = node.meta.get(CALL)
-    inferred = {name: int(size) for name, size in lazy.inference.attributes.items()} if lazy is not None else {}
     return Layer(
         path=path,
-        type=type(module).__name__,
+        type=lazy.type if lazy is not None else type(module).__name__,
         input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
         output_shape=_output_shape(node.meta[SPEC]),
-        params=sum(_parameter_count(module, name, program, path) for name in module._parameters),
+        params=_parameter_count(module, path, program),
         macs=_plain(_cost(node, call, program)) if call is not None else 0,
-        resolved=inferred,
+        resolved=_inferred(lazy),
         source=location_of(node).source,
     )
+
+
+def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
+    """A lazy module that is no node of the graph: traced through, or inside a module that could not be traced."""
+    return Layer(
+        path=lazy.path,
+        type=lazy.type,
+        input_shapes=[_axes(spec) for spec in tensor_specs([*lazy.args, *lazy.kwargs.values()])],
+        output_shape=[],
+        params=_parameter_count(program.module(lazy.path), lazy.path, program),
+        macs=0,
+        resolved=_inferred(lazy),
+        source=lazy.location.source,
+    )
+
+
+def _inferred(lazy: LazyLayer | None) -> dict[str, int]:
+    return {name: int(size) for name, size in lazy.inference.attributes.items()} if lazy is not None else {}
+
+
+def _parameter_count(module: nn.Module, path: str, program: Program) -> int:
+    """The parameters of a module and all below it, each once; lazy ones as inferred, unreached ones not at all."""
+    total = 0
+    seen: set[int] = set()
+    for name, child in module.named_modules():
+        child_path = ".".join(filter(None, (path, name)))
+        for parameter_name, parameter in child._parameters.items():
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if is_uninitialized(parameter) and child_path not in program.lazies:
+                continue
+            count = program.tensor_spec(child_path, child, parameter_name).numel()
+            assert isinstance(count, int)
+            total += count
+    return total
 
 
 def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
@@ -109,14 +160,6 @@ def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
     arguments = {name: map_leaves(value, leaf) for name, value in call.arguments.items()}
     cost: Size = call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=arguments)
     return cost
-
-
-def _parameter_count(module: nn.Module, name: str, program: Program, path: str) -> int:
-    if module._parameters[name] is None:
-        return 0
-    total = program.tensor_spec(path, module, name).numel()
-    assert isinstance(total, int)
-    return total
 
 
 def _plain(size: Size) -> int | str:

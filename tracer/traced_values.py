@@ -348,6 +348,14 @@ def _argument(operand: Any) -> Any:
     return operand.node if isinstance(operand, fx.Proxy) else operand
 
 
+def has_traced_number(value: Any) -> bool:
+    """Whether a number that came from a shape is among the arguments."""
+    if type(value) is TracedNumber:
+        return True
+    items = value.values() if type(value) is dict else value if type(value) in (tuple, list, TracedShape) else ()
+    return any(has_traced_number(item) for item in items)
+
+
 def _find_tracer(value: Any) -> CapturingTracer | None:
     if type(value) is TracedTensor or type(value) is TracedNumber:
         return value.tracer

@@ -105,6 +105,7 @@ def quotient_dtype(dtype: torch.dtype, rounding_mode: str | None = None) -> torc
 
 def refuse_quotient(input: Any, other: Any, rounding_mode: str | None = None) -> None:
     check(rounding_mode in (None, "trunc", "floor"), "rounding_mode is {}, not None, trunc or floor", rounding_mode)
+    check(rounding_mode != "floor" or result_dtype(input, other) != torch.bool, "bool tensors have no floored quotient")
 
 
 def lower_div_by_number(emit: Emitter, input: Value, other: Any, rounding_mode: str | None = None) -> Value | None:

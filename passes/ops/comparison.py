@@ -201,7 +201,6 @@ for _name, _lower_pair in {"fmax": lower_maximum, "fmin": lower_minimum}.items()
 
 def refuse_clamp(input: Any, min: Any = None, max: Any = None) -> None:
     check(min is not None or max is not None, "clamp needs a min or a max, found neither")
-    check(result_dtype(input, min, max) != torch.bool, "clamp is not for bool tensors")
     tensor_limits = [limit for limit in (min, max) if isinstance(limit, TensorSpec)]
     check(
         not tensor_limits or all(limit is None or isinstance(limit, TensorSpec) for limit in (min, max)),
@@ -217,6 +216,7 @@ def refuse_clamp(input: Any, min: Any = None, max: Any = None) -> None:
     methods=("clamp", "clip"),
     inplace=(torch.clamp_, torch.clip_),
     operands=("input", "min", "max"),
+    kinds="integer float",
     native=Native(small_integers=NEVER),
     refuse=refuse_clamp,
 )
@@ -235,6 +235,7 @@ def _clamp_side(name: str, op_type: str) -> None:
         methods=(f"clamp_{name}",),
         inplace=(getattr(torch, f"clamp_{name}_"),),
         operands=("input", name),
+        kinds="integer float",
         native=Native(small_integers=NEVER),
     )
     if name == "min":
