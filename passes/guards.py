@@ -52,8 +52,8 @@ class GuardLog:
 
     `location` is where the work is at present: capture and propagation set it before they evaluate
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
-    named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by guard, the formula that
-    the guard says is not negative; `facts` every formula with its relation to zero.
+    named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by
+    guard, the formula that the guard says is not negative; `facts` every formula with its relation to zero.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)

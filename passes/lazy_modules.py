@@ -85,14 +85,35 @@ def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any) -> None:
             module.__dict__.pop("cls_to_become", None)
 
 
-def stand_on_meta(module: nn.Module) -> None:
-    """Makes the module's own uninitialised tensors ones of the meta device, so that initialising them costs nothing."""
+def stand_on(module: nn.Module, device: torch.device) -> None:
+    """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing."""
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if is_uninitialized(tensor):
                 assert tensor is not None
                 kind: Any = type(tensor)
-                tensors[name] = kind(requires_grad=tensor.requires_grad, device="meta", dtype=tensor.dtype)
+                tensors[name] = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
+
+
+def become(module: nn.Module, resolved: nn.Module) -> None:
+    """Makes a lazy module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
+    for own, theirs in ((module._parameters, resolved._parameters), (module._buffers, resolved._buffers)):
+        for name, tensor in own.items():
+            found = theirs[name]
+            if tensor is None or found is None or tensor is found:
+                continue
+            if is_uninitialized(tensor):
+                lazy: Any = tensor
+                lazy.materialize(found.shape, found.device, found.dtype)
+            tensor.data = found.data
+    for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_load_state_dict_pre_hooks"):
+        own_hooks, kept = getattr(module, hooks), getattr(resolved, hooks)
+        for key in [key for key in own_hooks if key not in kept]:
+            del own_hooks[key]
+    for name in [name for name in module.__dict__ if name not in resolved.__dict__]:
+        del module.__dict__[name]
+    module.__dict__.update(_sizes(resolved))
+    module.__class__ = type(resolved)
 
 
 class Observation:

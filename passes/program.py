@@ -44,10 +44,10 @@ class Program:
     `root` is the module that the graph's targets name: a working copy of the caller's until the eager
     rewrite, the resolved module afterwards. `lazies` is in execution order, which is the order in which
     weights are drawn. `rungs` are the modules that could not be traced; `whole` is the target that
-    stands for the root itself where that is one. `unreached` are the lazy modules that the sample never calls. `constants` are tensors
-    that the forward uses but the model does not hold; `added` are modules that passes made
-    (`folds`: of a layer and a batch norm). Neither is
-    ever attached to the root, which is the caller's class and stays as the caller wrote it.
+    stands for the root itself where that is one. `unreached` are the lazy modules that the sample never calls.
+    `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
+    made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
+    class and stays as the caller wrote it.
     """
 
     graph: fx.Graph
@@ -77,7 +77,8 @@ class Program:
         known = self.lazies.setdefault(layer.path, layer)
         if known.inference.shapes != layer.inference.shapes:
             raise LazyResolutionError(
-                f"{_sizes_text(known)} from its call at {known.location.source}, but {_sizes_text(layer)} from this one",
+                f"{_sizes_text(known)} from its call at {known.location.source}, "
+                f"but {_sizes_text(layer)} from this one",
                 remedy="give each call the same size, or use two layers",
             )
 

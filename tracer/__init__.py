@@ -38,8 +38,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report", "ShapeError",
-    "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect", "resolve", "spec",
+    "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
+    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect", "resolve", "spec",
 ]  # fmt: skip
 
 

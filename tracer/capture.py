@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, stand_on_meta
+from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, stand_on
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.ops.op import find_module, has_rule
@@ -249,7 +249,7 @@ class CapturingTracer(fx.Tracer):
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
         with self._computing():
             specs, kwspecs = self._specs(args), self._specs(kwargs)
-            stand_on_meta(m)
+            stand_on(m, torch.device("meta"))
             self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, self._here()))
         own = {**m._parameters, **m._buffers}
         self._tensor_paths.update({id(tensor): f"{path}.{name}" if path else name for name, tensor in own.items()})

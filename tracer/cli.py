@@ -260,16 +260,6 @@ def _loaded(
         yield Subject(model, args, {"kwargs": named, "dims": sizes, "strict": strict})
 
 
-def _weights_option(weights: Path | None, function: Callable[..., Any]) -> dict[str, Any]:
-    if weights is None:
-        return {}
-    if "weights" not in signature(function).parameters:
-        raise InputError(
-            "--weights is not supported yet", remedy="load the weights in a function that returns the model"
-        )
-    return {"weights": weights}
-
-
 # Commands ---------------------------------------------------------------------------------------
 
 
@@ -333,7 +323,7 @@ def convert(
             fold_batchnorm=not no_fold_batchnorm,
             verify=not no_verify,
             metadata=entries,
-            **_weights_option(weights, tracer.convert),
+            weights=weights,
             **loaded.options,
         )
     seconds = time.perf_counter() - started
@@ -382,9 +372,7 @@ def resolve(invocation: Invocation, output: Path, weights: Path | None, **subjec
     with _loaded(invocation, **subject) as loaded:
         invocation.progress.says(f"resolving {type(loaded.model).__name__}")
         report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
-        resolved = tracer.resolve(
-            loaded.model, loaded.args, **_weights_option(weights, tracer.resolve), **loaded.options
-        )
+        resolved = tracer.resolve(loaded.model, loaded.args, weights=weights, **loaded.options)
         save_weights(resolved, output)
     seconds = time.perf_counter() - started
     facts = {**report.to_dict(), "file": str(output), "bytes": output.stat().st_size, "seconds": seconds}

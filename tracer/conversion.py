@@ -18,14 +18,17 @@ from passes.caller_pass import CallerPass
 from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
+from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyResolution
 from passes.model_copy import copy_model
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
+from passes.weight_loading import WeightLoading, load_without_sample
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
+from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -111,24 +114,45 @@ def inspect(
 
 def resolve(
     model: nn.Module,
-    args: Any,
+    args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
     dims: Mapping[str, int] | None = None,
     inplace: bool = False,
     seed: int | None = None,
+    weights: Weights | None = None,
+    device: str | torch.device | None = None,
     passes: CallersPasses = (),
     strict: bool = False,
 ) -> nn.Module:
     """The same model with every lazy layer that the sample reaches made eager.
 
-    The weights are those that a dry run in eval mode gives under the same seed. With `seed` torch's random
-    state is left as it was; without, weights are drawn from it. The result is a new model that shares the
-    initialised weights, or `model` itself with `inplace`. Raises TracerError, and then changes nothing.
+    The weights are those that a dry run in eval mode gives under the same seed; or those of `weights`, a
+    state_dict, `.safetensors` or `.pt` file, and then the sample may be left out. With `seed` torch's random
+    state is left as it was; without, weights are drawn from it. `device` is where lazy layers get their weights,
+    in place of where they were declared; on "meta" nothing is allocated.
+
+    The result is a new model that shares the weights that were initialised before, or `model` itself with
+    `inplace`, whose parameters keep their identity. Raises TracerError, and then nothing is changed.
     """
-    work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
-    return work.resolve(model if inplace else copy_model(model), seed)
+    resolved = copy_model(model)
+    if device is not None:
+        for module in resolved.modules():
+            stand_on(module, torch.device(device))
+    given = read_weights(weights) if weights is not None else None
+    if args is None and kwargs is None and given is not None:
+        load_without_sample(resolved, given)
+        met = [path for path, module in model.named_modules() if is_lazy(module)]
+    else:
+        work = _Work(model, args if args is not None else (), kwargs, dynamic_shapes, dims, strict)
+        work.resolve(resolved, seed, given)
+        met = list(work.program.lazies)
+    if not inplace:
+        return resolved
+    for path in met if given is None else [path for path, _ in model.named_modules()]:
+        become(model.get_submodule(path), resolved.get_submodule(path))
+    return model
 
 
 def convert(
@@ -146,6 +170,7 @@ def convert(
     fold_batchnorm: bool = True,
     verify: bool = True,
     seed: int | None = None,
+    weights: Weights | None = None,
     metadata: Mapping[str, str] | None = None,
     passes: CallersPasses = (),
     strict: bool = False,
@@ -162,7 +187,8 @@ def convert(
         check_target(target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     report = build_report(work.program, type(model).__name__)
-    resolved = work.resolve(copy_model(model), seed)
+    given = read_weights(weights) if weights is not None else None
+    resolved = work.resolve(copy_model(model), seed, given)
     export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
     conversion = Conversion(
@@ -287,9 +313,11 @@ class _Work:
         yield
         self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - started
 
-    def resolve(self, target: nn.Module, seed: int | None) -> nn.Module:
+    def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
+        """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
+        step = LazyResolution(target) if weights is None else WeightLoading(target, weights)
         with _seeded(seed):
-            self.run([LazyResolution(target)], Stage.SHAPED)
+            self.run([step], Stage.SHAPED)
         return target
 
 

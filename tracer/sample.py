@@ -22,7 +22,7 @@ BATCH_HINT, OTHER_HINT = 2, 64
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One tensor of the sample: its name (`x`, `state_0`, `batch_mask`), its spec, and its data where that was given."""
+    """One tensor of the sample: its name (`x`, `state_0`, `batch_mask`), its spec, and its data where given."""
 
     name: str
     spec: TensorSpec

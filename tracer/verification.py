@@ -149,7 +149,8 @@ def _compare(name: str, sizes: dict[str, int], found: Any, expected: torch.Tenso
     tolerance = TOLERANCES.get(theirs.dtype, 0.0)
     if comparison.relative > tolerance:
         raise VerificationError(
-            f"{place} differs from the module's by {difference:.3g} in a range of {scale:.3g}; {tolerance:g} of the range is allowed",
+            f"{place} differs from the module's by {difference:.3g} in a range of {scale:.3g}; "
+            f"{tolerance:g} of the range is allowed",
             remedy="try --no-fold-batchnorm or another --opset, and report the model",
         )
     return comparison

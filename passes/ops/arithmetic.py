@@ -153,7 +153,7 @@ def floor_quotient(emit: Emitter, input: Value, other: Value) -> Value:
 
 
 def python_remainder(emit: Emitter, input: Value, other: Value) -> Value:
-    """The remainder with the divisor's sign: fmod's (which has the dividend's), moved by one divisor where they differ."""
+    """The remainder with the divisor's sign: fmod's has the dividend's, and moves by one divisor where they differ."""
     if not input.dtype.is_floating_point:
         return emit.node("Mod", input, other)
     rest = emit.node("Mod", input, other, fmod=1)

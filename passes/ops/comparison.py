@@ -161,17 +161,13 @@ for _name, _shift in {"left": lower_left_shift, "right": lower_right_shift}.item
 # Extremes -----------------------------------------------------------------------------------------
 
 
-@elementwise(
-    "maximum", torch.maximum, methods=("maximum",), native=Native(small_integers=NEVER), refuse=tensors_only
-)
+@elementwise("maximum", torch.maximum, methods=("maximum",), native=Native(small_integers=NEVER), refuse=tensors_only)
 def lower_maximum(emit: Emitter, input: Value, other: Value) -> Value:
     """nan wins, as in torch."""
     return emit.node("Or" if input.dtype == torch.bool else "Max", input, other)
 
 
-@elementwise(
-    "minimum", torch.minimum, methods=("minimum",), native=Native(small_integers=NEVER), refuse=tensors_only
-)
+@elementwise("minimum", torch.minimum, methods=("minimum",), native=Native(small_integers=NEVER), refuse=tensors_only)
 def lower_minimum(emit: Emitter, input: Value, other: Value) -> Value:
     return emit.node("And" if input.dtype == torch.bool else "Min", input, other)
 
@@ -260,7 +256,9 @@ _clamp_side("max", "Min")
 
 def refuse_isclose(input: Any, other: Any, rtol: float = 0, atol: float = 0, equal_nan: bool = False) -> None:
     tensors_only(input, other)
-    check(input.dtype == other.dtype, "isclose compares tensors of one dtype, found {} and {}", input.dtype, other.dtype)
+    check(
+        input.dtype == other.dtype, "isclose compares tensors of one dtype, found {} and {}", input.dtype, other.dtype
+    )
     check(rtol >= 0 and atol >= 0, "tolerances are not negative, found rtol {} and atol {}", rtol, atol)
 
 
@@ -295,9 +293,7 @@ CHOICE = Native(small_integers=NEVER, bfloat16=16, boolean=NEVER)
 @where.shape
 def where_shape(condition: TensorSpec, input: Any, other: Any) -> TensorSpec:
     tensors_only(condition)
-    check(
-        condition.dtype in (torch.bool, torch.uint8), "where needs a condition of bool, found {}", condition.dtype
-    )
+    check(condition.dtype in (torch.bool, torch.uint8), "where needs a condition of bool, found {}", condition.dtype)
     dtype = result_dtype(input, other)
     return broadcast(condition, input, other, dtype=dtype)
 

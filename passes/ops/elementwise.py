@@ -4,7 +4,7 @@
     def lower_mul(emit, input, other): return emit.node("Mul", input, other)
 
 The lowering's parameters are the op's signature. From the declaration follow the shape rule (promotion,
-broadcasting, refusals), the in-place spellings (whose result keeps the shape and dtype of the first operand) and the casts.
+broadcasting, refusals), the in-place spellings (whose result keeps the first operand's shape and dtype) and the casts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def elementwise(
     operands: tuple[str, ...] = ("input", "other"),
     compute: Callable[..., torch.dtype] = same,
     result: torch.dtype | None = None,
-    native: Native = Native(),  # noqa: B008  (frozen)
+    native: Native = Native(),
     kinds: str = "bool integer float",
     refuse: Callable[..., None] | None = None,
     neutral: float | None = None,
@@ -199,6 +199,7 @@ def is_constant(value: Any) -> bool:
 __all__ = [
     "NEVER",
     "SMALL_INTEGERS",
+    "Lowering",
     "Native",
     "check_operands",
     "elementwise",

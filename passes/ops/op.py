@@ -293,9 +293,9 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
         owner = find_module(type(module))
         if owner is None:
             return None
-        op, adapter = owner
+        op, bind_module = owner
         try:
-            given = dict(adapter(module, *node.args, **node.kwargs))
+            given = dict(bind_module(module, *node.args, **node.kwargs))
         except TypeError as error:
             raise CaptureError(f"{type(module).__name__} is called with arguments it does not take: {error}") from error
         arguments = {name: _unless_absent(module, value) for name, value in given.items()}

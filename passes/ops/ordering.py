@@ -32,7 +32,7 @@ def top(
     if not input.ndim:
         # TopK needs an axis.
         value = emit.node("Reshape", value, emit.ints(1))
-    count = k if k is not None else input.shape[axis] if input.ndim else 1
+    count = 1 if not input.ndim else input.shape[axis] if k is None else k
     values, positions = emit.nodes(
         "TopK", value, emit.sizes([count]), outputs=2, axis=axis, largest=int(largest), sorted=int(sorted)
     )
@@ -84,9 +84,7 @@ def lower_sort(
 
 
 @argsort.shape
-def argsort_shape(
-    input: TensorSpec, dim: int = -1, descending: bool = False, stable: bool | None = None
-) -> TensorSpec:
+def argsort_shape(input: TensorSpec, dim: int = -1, descending: bool = False, stable: bool | None = None) -> TensorSpec:
     return sort_shape(input, dim, descending)[1]
 
 
@@ -111,9 +109,7 @@ kthvalue = Op("kthvalue", functions=(torch.kthvalue,), methods=("kthvalue",))
 
 
 @kthvalue.shape
-def kthvalue_shape(
-    input: TensorSpec, k: int, dim: int = -1, keepdim: bool = False
-) -> tuple[TensorSpec, TensorSpec]:
+def kthvalue_shape(input: TensorSpec, k: int, dim: int = -1, keepdim: bool = False) -> tuple[TensorSpec, TensorSpec]:
     axis = axis_of(dim, input.ndim)
     size = input.shape[axis] if input.ndim else 1
     check(k >= 1, "the smallest element is number 1, not {}", k)
@@ -124,9 +120,7 @@ def kthvalue_shape(
 
 
 @kthvalue.lower
-def lower_kthvalue(
-    emit: Emitter, input: Value, k: int, dim: int = -1, keepdim: bool = False
-) -> tuple[Value, Value]:
+def lower_kthvalue(emit: Emitter, input: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
     """The last of the k smallest."""
     values, positions = top(emit, input, k, dim, False)
     if not input.ndim:

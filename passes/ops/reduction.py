@@ -24,15 +24,19 @@ Dims: TypeAlias = "int | Sequence[int] | None"
 
 # Runtimes reduce bytes, but no 16-bit integers; ONNX reduces bool since opset 20.
 EXTREMES = Native(small_integers=NEVER, boolean=20)
-PAIR = ("max", "min")
+POSITIONS = Native(small_integers=NEVER, boolean=NEVER)
 
 
 # Axes ---------------------------------------------------------------------------------------------
 
 
+def no_axes(dim: Dims) -> bool:
+    return isinstance(dim, (tuple, list)) and not dim
+
+
 def reduced_axes(input: TensorSpec | Value, dim: Dims) -> tuple[int, ...]:
     """The axes to reduce, counted from the front; None and no axes at all stand for every one."""
-    if dim is None or (not isinstance(dim, int) and len(dim) == 0):
+    if dim is None or no_axes(dim):
         return tuple(range(input.ndim))
     return axes_of(dim, input.ndim)
 
@@ -115,9 +119,11 @@ def _accumulation(
     def lower(
         emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
     ) -> Value:
-        value = emit.cast(input, emit.result.dtype)
+        value = input
         if name == "nansum" and input.dtype.is_floating_point:
-            value = emit.node("Where", emit.node("IsNaN", value), emit.scalar(0, emit.result), value)
+            numbers = emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), input)
+            value = type(input)(numbers.name, input.spec)
+        value = emit.cast(value, emit.result.dtype)
         return reduce(emit, op_type, input, value, dim, keepdim)
 
     return op
@@ -231,9 +237,7 @@ def lower_extreme(emit: Emitter, op_type: str, input: Value, dim: Dims, keepdim:
 
 def lower_position(emit: Emitter, op_type: str, input: Value, dim: int | None, keepdim: bool) -> Value:
     """ArgMax and ArgMin; without an axis the position counts over all elements in their order."""
-    if input.dtype == torch.bool:
-        emit.unsupported("torch itself computes no position of an extreme of bool")
-    value = emit.cast(input, torch.int32) if input.dtype == torch.int16 else input
+    value = emit.cast(input, POSITIONS.dtype(input.dtype, emit.opset))
     if dim is not None and input.ndim:
         return emit.node(op_type, value, axis=axis_of(dim, input.ndim), keepdims=int(keepdim))
     flat = value if input.ndim == 1 else emit.node("Reshape", value, emit.ints(-1))
@@ -316,9 +320,7 @@ def aminmax_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = Fal
 
 @aminmax.lower
 def lower_aminmax(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> tuple[Value, Value]:
-    low, high = (
-        lower_extreme(emit, op_type, input, dim, keepdim) for op_type in ("ReduceMin", "ReduceMax")
-    )
+    low, high = (lower_extreme(emit, op_type, input, dim, keepdim) for op_type in ("ReduceMin", "ReduceMax"))
     return low, high
 
 
@@ -330,12 +332,15 @@ def _truth(name: str, op_type: str) -> None:
 
     @op.shape
     def shape(input: TensorSpec, dim: Dims = None, keepdim: bool = False) -> TensorSpec:
-        """bool, but for bytes, which once stood for bool."""
-        return reduced(input, dim, keepdim, torch.uint8 if input.dtype == torch.uint8 else torch.bool)
+        """bool, but for bytes, which once stood for bool. An empty list of axes reduces nothing here."""
+        found = input if no_axes(dim) else reduced(input, dim, keepdim)
+        return found.with_dtype(torch.uint8 if input.dtype == torch.uint8 else torch.bool)
 
     @op.lower
     def lower(emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
         truth = emit.cast(input, torch.bool)
+        if no_axes(dim):
+            return emit.cast(truth, emit.result.dtype)
         working = EXTREMES.dtype(torch.bool, emit.opset)
         found = reduce(emit, op_type, input, emit.cast(truth, working), dim, keepdim)
         return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)
@@ -375,9 +380,7 @@ def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
 def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
     """ONNX has no running product. Row i of a square holds the elements up to i, then ones; its rows are multiplied."""
     count = emit.size(input.shape[axis])
-    places = emit.node(
-        "Range", emit.scalar(0, torch.int64), emit.node("Squeeze", count), emit.scalar(1, torch.int64)
-    )
+    places = emit.node("Range", emit.scalar(0, torch.int64), emit.node("Squeeze", count), emit.scalar(1, torch.int64))
     behind = [1] * (input.ndim - axis - 1)
     rows = emit.node("Reshape", places, emit.ints(-1, 1, *behind))
     columns = emit.node("Reshape", places, emit.ints(-1, *behind))

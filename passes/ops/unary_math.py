@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import check
-from passes.ops.elementwise import NEVER, Native, elementwise, floating, not_bool, tensors_only
+from passes.ops.elementwise import NEVER, Lowering, Native, elementwise, floating, not_bool, tensors_only
 from passes.ops.promotion import as_value
 from passes.spec import TensorSpec
 
@@ -22,20 +21,17 @@ ONE = ("input",)
 BFLOAT16_SINCE_22 = Native(bfloat16=22)
 
 
-def spellings(name: str, method: bool = True) -> dict[str, Any]:
-    """What torch calls the function of that name: functions in `torch` and `torch.special`, the in-place function, methods.
-
-    Several names may stand for one object (`torch.abs` and `torch.absolute` do not).
-    """
+def spellings(name: str) -> dict[str, Any]:
+    """What torch calls the function of that name: in `torch` and `torch.special`, in place, and as a method."""
     found = [getattr(home, name) for home in (torch, torch.special) if hasattr(home, name)]
     writing = [getattr(torch, f"{name}_")] if hasattr(torch, f"{name}_") else []
-    methods = (name,) if method and hasattr(torch.Tensor, name) else ()
+    methods = (name,) if hasattr(torch.Tensor, name) else ()
     return {"functions": tuple(dict.fromkeys(found)), "inplace": tuple(writing), "methods": methods}
 
 
 def declare(
     *names: str, functions: tuple[Callable[..., Any], ...] = (), methods: tuple[str, ...] = (), **options: Any
-) -> Callable[..., Any]:
+) -> Callable[[Lowering], Lowering]:
     """An elementwise function of one tensor, under all spellings of its names."""
     every = [spellings(name) for name in names]
     return elementwise(
@@ -306,11 +302,6 @@ def lower_isnan(emit: Emitter, input: Value) -> Value:
     return emit.node("IsNaN", input) if input.dtype.is_floating_point else never(emit, input)
 
 
-def infinite(emit: Emitter, input: Value, op_type: str = "Abs") -> Value:
-    magnitude = emit.node(op_type, input)
-    return emit.node("Equal", magnitude, as_value(emit, math.inf, input.dtype))
-
-
 @declare("isinf", result=torch.bool)
 def lower_isinf(emit: Emitter, input: Value) -> Value:
     """IsInf takes float and double only before opset 20."""
@@ -318,7 +309,7 @@ def lower_isinf(emit: Emitter, input: Value) -> Value:
         return never(emit, input)
     if input.dtype in (torch.float32, torch.float64) or emit.opset >= 20:
         return emit.node("IsInf", input)
-    return infinite(emit, input)
+    return emit.node("Equal", emit.node("Abs", input), as_value(emit, math.inf, input.dtype))
 
 
 @declare("isposinf", result=torch.bool)

@@ -84,7 +84,9 @@ def matrix_norm_shape(
     check(input.ndim >= 2, "a matrix norm needs a tensor of at least 2 axes, found {}", input)
     check(not isinstance(dim, int) and len(dim) == 2, "a matrix has two axes, found {}", dim)
     check(
-        ord in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf), "a matrix norm is fro, nuc, ±1, ±2 or ±inf, not {}", ord
+        ord in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf),
+        "a matrix norm is fro, nuc, ±1, ±2 or ±inf, not {}",
+        ord,
     )
     return reduced(input, dim, keepdim, check_floating(input, dtype))
 

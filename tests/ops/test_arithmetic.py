@@ -42,7 +42,11 @@ shapes = st.lists(st.integers(0, 3), max_size=3)
 
 
 @given(
-    st.sampled_from(BINARY), shapes, shapes, st.sampled_from((torch.bool, *DTYPES)), st.sampled_from((torch.bool, *DTYPES))
+    st.sampled_from(BINARY),
+    shapes,
+    shapes,
+    st.sampled_from((torch.bool, *DTYPES)),
+    st.sampled_from((torch.bool, *DTYPES)),
 )
 def test_shape_of_tensors(
     function: Callable[..., Any], left: list[int], right: list[int], left_dtype: torch.dtype, right_dtype: torch.dtype

@@ -58,7 +58,14 @@ def test_shape_with_a_number(function: Callable[..., Any], shape: list[int], num
     assert_shape_matches(lambda x: function(x, number), torch.empty(shape))
 
 
-@given(shapes, shapes, shapes, st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.sampled_from(["where", "fill", "clamp"]))
+@given(
+    shapes,
+    shapes,
+    shapes,
+    st.sampled_from(DTYPES),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["where", "fill", "clamp"]),
+)
 def test_shape_of_choices(
     first: list[int], second: list[int], third: list[int], a: torch.dtype, b: torch.dtype, what: str
 ) -> None:
@@ -91,7 +98,9 @@ def test_comparison_with_nan_and_a_dynamic_size(function: Callable[..., Any]) ->
     )
 
 
-@pytest.mark.parametrize("function", [*LOGICAL, lambda x, y: x.logical_not().logical_or(y), lambda x, y: x.logical_and_(y)])
+@pytest.mark.parametrize(
+    "function", [*LOGICAL, lambda x, y: x.logical_not().logical_or(y), lambda x, y: x.logical_and_(y)]
+)
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
 def test_logical(function: Callable[..., Any], dtype: torch.dtype) -> None:
     x, y = torch.tensor([0, 2, 0, 1]).to(dtype), torch.tensor([0, 0, 3, 1]).to(dtype)

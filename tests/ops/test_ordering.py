@@ -25,6 +25,8 @@ def test_topk_shape(shape: list[int], k: int, dim: int, dtype: torch.dtype) -> N
 
 @given(shapes, axes, st.booleans(), st.sampled_from(["sort", "argsort"]))
 def test_sort_shape(shape: list[int], dim: int, descending: bool, name: str) -> None:
+    if not -max(len(shape), 1) <= dim < max(len(shape), 1):
+        return  # meta tensors may let it pass: see test_refusals
     assert_shape_matches(lambda x: getattr(torch, name)(x, dim, descending), torch.empty(shape))
 
 
@@ -61,7 +63,8 @@ def test_lowering(function: Callable[..., Any], opset: int) -> None:
 def test_dtypes(dtype: torch.dtype) -> None:
     x = torch.tensor([[1, 0, 3], [0, 1, 2]]).to(dtype)
     assert_lowering_matches(lambda x: torch.sort(x, dim=1, stable=True), x)
-    assert_lowering_matches(lambda x: torch.topk(x, 1)[0], x)
+    if dtype != torch.bool:
+        assert_lowering_matches(lambda x: torch.topk(x, 1)[0], x)
 
 
 def test_equal_elements_keep_their_order() -> None:
@@ -70,7 +73,9 @@ def test_equal_elements_keep_their_order() -> None:
     assert_lowering_matches(lambda x: torch.sort(x, stable=True, descending=True), x)
 
 
-@pytest.mark.parametrize("function", [torch.sort, torch.argsort, lambda x: x.topk(1), lambda x: x.kthvalue(1)])
+@pytest.mark.parametrize(
+    "function", [torch.sort, torch.argsort, lambda x: x.topk(1), lambda x: x.topk(0), lambda x: x.kthvalue(1)]
+)
 def test_0d(function: Callable[..., Any]) -> None:
     assert_shape_matches(function, torch.tensor(1.5))
     assert_lowering_matches(function, torch.tensor(1.5))
@@ -89,7 +94,8 @@ def test_dynamic() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda x: x.topk(4), lambda x: x.topk(-1), lambda x: x.sort(2), lambda x: x.kthvalue(0), lambda x: x.kthvalue(4)]
+    "call",
+    [lambda x: x.topk(4), lambda x: x.topk(-1), lambda x: x.sort(2), lambda x: x.kthvalue(0), lambda x: x.kthvalue(4)],
 )
 def test_refusals(call: Callable[..., Any]) -> None:
     x = torch.ones(2, 3)

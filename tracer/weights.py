@@ -1,0 +1,48 @@
+"""A checkpoint, from wherever the caller has it, as a state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from passes.errors import LoadError
+
+Weights = Mapping[str, torch.Tensor] | str | Path
+
+
+def read_weights(source: Weights) -> dict[str, torch.Tensor]:
+    """The tensors of a state_dict, a `.safetensors` file or a `.pt` file.
+
+    A `.pt` file is read with `weights_only=True`: nothing in it is executed. One that holds the state_dict under
+    the key `state_dict` or `model` is understood. Files are memory-mapped, and tensors of a mapping copied.
+    Raises LoadError.
+    """
+    if isinstance(source, Mapping):
+        return {name: tensor.detach().clone() for name, tensor in _tensors(source, "the given mapping").items()}
+    path = Path(source)
+    if not path.is_file():
+        raise LoadError(f"the weights file {path} does not exist", remedy="give the path of a .safetensors or .pt file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True), str(path))
+    except LoadError:
+        raise
+    except Exception as error:  # safetensors, pickle, zipfile and torch each raise their own
+        raise LoadError(
+            f"{path} cannot be read as weights: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            remedy="save it with safetensors, or with torch.save(model.state_dict(), ...)",
+        ) from error
+
+
+def _tensors(found: object, origin: str) -> dict[str, torch.Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+        raise LoadError(f"{origin} holds no state_dict", remedy="save model.state_dict()")
+    return dict(found)
