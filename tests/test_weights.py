@@ -30,7 +30,7 @@ class Net(nn.Module):
 SAMPLE = (2, 4, 8, 8)
 
 
-@pytest.fixture()
+@pytest.fixture
 def trained() -> nn.Module:
     model = tracer.resolve(Net(), tracer.spec(*SAMPLE), seed=3)
     with torch.no_grad():

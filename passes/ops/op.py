@@ -32,7 +32,7 @@ from passes.errors import CaptureError
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter
+    pass
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 Adapter = Callable[..., Mapping[str, Any]]
