@@ -6,6 +6,7 @@ statistics of the input itself, the variance being the biased one.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from passes.dimension import hint, product
-from passes.errors import check
+from passes.errors import TracerWarning, check
 from passes.ops.op import Inference, Op, Owned
 from passes.spec import TensorSpec
 
@@ -97,12 +98,24 @@ for _cls, _pair in INSTANCE_NORMS.items():
 
 
 @batch_norm.infer(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
-@instance_norm.infer(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
 def infer_norm(module: nn.Module, input: TensorSpec, **_: Any) -> Inference:
-    """As torch does, the second axis counts the features, even for an instance norm's input without a batch axis."""
     check(input.ndim >= 2, "a lazy norm needs an input of at least 2 axes, found {}", input.ndim)
     num_features = input.shape[1]
     return Inference({"num_features": num_features}, dict.fromkeys(OWNED, (num_features,)))
+
+
+@instance_norm.infer(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
+def infer_instance_norm(module: Any, input: TensorSpec, **_: Any) -> Inference:
+    """As torch does, the second axis counts the features, even of an input without a batch axis; with a warning."""
+    if input.ndim == module._get_no_batch_dim():
+        kind, channels, taken = type(module).__name__, input.shape[0], input.shape[1]
+        remedy = "give the sample a batch axis"
+        fault = (
+            f"{kind} counts the features of an input without a batch axis on its second axis, {taken}, as torch does"
+        )
+        check(channels == taken, "{}, but its channels are the first, {}", fault, channels, remedy=remedy)
+        warnings.warn(f"{fault}; {remedy}", TracerWarning, stacklevel=2)
+    return infer_norm(module, input)
 
 
 # Shapes -------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_lazy_state_is_a_dry_runs(cls: Any, options: dict[str, bool]) -> None:
     for key, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[key], tensor), key
         assert found.state_dict()[key].dtype == tensor.dtype
-    assert_lowering_matches(build(), x, atol=5e-5)
+    assert_lowering_matches(found, x, atol=5e-5)
 
 
 @pytest.mark.parametrize("cls", LAZY)
@@ -347,3 +347,10 @@ def test_normalize(p: float, dim: Any, opset: int) -> None:
 def test_normalize_of_zero_and_scalar() -> None:
     assert_lowering_matches(lambda x: F.normalize(x, dim=0), torch.tensor(-3.0))
     assert_lowering_matches(lambda x: F.normalize(x, eps=0.5, dim=-1), torch.tensor([[0.0, 0.0], [0.1, 0.1], [3, 4]]))
+
+
+def test_an_unbatched_lazy_instance_norm_is_a_surprise() -> None:
+    with pytest.warns(tracer.TracerWarning, match="on its second axis, 8, as torch does; give the sample a batch axis"):
+        assert tracer.resolve(nn.Sequential(nn.LazyInstanceNorm2d()), tracer.spec(8, 8, 8))[0].num_features == 8
+    with pytest.raises(tracer.ShapeError, match="second axis, 8, as torch does, but its channels are the first, 3"):
+        tracer.resolve(nn.Sequential(nn.LazyInstanceNorm2d()), tracer.spec(3, 8, 8))
