@@ -129,13 +129,13 @@ def lower_rms_norm(
     weight: Value | None = None,
     eps: float | None = None,
 ) -> Value:
-    """`x / sqrt(mean(x**2) + eps) * weight`, in float32 for low precision."""
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    """`x / sqrt(mean(x**2) + eps) * weight`, in float32 for low precision, whose epsilon is then the default."""
+    dtype = torch.float32 if input.dtype in LOW_PRECISION else input.dtype
+    eps = torch.finfo(dtype).eps if eps is None else eps
     shape = input.shape[-len(normalized_shape) :]
     if emit.opset >= 23 and _is_uniform(input, weight) and is_static(shape):
         scale = weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
         return emit.node("RMSNormalization", input, scale, axis=-len(shape), epsilon=eps)
-    dtype = torch.float32 if input.dtype in LOW_PRECISION else input.dtype
     x = emit.cast(input, dtype)
     mean = emit.reduce("ReduceMean", emit.node("Mul", x, x), range(-len(shape), 0), True)
     root = emit.node("Sqrt", emit.node("Add", mean, emit.scalar(eps, dtype)))
