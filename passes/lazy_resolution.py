@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import fx, nn
 
+from passes.dimension import Dim, hint
 from passes.errors import LazyResolutionError
-from passes.lazy_modules import is_lazy, meta_inputs, run_own_initialisation
+from passes.lazy_modules import LazyLayer, become, is_lazy, meta_inputs, run_own_initialisation
+from passes.model_copy import copy_model
+from passes.ops.op import map_leaves
 from passes.pipeline import Stage
-from passes.program import Program
+from passes.program import SPEC, Program
+from passes.spec import TensorSpec
 
 
 @dataclass(slots=True)
@@ -28,14 +34,48 @@ class LazyResolution:
     ensures: Stage = Stage.SHAPED
 
     def run(self, program: Program) -> int:
-        for layer in program.lazies.values():
-            module = self.target.get_submodule(layer.path)
-            run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
-            if is_lazy(module):
-                raise LazyResolutionError(f"{layer.type} is still lazy after its own initialisation").placed(
-                    layer.location
-                )
-            for name, size in layer.inference.attributes.items():
-                if getattr(module, name, size) != size:
-                    setattr(module, name, size)
+        if program.dry_run is not None:
+            self._from_dry_run(program)
+            return len(program.lazies)
+        for draw in program.draws:
+            if isinstance(draw, LazyLayer):
+                self._initialise(draw)
+            else:
+                _move_random_state(draw)
         return len(program.lazies)
+
+    def _initialise(self, layer: LazyLayer) -> None:
+        module = self.target.get_submodule(layer.path)
+        run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
+        if is_lazy(module):
+            fault = LazyResolutionError(f"{layer.type} is still lazy after its own initialisation")
+            raise fault.placed(layer.location)
+        for name, size in layer.inference.attributes.items():
+            if getattr(module, name, size) != size:
+                setattr(module, name, size)
+
+    def _from_dry_run(self, program: Program) -> None:
+        """The weights of a real dry run on a scratch copy, for a model that cannot be followed without data."""
+        assert program.dry_run is not None
+        scratch = copy_model(self.target, share=False).eval()
+        program.dry_run(scratch)
+        for path in program.lazies:
+            become(self.target.get_submodule(path), scratch.get_submodule(path))
+
+
+def _move_random_state(node: fx.Node) -> None:
+    """Draws what the node draws in a dry run, on operands without values, and throws it away."""
+
+    def stand_in(operand: Any) -> Any:
+        found = operand.meta[SPEC]
+        if not isinstance(found, TensorSpec):
+            return hint(found) if isinstance(found, Dim) else found
+        return torch.empty([hint(size) for size in found.shape], dtype=found.dtype, device=found.device)
+
+    args, kwargs = map_leaves(node.args, stand_in), map_leaves(dict(node.kwargs), stand_in)
+    with torch.no_grad():
+        if node.op == "call_method":
+            getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            assert callable(node.target)
+            node.target(*args, **kwargs)

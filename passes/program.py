@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +43,9 @@ class Program:
 
     `root` is the module that the graph's targets name: a working copy of the caller's until the eager
     rewrite, the resolved module afterwards. `lazies` is in execution order, which is the order in which
-    weights are drawn. `rungs` are the modules that could not be traced; `whole` is the target that
-    stands for the root itself where that is one. `unreached` are the lazy modules that the sample never calls.
+    weights are drawn; `draws` holds them with the nodes between them that draw random numbers too. `dry_run`
+    runs a copy of the model on data, where nothing less would do. `rungs` are the modules that could not be
+    traced; `whole` is the target that stands for the root itself where that is one. `unreached` are the lazy modules that the sample never calls.
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
     made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
     class and stays as the caller wrote it.
@@ -55,6 +56,8 @@ class Program:
     log: GuardLog
     lazies: dict[str, LazyLayer] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
+    draws: list[LazyLayer | fx.Node] = field(default_factory=list)
+    dry_run: Callable[[nn.Module], object] | None = None
     rungs: list[Rung] = field(default_factory=list)
     whole: str | None = None
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -74,7 +77,10 @@ class Program:
                     f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
                     remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
-        known = self.lazies.setdefault(layer.path, layer)
+        known = self.lazies.get(layer.path)
+        if known is None:
+            self.lazies[layer.path] = known = layer
+            self.draws.append(layer)
         if known.inference.shapes != layer.inference.shapes:
             raise LazyResolutionError(
                 f"{_sizes_text(known)} from its call at {known.location.source}, "

@@ -98,6 +98,8 @@ class Propagator:
             return self._without_rule(node, module)
         call.path = self.program.path(node) if module is not None else ""
         node.meta[CALL] = call
+        if call.op.random and module is None:
+            self.program.draws.append(node)
         if module is not None and is_lazy(module):
             self._infer(node, call, module)
         arguments = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def export_through_torch(
             "the torch route needs the package onnxscript, which is not installed", remedy="pip install onnxscript"
         ) from error
     try:
-        with warnings.catch_warnings(), _quiet_logs():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
                 module,
@@ -93,12 +94,13 @@ def _detached(model: Any, opset: int, metadata: Mapping[str, str]) -> LoweredMod
 
 
 @contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """The exporter's own log lines (packages it looks for, say) are not for our caller."""
+def _quiet() -> Iterator[None]:
+    """What the exporter prints and logs (packages it looks for, graphs it gave up on) is not for our caller."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 

@@ -39,7 +39,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
-    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect", "resolve", "spec",
+    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect",
+    "resolve", "spec",
 ]  # fmt: skip
 
 

@@ -54,6 +54,7 @@ class _Mark:
     rungs: int
     attributes: frozenset[str]
     lazies: tuple[str, ...]
+    draws: int
 
 
 class CapturingTracer(fx.Tracer):
@@ -248,6 +249,7 @@ class CapturingTracer(fx.Tracer):
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
         with self._computing():
+            self._propagator.complete()  # lazy layers called before this one draw their weights before it
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
             self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, self._here()))
@@ -299,8 +301,17 @@ class CapturingTracer(fx.Tracer):
 
     def _mark(self) -> _Mark:
         program = self.program
+        with self._computing():
+            self._propagator.complete()  # so that what is met from here on belongs to what may be forgotten
         last = next(iter(reversed(self.graph.nodes)), None)
-        return _Mark(last, len(self._rebound), len(program.rungs), frozenset(self._attributes), tuple(program.lazies))
+        return _Mark(
+            last,
+            len(self._rebound),
+            len(program.rungs),
+            frozenset(self._attributes),
+            tuple(program.lazies),
+            len(program.draws),
+        )
 
     def _roll_back(self, mark: _Mark) -> None:
         """Forgets everything that was recorded since `mark`."""
@@ -315,6 +326,7 @@ class CapturingTracer(fx.Tracer):
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}
+        del program.draws[mark.draws :]
         self._propagator = Propagator(program)
 
     # Places -------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ why; a program whose own forward could not be traced is one opaque node.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from passes.errors import CaptureError, NeedsDataError, TracerError
+from passes.errors import CaptureError, NeedsDataError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
@@ -49,23 +50,39 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         except MetaRunError:
             pass
     try:
-        value, lazies = _run_on_data(model, sample, log, location)
-    except TracerError as error:
-        raise fault from error
+        data = _data(sample, log)
+        value, lazies = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
         raise fault from error
-    return _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
+    program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
+    program.dry_run = lambda scratch: _dry_run(scratch, data)
+    return program
 
 
-def _run_on_data(model: nn.Module, sample: Sample, log: GuardLog, location: Location) -> tuple[Any, list[LazyLayer]]:
-    """A dry run on a copy in eval mode, without gradients; random state is restored, the copy is thrown away."""
-    scratch = copy_model(model, device=None, share=False).eval()
+Data = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _data(sample: Sample, log: GuardLog) -> Data:
+    """The sample's arguments as tensors; random state is restored."""
+    with torch.random.fork_rng(devices=[]):
+        return sample.data(log.sampled)
+
+
+def _dry_run(scratch: nn.Module, data: Data) -> Any:
+    """A forward without gradients on copies of the data."""
+    args, kwargs = copy.deepcopy(data)
+    with torch.no_grad():
+        return scratch(*args, **kwargs)
+
+
+def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer]]:
+    """A dry run on a copy in eval mode; random state is restored, the copy is thrown away."""
+    scratch = copy_model(model, share=False).eval()
     lazies: list[LazyLayer] = []
     watch_lazies(scratch, "", lazies, location)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        args, kwargs = sample.data(log.sampled)
-        return as_specs(scratch(*args, **kwargs)), lazies
+    with torch.random.fork_rng(devices=devices):
+        return as_specs(_dry_run(scratch, data)), lazies
 
 
 def _opaque(

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from passes.dimension import Dim, product
-from passes.errors import CaptureError
+from passes.errors import CaptureError, ShapeError
 from passes.ops.op import is_inplace
 from passes.spec import TensorSpec
 
@@ -103,7 +103,7 @@ class TracedNumber:
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
         if operation is operator.truediv and any(isinstance(value, Dim) for value in values):
-            raise CaptureError(
+            raise ShapeError(
                 f"{self.text()} is divided with /, but it is a dynamic size",
                 remedy="divide with //, or give a fixed size for that dimension",
             )
@@ -113,9 +113,9 @@ class TracedNumber:
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
 
     def fixed(self, use: str) -> Any:
-        """The number itself, recording that it was baked in. Raises CaptureError for a dynamic one."""
+        """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
         if isinstance(self.value, Dim):
-            raise CaptureError(
+            raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
                 remedy="give a fixed size for that dimension",
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Dim, Size, is_static
-from passes.errors import UnsupportedOpError, check
+from passes.errors import NeedsDataError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype
 from passes.spec import CPU, TensorSpec
@@ -172,7 +172,7 @@ def arange_shape(
 ) -> TensorSpec:
     whole = all(isinstance(bound, (int, Dim)) for bound in (start, end, step))
     if any(isinstance(bound, TensorSpec) for bound in (start, end, step)):
-        raise UnsupportedOpError("the length of a range between tensors depends on data")
+        raise NeedsDataError("the length of a range between tensors depends on data")
     if dtype == torch.int64 and not whole:
         start, end, step, whole = int(start), int(end), int(step), True
     truncated = dtype is not None and not dtype.is_floating_point and not isinstance(step, Dim)
@@ -252,9 +252,8 @@ def lower_eye(emit: Emitter, n: Size, m: Size | None = None, dtype: Any = None, 
 
 
 def _random(op: Op) -> None:
-    """Declares the lowering that says no."""
-    signature = op.shape_rule
-    assert signature is not None
+    """Declares that an op draws random numbers, and the lowering that says no."""
+    op.random = True
 
     def refuse(emit: Emitter, *_: Any, **__: Any) -> Value:
         emit.unsupported("it draws random numbers, so the exported model could not be compared with this one")

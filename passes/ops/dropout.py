@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 identity = Op("identity")
-dropout = Op("dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout))
-dropout1d = Op("dropout1d", functions=(F.dropout1d,))
+dropout = Op(
+    "dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), random=True
+)
+dropout1d = Op("dropout1d", functions=(F.dropout1d,), random=True)
 
 
 @identity.module(nn.Identity)

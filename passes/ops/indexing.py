@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Dim, Size
-from passes.errors import ShapeError, UnsupportedOpError, check
+from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import moved
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
@@ -137,7 +137,7 @@ def _span(entry: slice, size: Size) -> Span | None:
     stop: Size = FAR if entry.stop is None else entry.stop
     for bound in (start, stop):
         if not isinstance(bound, (int, Dim)):
-            raise UnsupportedOpError(f"a slice to {bound} has a length that depends on data")
+            raise NeedsDataError(f"a slice to {bound} has a length that depends on data")
     first = _clamped(start, size)
     # An end past every size that can be leaves nothing to ask of a dynamic one.
     end = size if isinstance(stop, int) and stop >= 2**31 - 1 else _clamped(stop, size)
@@ -187,7 +187,7 @@ def getitem_shape(input: TensorSpec, index: Any) -> TensorSpec:
     found = read(input, index)
     picks = {axis: listed(pick) for axis, pick in found.picks.items()}
     if any(map(is_mask, picks.values())):
-        raise UnsupportedOpError(
+        raise NeedsDataError(
             "how many elements a mask lets through depends on data, and so does the shape",
             remedy="use torch.where, or multiply by the mask",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Dim, Size, product
-from passes.errors import ShapeError, check
+from passes.errors import NeedsDataError, check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.promotion import result_dtype
@@ -306,7 +306,7 @@ def tensor_split_shape(
     axis = _axis_to_split(input, dim)
     size = input.shape[axis]
     if isinstance(indices_or_sections, TensorSpec):
-        raise ShapeError("tensor_split at indices in a tensor depends on data", remedy="give the indices as numbers")
+        raise NeedsDataError("tensor_split at indices in a tensor depends on data", remedy="give the indices as numbers")
     if isinstance(indices_or_sections, (int, Dim)):
         sections = int(indices_or_sections)
         check(sections > 0, "a tensor cannot be split into {} sections", sections)

@@ -81,7 +81,8 @@ class Op:
     `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
     other parameters is declared with `function` or `method` and an adapter.
-    `view` says that the result shares its first operand's memory.
+    `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
+    random state.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Op:
         functions: tuple[Callable[..., Any], ...] = (),
         methods: tuple[str, ...] = (),
         view: bool = False,
+        random: bool = False,
     ):
         self.name = name
         self.view = view
+        self.random = random
         self.shape_rule: Callable[..., Any] | None = None
         self.lowering: Callable[..., Any] | None = None
         self.cost_rule: Callable[..., Size] | None = None

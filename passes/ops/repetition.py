@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Dim, Size, product
-from passes.errors import UnsupportedOpError, check
+from passes.errors import NeedsDataError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.layout import keeps_shape, same_size, swapped, transpose_shape, transposed
 from passes.ops.op import Op
@@ -168,7 +168,7 @@ def repeat_interleave_shape(
     axis = axis_of(dim or 0, flat.ndim)
     if isinstance(repeats, TensorSpec):
         if output_size is None:
-            raise UnsupportedOpError("how often each element is repeated depends on data, and so does the shape")
+            raise NeedsDataError("how often each element is repeated depends on data, and so does the shape")
         length: Size = output_size
     else:
         check(isinstance(repeats, Dim) or repeats >= 0, "elements cannot be repeated {} times", repeats)
