@@ -144,7 +144,7 @@ def embedding_bag_shape(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> TensorSpec:
-    """[bags, length] indices give [bags, embedding_dim]; so do [n] of them, with the [bags] offsets where bags start."""
+    """[bags, length] indices give [bags, embedding_dim]; so do [n] of them, with the offsets where bags start."""
     _check_lookup(input, weight, padding_idx)
     check(mode in ("sum", "mean", "max"), "mode is 'sum', 'mean' or 'max', found {!r}", mode)
     check(input.ndim in (1, 2), "an embedding bag needs indices of 1 or 2 axes, found {}", input.ndim)
