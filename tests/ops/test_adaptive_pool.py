@@ -1,0 +1,62 @@
+"""Adaptive pools against torch: shapes on meta, values in onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.ops.oracle import assert_lowering_matches, assert_shape_matches
+
+AVG = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+MAX = {1: nn.AdaptiveMaxPool1d, 2: nn.AdaptiveMaxPool2d, 3: nn.AdaptiveMaxPool3d}
+SIZES = (6, 8, 7)
+
+
+@given(rank=st.integers(1, 3), batched=st.booleans(), data=st.data(), maximum=st.booleans(), indices=st.booleans())
+def test_shape(rank: int, batched: bool, data: Any, maximum: bool, indices: bool) -> None:
+    sizes = data.draw(st.tuples(*[st.integers(1, 9)] * rank))
+    one = st.integers(1, 5) | (st.none() if rank > 1 else st.nothing())
+    output = data.draw(st.integers(1, 5) | st.tuples(*[one] * rank))
+    module = MAX[rank](output, return_indices=indices) if maximum else AVG[rank](output)
+    assert_shape_matches(module, torch.empty(*((2,) if batched else ()), 3, *sizes))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("output", [1, 2, 5])
+@pytest.mark.parametrize("lead", [(2, 3), (3,)])
+def test_values(rank: int, output: int, lead: tuple[int, ...]) -> None:
+    x = torch.randn(*lead, *SIZES[:rank])
+    assert_lowering_matches(AVG[rank](output), x)
+    assert_lowering_matches(MAX[rank](output), x)
+
+
+@pytest.mark.parametrize("output", [(3, 4), (None, 3), (6, None), (6, 8)])
+def test_one_size_per_axis(output: Any) -> None:
+    x = torch.randn(2, 3, 6, 8)
+    assert_lowering_matches(AVG[2](output), x)
+    assert_lowering_matches(MAX[2](output), x)
+
+
+@pytest.mark.parametrize("output", [1, 2, (3, 4)])
+def test_places_of_maxima(output: Any) -> None:
+    assert_lowering_matches(nn.AdaptiveMaxPool2d(output, return_indices=True), torch.randn(2, 3, 6, 8))
+
+
+def test_places_of_maxima_of_a_whole_plane_and_opsets() -> None:
+    x = torch.randn(2, 3, 6, 8)
+    for opset in (13, 18, 23):
+        assert_lowering_matches(AVG[2]((4, 3)), x, opset=opset)
+        assert_lowering_matches(MAX[2]((4, 3)), x, opset=opset)
+
+
+def test_dynamic_sizes() -> None:
+    x, other = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 12, 7)
+    axes = {0: {0: "N", 2: "H", 3: "W"}}
+    assert_lowering_matches(AVG[2](1), x, dynamic=axes, also=(other,))
+    assert_lowering_matches(MAX[2](1), x, dynamic=axes, also=(other,))
+    assert_lowering_matches(AVG[2]((4, 3)), x, dynamic={0: {0: "N"}}, also=(torch.randn(5, 3, 9, 8),))
