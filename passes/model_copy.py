@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from types import MethodType
 from typing import Any
 
 import torch
@@ -60,11 +62,19 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
             attributes[name] = value
         elif name in ("_parameters", "_buffers", "_modules"):
             attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
+        elif kind is OrderedDict and "_hooks" in name:
+            attributes[name] = memo[id(value)] = OrderedDict((key, _rebound(hook, memo)) for key, hook in value.items())
         elif not value and kind.__module__ in ("builtins", "collections"):
             attributes[name] = copy.copy(value)
             memo[id(value)] = attributes[name]
         else:
             attributes[name] = _copy_value(value, memo)
+
+
+def _rebound(hook: Any, memo: dict[int, Any]) -> Any:
+    """A hook that is a method of a copied module, as that method of the copy; any other as it is."""
+    owner = memo.get(id(getattr(hook, "__self__", None)))
+    return hook if owner is None else MethodType(hook.__func__, owner)
 
 
 def _copy_value(value: Any, memo: dict[int, Any]) -> Any:

@@ -45,9 +45,11 @@ class Program:
     rewrite, the resolved module afterwards. `lazies` is in execution order, which is the order in which
     weights are drawn; `draws` holds them with the nodes between them that draw random numbers too. `dry_run`
     runs a copy of the model on data, where nothing less would do. `rungs` are the modules that could not be
-    traced; `whole` is the target that stands for the root itself where that is one. `unreached` are the lazy
-    modules that the sample never calls. `constants` are tensors that the forward uses but the model does not
-    hold; `added` are modules that passes made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
+    traced; `whole` is the target that stands for the root itself, where one does. `unreached` are the lazy
+    modules that the sample never calls.
+
+    `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
+    made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
     class and stays as the caller wrote it.
     """
 

@@ -100,33 +100,30 @@ def _has_hooks(module: nn.Module) -> bool:
 def fold(layer: Any, norm: Any) -> nn.Module:
     """`layer` with the running statistics and affine parameters of `norm` in its weight and bias.
 
-    y = (w*x + b - mean) * gamma / sqrt(var + eps) + beta, per output channel; computed in float64 and rounded once.
+    y = (w*x + b - mean) * gamma / sqrt(var + eps) + beta, per output channel. The scale is computed in float64.
     """
     folded = copy.copy(layer)
     folded._parameters = dict(layer._parameters)
-    axis = 1 if getattr(layer, "transposed", False) else 0
-    weight = layer.weight.detach().double()
-    gamma = (
-        norm.weight.detach().double()
-        if norm.weight is not None
-        else torch.ones_like(norm.running_mean, dtype=torch.float64)
-    )
-    beta = norm.bias.detach().double() if norm.bias is not None else torch.zeros_like(gamma)
-    bias = layer.bias.detach().double() if layer.bias is not None else torch.zeros_like(gamma)
-    scale = gamma / torch.sqrt(norm.running_var.double() + norm.eps)
-    if axis == 1 and layer.groups > 1:
+    weight = layer.weight.detach()
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -mean * scale
+    if layer.bias is not None:
+        shift = shift + layer.bias.detach().double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
+    per_channel = scale.to(weight.dtype)
+    trailing = [1] * (weight.ndim - 2)
+    if getattr(layer, "transposed", False):
         # A transposed convolution's weight is [in, out/groups, ...], its groups laid along the first axis.
-        per_group = weight.unflatten(0, (layer.groups, -1))
-        scaled = per_group * scale.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
-        scaled = scaled.flatten(0, 1)
+        grouped = weight.unflatten(0, (layer.groups, -1)) * per_channel.view(layer.groups, 1, -1, *trailing)
+        scaled = grouped.flatten(0, 1)
     else:
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        scaled = weight * scale.view(shape)
-    folded._parameters["weight"] = nn.Parameter(scaled.to(layer.weight.dtype), requires_grad=False)
-    folded._parameters["bias"] = nn.Parameter(
-        ((bias - norm.running_mean.double()) * scale + beta).to(layer.weight.dtype), requires_grad=False
-    )
+        scaled = weight * per_channel.view(-1, 1, *trailing)
+    folded._parameters["weight"] = nn.Parameter(scaled, requires_grad=False)
+    folded._parameters["bias"] = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
     assert isinstance(folded, nn.Module)
     return folded
 

@@ -118,13 +118,10 @@ class CapturingTracer(fx.Tracer):
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """What patches torch for tracing is out of the way while values are computed, or they would be traced too."""
-        from torch.fx._symbolic_trace import _maybe_revert_all_patches
-
+        """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
         recording, self.recording = self.recording, False
         try:
-            with _maybe_revert_all_patches():
-                yield
+            yield
         finally:
             self.recording = recording
 
@@ -208,7 +205,7 @@ class CapturingTracer(fx.Tracer):
         return find_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if isinstance(attr_val, torch.Tensor):
+        if self.recording and isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
             if path is not None:
                 return self._attribute(path)
@@ -229,6 +226,8 @@ class CapturingTracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if not self.recording:
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         self._paths.append(path)
         try:

@@ -268,7 +268,7 @@ def avg_pool_shape(
     check_rank(input, rank)
     check(divisor_override != 0, "divisor_override must not be 0")
     windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
-    if rank == 3 and ceil_mode:  # torch alone asks this of a 3d average, whatever the padding
+    if rank == 3:  # torch asks this of a 3d average alone, whatever its padding
         for size, kernel in zip(windows.sizes, windows.kernel, strict=True):
             check(size >= kernel, "the window of {} elements is larger than an axis of {}", kernel, size)
     return input.with_shape(*input.shape[:-rank], *windows.counts)
