@@ -178,11 +178,12 @@ def _has_tensor(value: Any) -> bool:
 
 
 def _base_name(node: fx.Node) -> str:
-    """A module call's module path, else the fx name within the module: `layer1.0/add`."""
+    """A module call's module path, else the operation's name within the module: `layer1.0/add`."""
     if node.op == "call_module":
         return str(node.target)
     path = location_of(node).path
-    return f"{path}/{node.name}" if path else node.name
+    operation = operation_of(node).strip("_")
+    return f"{path}/{operation}" if path else operation
 
 
 def _placeholder_values(name: str, result: Any) -> Any:

@@ -67,7 +67,7 @@ FUNCTIONS: list[Callable[..., Any]] = [
 ]  # fmt: skip
 
 ARGUMENTS: list[Callable[[torch.Tensor], torch.Tensor]] = [
-    lambda x: x if F.celu(x, 2.0, True) is not None else x,
+    lambda x: (F.celu(x, 2.0, True), x)[1],
     lambda x: F.tanh(F.elu(x, 0.5, inplace=True)),
     lambda x: F.gelu(x, approximate="tanh"),
     lambda x: F.hardshrink(x, 1.0),

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from passes.errors import ShapeError
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
+# torch comments on the ranks that it takes for channel-wise dropout.
+pytestmark = pytest.mark.filterwarnings("ignore:dropout[23]d. Received a:UserWarning")
+
 MODULES: list[type[nn.Module]] = [
     nn.Dropout,
     nn.Dropout1d,
@@ -38,7 +41,6 @@ BUILTINS: list[Callable[..., Any]] = [
     p=st.sampled_from([0.0, 0.5, 1.0, -0.1, 1.5]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.int64, torch.bool]),
 )
-@pytest.mark.filterwarnings("ignore:dropout[23]d. Received a:UserWarning")
 def test_shape(function: Callable[..., Any], shape: list[int], p: float, dtype: torch.dtype) -> None:
     assert_shape_matches(lambda x: function(x, p, training=False), torch.empty(shape, dtype=dtype))
 

@@ -189,6 +189,7 @@ def test_lazy_inference_names_the_shapes(cls: Any) -> None:
     assert layer.inference.shapes == uninitialized
 
 
+@pytest.mark.filterwarnings("ignore:LazyInstanceNorm")
 @given(shape=shapes, cls=st.sampled_from(list(LAZY)))
 def test_lazy_refusals(shape: Any, cls: Any) -> None:
     """torch counts an unbatched input's features on the wrong axis, and so refuses most of them."""
@@ -226,7 +227,7 @@ def test_group_norm_shape(shape: Any, groups: int, channels: int, per_group: int
         assert_shape_matches(lambda x, w: F.group_norm(x, groups, w), torch.empty(shape), torch.empty(channels))
         assert_shape_matches(
             lambda x: F.group_norm(x, groups),
-            torch.empty(shape[:1] + (groups * per_group,) + shape[1:]) if groups > 0 else torch.empty(shape),
+            torch.empty((*shape[:1], groups * per_group, *shape[1:])) if groups > 0 else torch.empty(shape),
         )
 
 
@@ -329,6 +330,8 @@ P = st.sampled_from([0.0, 1.0, 2.0, 2.5, -1.0, float("inf"), float("-inf")])
 
 @given(shape=st.lists(few, max_size=4).map(tuple), p=P, dim=st.integers(-4, 4) | st.none() | st.tuples(few, few))
 def test_normalize_shape(shape: Any, p: float, dim: Any) -> None:
+    if p < 0 and 0 in shape:
+        return  # meta tensors refuse even where the axis itself is not empty; kernels and the rule do not
     assert_shape_matches(lambda x: F.normalize(x, p, dim), torch.empty(shape))
 
 

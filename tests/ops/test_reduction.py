@@ -48,6 +48,8 @@ def test_shape_over_an_axis(name: str, shape: list[int], dim: int, keepdim: bool
 def test_shape_over_several_axes(name: str, shape: list[int], dim: list[int], keepdim: bool) -> None:
     if not dim and name in ("nansum", "logsumexp"):
         return  # kernels and meta tensors disagree
+    if name == "norm" and len({axis % max(len(shape), 1) for axis in dim}) < len(dim):
+        return  # kernels refuse an axis named twice, as the rule does; meta tensors let it pass
     assert_shape_matches(lambda x: getattr(torch, name)(x, dim=dim, keepdim=keepdim), torch.empty(shape))
 
 
@@ -63,6 +65,8 @@ def test_no_axes(name: str) -> None:
 def test_shape_with_nothing_to_reduce(name: str, shape: list[int], dim: int | None) -> None:
     if name == "norm" or (dim is None and name not in NO_AXIS):
         return
+    if name in ("max", "min") and dim is None:
+        return  # kernels refuse to reduce nothing, as the rule does; meta tensors let it pass
     assert_shape_matches(
         lambda x: getattr(torch, name)(x) if dim is None else getattr(torch, name)(x, dim=dim), torch.empty(shape)
     )

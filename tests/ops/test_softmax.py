@@ -62,14 +62,14 @@ def test_function(function: Callable[..., Any], dim: int, opset: int) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_dtype(function: Callable[..., Any]) -> None:
     x = torch.randn(3, 4)
-    for given, asked in (
+    for found, asked in (
         (torch.float32, torch.float64),
         (torch.float64, torch.float32),
         (torch.float16, torch.float32),
         (torch.int64, torch.float32),
     ):
-        assert_shape_matches(lambda x, asked=asked: function(x, 1, dtype=asked), x.to(given))
-        assert_lowering_matches(lambda x, asked=asked: function(x, 1, dtype=asked), (x * 3).to(given))
+        assert_shape_matches(lambda x, asked=asked: function(x, 1, dtype=asked), x.to(found))
+        assert_lowering_matches(lambda x, asked=asked: function(x, 1, dtype=asked), (x * 3).to(found))
     assert_lowering_matches(lambda x: function(x, -1), x.half(), rtol=2e-3, atol=2e-3)
     assert_lowering_matches(lambda x: function(x, -1), x.double(), rtol=1e-12)
 
