@@ -306,9 +306,7 @@ def tensor_split_shape(
     axis = _axis_to_split(input, dim)
     size = input.shape[axis]
     if isinstance(indices_or_sections, TensorSpec):
-        raise NeedsDataError(
-            "tensor_split at a tensor of indices depends on data", remedy="give the indices as numbers"
-        )
+        raise NeedsDataError("tensor_split at a tensor of indices depends on data", remedy="give them as numbers")
     if isinstance(indices_or_sections, (int, Dim)):
         sections = int(indices_or_sections)
         check(sections > 0, "a tensor cannot be split into {} sections", sections)
