@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from passes.pipeline import Stage
+from passes.pipeline import Stage, check_stage
 from passes.program import SPEC, Program
 from passes.shape_propagation import Propagator
 
@@ -24,6 +24,7 @@ class CallerPass:
 
     def run(self, program: Program) -> int:
         changed = self.function(program)
+        check_stage(program, Stage.CAPTURED, self.name)
         for node in program.graph.nodes:
             if node.op != "placeholder":
                 node.meta.pop(SPEC, None)
