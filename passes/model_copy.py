@@ -64,7 +64,7 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
             attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
         elif kind is OrderedDict and "_hooks" in name:
             attributes[name] = memo[id(value)] = OrderedDict((key, _rebound(hook, memo)) for key, hook in value.items())
-        elif not value and kind.__module__ in ("builtins", "collections"):
+        elif kind.__module__ in ("builtins", "collections") and not value:
             attributes[name] = copy.copy(value)
             memo[id(value)] = attributes[name]
         else:

@@ -1,0 +1,150 @@
+"""Nothing of the caller's changes: after success, and after a failure at any point."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+import tracer
+from tracer import spec
+
+STAGES = [
+    "tracer.ladder.capture",
+    "passes.shape_propagation.ShapePropagation.run",
+    "passes.lazy_resolution.LazyResolution.run",
+    "passes.eager_rewrite.EagerRewrite.run",
+    "passes.simplification.Simplification.run",
+    "passes.onnx_lowering.OnnxLowering.run",
+    "passes.onnx_lowering.check_model",
+    "passes.onnx_writer.write_single",
+    "tracer.verification.verify",
+]
+
+
+class Busy(nn.Module):
+    """A model whose forward leaves traces on itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Any] = []
+        self.cache: dict[str, Any] = {}
+        self.steps = 0
+        self.alias = self.log
+        self.register_buffer("count", torch.zeros(1))
+        self.conv = nn.LazyConv2d(4, 3)
+        self.norm = nn.LazyBatchNorm2d()
+        self.known = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.LazyLinear(3)
+        self.fc.register_forward_hook(lambda module, args, output: output + 0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        self.count += 1
+        self.log.append(x.shape)
+        x = self.drop(self.known(self.norm(self.conv(x))))
+        self.cache["features"] = x
+        return self.fc(x.flatten(1))
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything reachable from the model: identities, values of initialised tensors, attributes, hooks, modes."""
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        found[f"{path}:type"] = type(module)
+        for name, value in module.__dict__.items():
+            found[f"{path}:{name}"] = repr(sorted(value)) if name.endswith("_hooks") else repr(value)
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            lazy = isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+            found[f"{path}.{name}"] = (id(tensor), type(tensor), None if lazy or tensor is None else tensor.tolist())
+    return found
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    model = Busy().train()
+    model.known.eval()
+    return model
+
+
+def proxies_from(root: Any) -> list[Any]:
+    """The fx proxies reachable from an object through Python containers and attributes."""
+    seen, todo, found = set(), [root], []
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, (type, str, bytes)) or type(thing).__name__ in ("function", "module"):
+            continue
+        seen.add(id(thing))
+        if issubclass(type(thing), fx.Proxy):
+            found.append(thing)
+        todo += (
+            gc.get_referents(thing) if isinstance(thing, (dict, list, tuple, set)) or hasattr(thing, "__dict__") else []
+        )
+    return found
+
+
+@pytest.mark.parametrize("verb", ["inspect", "resolve", "convert"])
+def test_success_changes_nothing(verb: str, tmp_path: Path) -> None:
+    model = build()
+    before, state = snapshot(model), torch.get_rng_state()
+    options: dict[str, Any] = {"inspect": {}, "resolve": {"seed": 0}, "convert": {"seed": 0, "f": tmp_path / "m.onnx"}}
+    result = getattr(tracer, verb)(model, spec("N", 2, 6, 6), **options[verb])
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not proxies_from(model)
+    produced = getattr(result, "module", result)
+    if isinstance(produced, nn.Module):
+        assert not proxies_from(produced)
+        assert (produced.steps, produced.log, produced.cache) == (0, [], {})  # type: ignore[union-attr]
+        assert produced.alias is produced.log
+        assert produced.known.weight is model.known.weight  # type: ignore[union-attr]
+        assert [module.training for module in produced.modules()] == [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failure_changes_nothing(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class InjectedError(Exception):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise InjectedError
+
+    model = build()
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"old")
+    before, state = snapshot(model), torch.get_rng_state()
+    monkeypatch.setattr(stage, fail)
+    with pytest.raises(InjectedError):
+        tracer.convert(model, spec("N", 2, 6, 6), target, seed=0)
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not proxies_from(model)
+    assert target.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("stage", STAGES[:3])
+def test_a_failure_in_place_leaves_every_layer_lazy(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("injected")
+
+    model = build()
+    before = snapshot(model)
+    monkeypatch.setattr(stage, fail)
+    with pytest.raises(RuntimeError, match="injected"):
+        tracer.resolve(model, spec("N", 2, 6, 6), inplace=True, seed=0)
+    assert snapshot(model) == before
+
+
+def test_torch_is_as_it_was() -> None:
+    zeros, call, getattribute = torch.zeros, nn.Module.__call__, nn.Module.__getattr__
+    tracer.inspect(build(), spec("N", 2, 6, 6))
+    with pytest.raises(tracer.TracerError):
+        tracer.inspect(build(), spec("N", 2, 1, 1))
+    assert (torch.zeros, nn.Module.__call__, nn.Module.__getattr__) == (zeros, call, getattribute)
+    assert "training" not in nn.Module.__dict__
