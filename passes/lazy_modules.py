@@ -47,9 +47,14 @@ def owns_uninitialized(module: nn.Module) -> bool:
     )
 
 
+def awaits_first_input(module: nn.Module) -> bool:
+    """Whether the module is a `LazyModuleMixin` that has not seen its first input."""
+    return isinstance(module, LazyModuleMixin) and "_initialize_hook" in module.__dict__
+
+
 def is_lazy(module: nn.Module) -> bool:
     """Whether the module waits for its first input to know its sizes (see the module's docstring)."""
-    return owns_uninitialized(module) or (isinstance(module, LazyModuleMixin) and "_initialize_hook" in module.__dict__)
+    return owns_uninitialized(module) or awaits_first_input(module)
 
 
 def is_torch_lazy(module: nn.Module) -> bool:
@@ -86,13 +91,16 @@ def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any) -> None:
 
 
 def stand_on(module: nn.Module, device: torch.device) -> None:
-    """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing."""
-    for tensors in (module._parameters, module._buffers):
-        for name, tensor in tensors.items():
-            if is_uninitialized(tensor):
-                assert tensor is not None
-                kind: Any = type(tensor)
-                tensors[name] = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
+    """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing.
+
+    They stay the same objects, so that tied ones stay tied.
+    """
+    for _, tensor in own_tensors(module):
+        if is_uninitialized(tensor) and tensor.device != device:
+            kind: Any = type(tensor)
+            moved = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
+            moved.__dict__.update(tensor.__dict__)
+            torch.utils.swap_tensors(tensor, moved)
 
 
 def become(module: nn.Module, resolved: nn.Module) -> None:
@@ -122,7 +130,7 @@ class Observation:
     def __init__(self, module: nn.Module, path: str, args: Any, kwargs: Any, location: Location):
         self._module = module
         self._layer = LazyLayer(path, type(module).__name__, args, kwargs, Inference({}, {}), location)
-        self._waiting = [name for name, tensor in _own_tensors(module) if is_uninitialized(tensor)]
+        self._waiting = [name for name, tensor in own_tensors(module) if is_uninitialized(tensor)]
         self._before = _sizes(module)
 
     def layer(self) -> LazyLayer:
@@ -135,7 +143,7 @@ class Observation:
         attributes: dict[str, Size] = {
             name: size for name, size in _sizes(self._module).items() if self._before.get(name) != size
         }
-        tensors = dict(_own_tensors(self._module))
+        tensors = dict(own_tensors(self._module))
         shapes: dict[str, tuple[Size, ...]] = {name: tuple(tensors[name].shape) for name in self._waiting}
         return replace(self._layer, inference=Inference(attributes, shapes))
 
@@ -193,7 +201,8 @@ def as_specs(value: Any) -> Any:
     return value
 
 
-def _own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The parameters and buffers that the module owns directly, by name."""
     own = {**module._parameters, **module._buffers}
     return [(name, tensor) for name, tensor in own.items() if tensor is not None]
 

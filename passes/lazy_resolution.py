@@ -11,7 +11,7 @@ from torch import fx, nn
 from passes.dimension import Dim, hint
 from passes.errors import LazyResolutionError
 from passes.lazy_modules import LazyLayer, become, is_lazy, meta_inputs, run_own_initialisation
-from passes.model_copy import copy_model
+from passes.model_copy import Sharing, copy_model
 from passes.ops.op import map_leaves
 from passes.pipeline import Stage
 from passes.program import SPEC, Program
@@ -57,7 +57,7 @@ class LazyResolution:
     def _from_dry_run(self, program: Program) -> None:
         """The weights of a real dry run on a scratch copy, for a model that cannot be followed without data."""
         assert program.dry_run is not None
-        scratch = copy_model(self.target, share=False).eval()
+        scratch = copy_model(self.target, sharing=Sharing.NONE).eval()
         program.dry_run(scratch)
         for path in program.lazies:
             become(self.target.get_submodule(path), scratch.get_submodule(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 from collections import OrderedDict
 from types import MethodType
 from typing import Any
@@ -13,15 +14,24 @@ from torch import nn
 from passes.lazy_modules import is_uninitialized
 
 _SHARED_TYPES = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
+_CONTAINERS = (dict, list, set, OrderedDict)
 
 
-def copy_model(model: nn.Module, device: torch.device | None = None, *, share: bool = True) -> nn.Module:
+class Sharing(enum.Enum):
+    """Which initialised tensors a copy has in common with its original."""
+
+    ALL = "all"  # to be traced, or resolved
+    PARAMETERS = "parameters"  # to be run in eval mode, which may write into buffers
+    NONE = "none"  # to be run by code that may do anything
+
+
+def copy_model(model: nn.Module, device: torch.device | None = None, *, sharing: Sharing = Sharing.ALL) -> nn.Module:
     """A model of the same classes, with the same tensors and its own everything else.
 
-    With `device`, tensors are not shared but stand on that device, the uninitialised ones still so; without
-    `share` they are copied.
+    With `device`, tensors are not shared but stand on that device, the uninitialised ones still so; `sharing`
+    says which are copied otherwise.
 
-    Initialised parameters and buffers are shared, not copied. Uninitialised ones are replaced by new ones
+    Uninitialised tensors are replaced by new ones
     of the same kind (`copy.deepcopy` refuses lazy buffers). Every other attribute is copied, so that
     nothing done to the copy reaches the original; what cannot be copied (a lock, an open file) is
     shared. Aliases stay aliases.
@@ -30,7 +40,7 @@ def copy_model(model: nn.Module, device: torch.device | None = None, *, share: b
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _stand_in(tensor, device, share)
+                memo[id(tensor)] = _stand_in(tensor, device, sharing)
         memo[id(module)] = type(module).__new__(type(module))
     for module in list(model.modules()):
         _copy_attributes(module, memo[id(module)], memo)
@@ -39,7 +49,7 @@ def copy_model(model: nn.Module, device: torch.device | None = None, *, share: b
     return result
 
 
-def _stand_in(tensor: torch.Tensor, device: torch.device | None, share: bool) -> torch.Tensor:
+def _stand_in(tensor: torch.Tensor, device: torch.device | None, sharing: Sharing) -> torch.Tensor:
     """What the copy has in place of a parameter or buffer."""
     if is_uninitialized(tensor):
         kind: Any = type(tensor)
@@ -48,10 +58,11 @@ def _stand_in(tensor: torch.Tensor, device: torch.device | None, share: bool) ->
         )
         fresh.__dict__.update(tensor.__dict__)
         return fresh
-    if device is None and share:
+    is_parameter = isinstance(tensor, nn.Parameter)
+    if device is None and (sharing is Sharing.ALL or (sharing is Sharing.PARAMETERS and is_parameter)):
         return tensor
     moved = tensor.detach().clone() if device is None else tensor.detach().to(device)
-    return nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+    return nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
 
 
 def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any]) -> None:
@@ -64,9 +75,10 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
             attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
         elif kind is OrderedDict and "_hooks" in name:
             attributes[name] = memo[id(value)] = OrderedDict((key, _rebound(hook, memo)) for key, hook in value.items())
-        elif kind.__module__ in ("builtins", "collections") and not value:
-            attributes[name] = copy.copy(value)
-            memo[id(value)] = attributes[name]
+        elif id(value) in memo:
+            attributes[name] = memo[id(value)]
+        elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a deepcopy
+            attributes[name] = memo[id(value)] = kind()
         else:
             attributes[name] = _copy_value(value, memo)
 

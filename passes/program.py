@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import fx, nn
 from passes.dimension import Dim
 from passes.errors import LazyResolutionError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import LazyLayer, is_lazy, is_uninitialized
+from passes.lazy_modules import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.ops.op import BoundCall
-from passes.spec import TensorSpec
+from passes.spec import TensorSpec, shape_text
 
 # The keys of `node.meta` that the passes use. "spec" is the node's propagated value, "call" its bound
 # arguments, "location" its place in the caller's model.
@@ -46,7 +46,8 @@ class Program:
     weights are drawn; `draws` holds them with the nodes between them that draw random numbers too. `dry_run`
     runs a copy of the model on data, where nothing less would do. `rungs` are the modules that could not be
     traced; `whole` is the target that stands for the root itself, where one does. `unreached` are the lazy
-    modules that the sample never calls.
+    modules that the sample never calls. `inferred` has, by id, the tensors of `root` that a lazy layer
+    initialises, with what they will be.
 
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
     made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
@@ -57,6 +58,7 @@ class Program:
     root: nn.Module
     log: GuardLog
     lazies: dict[str, LazyLayer] = field(default_factory=dict)
+    inferred: dict[int, TensorSpec] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
     draws: list[LazyLayer | fx.Node] = field(default_factory=list)
     dry_run: Callable[[nn.Module], object] | None = None
@@ -67,10 +69,11 @@ class Program:
     folds: dict[str, tuple[str, str]] = field(default_factory=dict)
     _modules: dict[str, nn.Module] | None = None
 
-    def meet_lazy(self, layer: LazyLayer) -> None:
+    def meet_lazy(self, layer: LazyLayer, declared: Mapping[str, torch.device] | None = None) -> None:
         """Notes a lazy layer at a call; one that was called before must come to the same sizes.
 
-        Raises LazyResolutionError where they differ, or depend on a dynamic dimension.
+        `declared` says where its tensors were declared, where they have been moved since. Raises
+        LazyResolutionError where sizes differ, also those of a tied tensor, or depend on a dynamic dimension.
         """
         for name, size in layer.inference.attributes.items():
             if isinstance(size, Dim):
@@ -83,6 +86,7 @@ class Program:
         if known is None:
             self.lazies[layer.path] = known = layer
             self.draws.append(layer)
+            self._note_tensors(layer, declared or {})
         if known.inference.shapes != layer.inference.shapes:
             raise LazyResolutionError(
                 f"{_sizes_text(known)} from its call at {known.location.source}, "
@@ -90,10 +94,30 @@ class Program:
                 remedy="give each call the same size, or use two layers",
             )
 
-    def unreached_lazies(self, model: nn.Module) -> list[str]:
-        """The lazy modules of the caller's model that the sample never calls, a shared one by its first path."""
-        reached = {id(model.get_submodule(path)) for path in self.lazies}
-        return [path for path, module in model.named_modules() if is_lazy(module) and id(module) not in reached]
+    def _note_tensors(self, layer: LazyLayer, declared: Mapping[str, torch.device]) -> None:
+        for name, tensor in own_tensors(self.module(layer.path)):
+            shape = layer.inference.shapes.get(name)
+            if shape is None:
+                continue
+            spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
+            tied = self.inferred.setdefault(id(tensor), spec)
+            if tied.shape != spec.shape:
+                raise LazyResolutionError(
+                    f"{layer.path}.{name} would be {shape_text(spec.shape)}, but it is tied to a parameter that "
+                    f"another lazy layer has made {shape_text(tied.shape)}",
+                    remedy="feed both layers the same size, or do not share the parameter",
+                ).placed(layer.location)
+
+    def awaits(self, module: nn.Module) -> bool:
+        """Whether a module of `root` waits for its first input: it, and no layer that it shares tensors with."""
+        return awaits_first_input(module) or any(
+            is_uninitialized(tensor) and id(tensor) not in self.inferred for _, tensor in own_tensors(module)
+        )
+
+    def unreached_lazies(self) -> list[str]:
+        """The lazy modules that the sample never calls, a shared one by its first path."""
+        reached = {id(self.module(path)) for path in self.lazies}
+        return [path for path, module in self.root.named_modules() if self.awaits(module) and id(module) not in reached]
 
     def inputs(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
@@ -119,6 +143,7 @@ class Program:
     def rebase(self, root: nn.Module) -> None:
         """Makes the graph's targets name the modules of another root with the same structure."""
         self.root = root
+        self.inferred = {}
         self._modules = None
 
     def tensor(self, path: str) -> torch.Tensor:
@@ -130,17 +155,16 @@ class Program:
         assert isinstance(value, torch.Tensor), f"{path} is not a tensor"
         return value
 
-    def tensor_spec(self, path: str, module: nn.Module, name: str) -> TensorSpec:
-        """The spec of a parameter or buffer of the module at `path`; of a lazy one, as inferred."""
-        tensor = module._parameters.get(name, module._buffers.get(name))
-        assert tensor is not None
-        if not is_uninitialized(tensor):
-            return TensorSpec.of(tensor)
-        return TensorSpec(self.lazies[path].inference.shapes[name], tensor.dtype, tensor.device)
+    def tensor_spec(self, tensor: torch.Tensor) -> TensorSpec | None:
+        """The spec of a tensor of `root`: of a lazy one, as inferred, or None where it is not yet."""
+        found = self.inferred.get(id(tensor))
+        return found if found is not None or is_uninitialized(tensor) else TensorSpec.of(tensor)
 
     def owned_spec(self, call: BoundCall, name: str) -> TensorSpec:
         assert call.module is not None
-        return self.tensor_spec(call.path, call.module, name)
+        spec = self.tensor_spec(dict(own_tensors(call.module))[name])
+        assert spec is not None, f"{call.path}.{name} is not inferred"
+        return spec
 
     def graph_module(self) -> fx.GraphModule:
         """The graph as a torch.fx module that shares the root's leaf modules and tensors."""

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from passes.dimension import DynamicSizeError
 from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, ShapeError, TracerError
-from passes.lazy_modules import LazyLayer, is_lazy, is_uninitialized
+from passes.lazy_modules import LazyLayer
 from passes.meta_execution import MetaRunError, run_module, run_op
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.pipeline import Stage
@@ -100,7 +100,7 @@ class Propagator:
         node.meta[CALL] = call
         if call.op.random and module is None:
             self.program.draws.append(node)
-        if module is not None and is_lazy(module):
+        if module is not None and self.program.awaits(module):
             self._infer(node, call, module)
         arguments = {
             name: map_leaves(value, lambda leaf: self._leaf(leaf, call)) for name, value in call.arguments.items()
@@ -127,16 +127,13 @@ class Propagator:
         return self.program.owned_spec(call, leaf.name)
 
     def _attribute(self, path: str) -> TensorSpec:
-        tensor = self.program.tensor(path)
-        if not is_uninitialized(tensor):
-            return TensorSpec.of(tensor)
-        owner, _, name = path.rpartition(".")
-        if owner not in self.program.lazies:
+        spec = self.program.tensor_spec(self.program.tensor(path))
+        if spec is None:
             raise LazyResolutionError(
                 f"{path} is read before its layer is called, so it has no shape yet",
                 remedy="call the lazy layer first, or declare it with its sizes",
             )
-        return TensorSpec(self.program.lazies[owner].inference.shapes[name], tensor.dtype, tensor.device)
+        return spec
 
     def _infer(self, node: fx.Node, call: BoundCall, module: nn.Module) -> None:
         rule = call.op.inference_rules.get(type(module))

@@ -80,6 +80,7 @@ def _fold_batchnorms(program: Program) -> None:
         program.added[path] = folded
         program.folds[path] = (str(producer.target), str(node.target))
         producer.target = path
+        calls[path] = 1
         producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
         _replace(program, node, producer)
 

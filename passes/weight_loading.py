@@ -17,6 +17,7 @@ from passes.lazy_modules import (
     is_torch_lazy,
     is_uninitialized,
     meta_inputs,
+    own_tensors,
     run_own_initialisation,
     stand_on,
 )
@@ -62,10 +63,11 @@ def load_without_sample(target: nn.Module, weights: Mapping[str, torch.Tensor]) 
     tensors through their own `load_state_dict`. Raises LoadError where keys or shapes do not fit.
     """
     _check_keys(target, weights, set())
-    for path, module in target.named_modules():
+    lazies = [(path, module) for path, module in target.named_modules() if is_lazy(module)]
+    for path, module in sorted(lazies, key=lambda entry: not is_torch_lazy(entry[1])):
         if not is_lazy(module):
-            continue
-        own = {name: weights[_key(path, name)] for name, _ in _own_tensors(module) if _key(path, name) in weights}
+            continue  # its tensors are tied to those of a module that came before
+        own = {name: weights[_key(path, name)] for name, _ in own_tensors(module) if _key(path, name) in weights}
         if is_torch_lazy(module):
             stand_on(module, torch.device("meta"))
             _materialize(module, own)
@@ -77,9 +79,10 @@ def load_without_sample(target: nn.Module, weights: Mapping[str, torch.Tensor]) 
 
 def _materialize(module: nn.Module, own: Mapping[str, torch.Tensor]) -> None:
     """Gives a lazy module of torch.nn the shapes of its tensors, and the attribute that states its input size."""
-    for name, tensor in _own_tensors(module):
+    for name, tensor in own_tensors(module):
         if is_uninitialized(tensor):
-            tensor.materialize(own[name].shape)
+            lazy: Any = tensor
+            lazy.materialize(own[name].shape)
     for attribute, source, size_of in _STATED_BY:
         if hasattr(module, attribute) and source in own:
             setattr(module, attribute, size_of(module, own[source]))
@@ -158,11 +161,6 @@ def _loaded(key: str, tensor: torch.Tensor, given: torch.Tensor) -> torch.Tensor
     device = given.device if tensor.device.type == "meta" else tensor.device
     data = given.detach().to(device=device, dtype=tensor.dtype)
     return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
-
-
-def _own_tensors(module: nn.Module) -> list[tuple[str, Any]]:
-    own = {**module._parameters, **module._buffers}
-    return [(name, tensor) for name, tensor in own.items() if tensor is not None]
 
 
 def _key(path: str, name: str) -> str:

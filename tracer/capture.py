@@ -12,10 +12,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._device import _device_constructors
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import infer_by_running, is_lazy, is_torch_lazy, stand_on
+from passes.lazy_modules import (
+    LazyLayer,
+    infer_by_running,
+    is_torch_lazy,
+    own_tensors,
+    owns_uninitialized,
+    stand_on,
+)
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.ops.op import find_module, has_rule
@@ -54,6 +62,7 @@ class _Mark:
     rungs: int
     attributes: frozenset[str]
     lazies: tuple[str, ...]
+    inferred: tuple[int, ...]
     draws: int
 
 
@@ -83,6 +92,7 @@ class CapturingTracer(fx.Tracer):
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self._program: Program | None = None
+        self._found_propagator: Propagator | None = None
 
     def capture(self) -> Program:
         try:
@@ -102,8 +112,13 @@ class CapturingTracer(fx.Tracer):
     def program(self) -> Program:
         if self._program is None:
             self._program = Program(self.graph, self._copy, self.log)
-            self._propagator = Propagator(self._program)
         return self._program
+
+    @property
+    def propagator(self) -> Propagator:
+        if self._found_propagator is None:
+            self._found_propagator = Propagator(self.program)
+        return self._found_propagator
 
     # Questions ----------------------------------------------------------------------------------
 
@@ -112,9 +127,8 @@ class CapturingTracer(fx.Tracer):
         found = node.meta.get(SPEC, self)
         if found is not self:
             return found
-        _ = self.program
         with self._computing():
-            return self._propagator.value(node)
+            return self.propagator.value(node)
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
@@ -198,7 +212,7 @@ class CapturingTracer(fx.Tracer):
         return path
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if is_lazy(m):
+        if self._awaits(m):
             return True
         if m._forward_hooks or m._forward_pre_hooks:
             return False
@@ -231,7 +245,7 @@ class CapturingTracer(fx.Tracer):
         path = self.path_of_module(m)
         self._paths.append(path)
         try:
-            if is_lazy(m) and not is_torch_lazy(m):
+            if self._awaits(m) and not is_torch_lazy(m):
                 self._initialise(m, path, args, kwargs)
             if self.is_leaf_module(m, path):
                 return self._leaf_call(m, path, args, kwargs)
@@ -245,15 +259,26 @@ class CapturingTracer(fx.Tracer):
             self.rebind(args[0], result.node)
         return result
 
+    def _awaits(self, m: nn.Module) -> bool:
+        """Whether the module waits for its first input, now that everything before it is known."""
+        if owns_uninitialized(m):
+            with self._computing():
+                self.propagator.complete()
+        return self.program.awaits(m)
+
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
         with self._computing():
-            self._propagator.complete()  # lazy layers called before this one draw their weights before it
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
-            self.program.meet_lazy(infer_by_running(m, path, specs, kwspecs, self._here()))
-        own = {**m._parameters, **m._buffers}
-        self._tensor_paths.update({id(tensor): f"{path}.{name}" if path else name for name, tensor in own.items()})
+            self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))
+        for name, tensor in own_tensors(m):
+            self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+
+    def _meet(self, layer: LazyLayer) -> None:
+        """Notes a lazy layer whose tensors have moved to the meta device in our copy of the model."""
+        declared = {name: tensor.device for name, tensor in own_tensors(self._model.get_submodule(layer.path))}
+        self.program.meet_lazy(layer, declared)
 
     def _traced_call(
         self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -280,7 +305,7 @@ class CapturingTracer(fx.Tracer):
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         node.meta[SPEC] = result.value
         for layer in result.lazies:
-            self.program.meet_lazy(layer)
+            self._meet(layer)
         self.program.rungs.append(Rung(path, "meta", fault.message, location))
         return self.proxy(node)
 
@@ -301,7 +326,7 @@ class CapturingTracer(fx.Tracer):
     def _mark(self) -> _Mark:
         program = self.program
         with self._computing():
-            self._propagator.complete()  # so that what is met from here on belongs to what may be forgotten
+            self.propagator.complete()  # so that what is met from here on belongs to what may be forgotten
         last = next(iter(reversed(self.graph.nodes)), None)
         return _Mark(
             last,
@@ -309,6 +334,7 @@ class CapturingTracer(fx.Tracer):
             len(program.rungs),
             frozenset(self._attributes),
             tuple(program.lazies),
+            tuple(program.inferred),
             len(program.draws),
         )
 
@@ -325,8 +351,9 @@ class CapturingTracer(fx.Tracer):
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}
+        program.inferred = {tensor: program.inferred[tensor] for tensor in mark.inferred}
         del program.draws[mark.draws :]
-        self._propagator = Propagator(program)
+        self._found_propagator = None
 
     # Places -------------------------------------------------------------------------------------
 
@@ -356,6 +383,7 @@ class CapturingTracer(fx.Tracer):
 def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
     """While tracing, torch's creation functions become graph nodes, and so do the others that a traced size reaches."""
     originals = {name: getattr(torch, name) for name in (*CREATION, *SIZED)}
+    _device_constructors()  # torch caches these functions when it first enters a device; it must find its own
 
     def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
         def create(*args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ from passes.errors import ExportError, InputError, LazyResolutionError, TracerWa
 from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyResolution
-from passes.model_copy import copy_model
+from passes.model_copy import Sharing, copy_model
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
@@ -82,7 +82,7 @@ class Conversion:
             from tracer.verification import verify as compare
 
             with work.timed("verification"):
-                eager = copy_model(self.module).eval()
+                eager = copy_model(self.module, sharing=Sharing.PARAMETERS).eval()
                 self.verification = compare(file, eager, work.sample, self.lowered.output_names, work.log)
 
         if target is not None:
@@ -246,7 +246,7 @@ class _Export:
         with work.timed("lowering"):
             args, kwargs = work.sample.data(work.log.sampled)
             return export_through_torch(
-                copy_model(resolved).eval(),
+                copy_model(resolved, sharing=Sharing.PARAMETERS).eval(),
                 args,
                 kwargs,
                 dynamic_axes=work.sample.export_dims(),

@@ -16,7 +16,7 @@ from passes.errors import CaptureError, NeedsDataError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import copy_model
+from passes.model_copy import Sharing, copy_model
 from passes.pipeline import PassResult, Pipeline
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import ShapePropagation
@@ -33,7 +33,7 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
     try:
         program = capture(model, sample, log)
         results = Pipeline([ShapePropagation()]).run(program)
-        program.unreached = program.unreached_lazies(model)
+        program.unreached = program.unreached_lazies()
         return program, results
     except CaptureError as error:
         fault = error
@@ -77,7 +77,7 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
 
 def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer]]:
     """A dry run on a copy in eval mode; random state is restored, the copy is thrown away."""
-    scratch = copy_model(model, share=False).eval()
+    scratch = copy_model(model, sharing=Sharing.NONE).eval()
     lazies: list[LazyLayer] = []
     watch_lazies(scratch, "", lazies, location)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
@@ -110,5 +110,5 @@ def _opaque(
     program.rungs.append(rung)
     for layer in lazies:
         program.meet_lazy(layer)
-    program.unreached = program.unreached_lazies(model)
+    program.unreached = program.unreached_lazies()
     return program

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from passes.dimension import Dim, Size
 from passes.guards import Guard
-from passes.lazy_modules import LazyLayer, is_uninitialized
+from passes.lazy_modules import LazyLayer
 from passes.ops.op import BoundCall, Owned, map_leaves
 from passes.program import CALL, SPEC, Program, Rung, location_of, tensor_specs
 from passes.spec import TensorSpec
@@ -90,7 +90,7 @@ def build_report(program: Program, model_name: str) -> Report:
         guards=program.log.guards,
         unreached=program.unreached,
         rungs=program.rungs,
-        params=_parameter_count(program.root, "", program),
+        params=_parameter_count(program.root, program),
         macs=_plain(macs),
     )
 
@@ -105,7 +105,7 @@ def _layer(node: fx.Node, program: Program) -> Layer:
         type=lazy.type if lazy is not None else type(module).__name__,
         input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
         output_shape=_output_shape(node.meta[SPEC]),
-        params=_parameter_count(module, path, program),
+        params=_parameter_count(module, program),
         macs=_plain(_cost(node, call, program)) if call is not None else 0,
         resolved=_inferred(lazy),
         source=location_of(node).source,
@@ -119,7 +119,7 @@ def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
         type=lazy.type,
         input_shapes=[_axes(spec) for spec in tensor_specs([*lazy.args, *lazy.kwargs.values()])],
         output_shape=[],
-        params=_parameter_count(program.module(lazy.path), lazy.path, program),
+        params=_parameter_count(program.module(lazy.path), program),
         macs=0,
         resolved=_inferred(lazy),
         source=lazy.location.source,
@@ -130,22 +130,11 @@ def _inferred(lazy: LazyLayer | None) -> dict[str, int]:
     return {name: int(size) for name, size in lazy.inference.attributes.items()} if lazy is not None else {}
 
 
-def _parameter_count(module: nn.Module, path: str, program: Program) -> int:
+def _parameter_count(module: nn.Module, program: Program) -> int:
     """The parameters of a module and all below it, each once; lazy ones as inferred, unreached ones not at all."""
-    total = 0
-    seen: set[int] = set()
-    for name, child in module.named_modules():
-        child_path = ".".join(filter(None, (path, name)))
-        for parameter_name, parameter in child._parameters.items():
-            if parameter is None or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if is_uninitialized(parameter) and child_path not in program.lazies:
-                continue
-            count = program.tensor_spec(child_path, child, parameter_name).numel()
-            assert isinstance(count, int)
-            total += count
-    return total
+    specs = [program.tensor_spec(parameter) for parameter in module.parameters()]
+    counts = [spec.numel() for spec in specs if spec is not None]
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
