@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from passes.guards import GuardLog
 
@@ -64,9 +64,8 @@ Size: TypeAlias = "int | Dim"
 class DynamicSizeError(Exception):
     """A fixed integer was needed where a named dimension stands."""
 
-    def __init__(self, dim: Dim):
+    def __init__(self, dim: object):
         super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
-        self.dim = dim
 
 
 class Dim:
@@ -114,7 +113,11 @@ class Dim:
     def __rsub__(self, other: Size) -> Size:
         return -self + other
 
-    def __mul__(self, other: Size) -> Size:
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            from passes.ratio import multiply
+
+            return multiply(self, other)
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         terms: dict[Monomial, int] = {}
@@ -141,6 +144,16 @@ class Dim:
 
     def __rmod__(self, other: int) -> Size:
         return self._divmod(other, self)[1]
+
+    def __truediv__(self, other: Any) -> Any:
+        from passes.ratio import divide
+
+        return divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        from passes.ratio import divide
+
+        return divide(other, self)
 
     def __pow__(self, exponent: int) -> Size:
         result: Size = 1

@@ -17,6 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from passes.dimension import Size
 from passes.errors import LazyResolutionError
 from passes.guards import Location
+from passes.nested import map_structure
 from passes.ops.op import Inference
 from passes.spec import TensorSpec, describe
 
@@ -100,7 +101,7 @@ def stand_on(module: nn.Module, device: torch.device) -> None:
             kind: Any = type(tensor)
             moved = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
             moved.__dict__.update(tensor.__dict__)
-            torch.utils.swap_tensors(tensor, moved)
+            torch.utils.swap_tensors(tensor, moved)  # type: ignore[no-untyped-call]
 
 
 def become(module: nn.Module, resolved: nn.Module) -> None:
@@ -191,14 +192,9 @@ def _watch(module: nn.Module, path: str, found: list[LazyLayer], location: Locat
 
 def as_specs(value: Any) -> Any:
     """A structure of tensors as specs."""
-    if isinstance(value, torch.Tensor):
-        return TensorSpec(tuple(value.shape), value.dtype)
-    if isinstance(value, (tuple, list)):
-        items = [as_specs(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, dict):
-        return {key: as_specs(item) for key, item in value.items()}
-    return value
+    return map_structure(
+        value, lambda leaf: TensorSpec(tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf
+    )
 
 
 def own_tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -213,10 +209,4 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 def meta_inputs(value: Any) -> Any:
     """A structure of specs as meta tensors at the sampled sizes."""
-    if isinstance(value, TensorSpec):
-        return value.meta_tensor()
-    if isinstance(value, (tuple, list)):
-        return type(value)([meta_inputs(item) for item in value])
-    if isinstance(value, dict):
-        return {key: meta_inputs(item) for key, item in value.items()}
-    return value
+    return map_structure(value, lambda leaf: leaf.meta_tensor() if isinstance(leaf, TensorSpec) else leaf)

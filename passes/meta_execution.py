@@ -19,6 +19,7 @@ from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.model_copy import copy_model
+from passes.nested import leaves, map_structure
 from passes.ops.op import Inference
 from passes.spec import TensorSpec, describe
 
@@ -170,27 +171,23 @@ class _Fit:
 
 
 def _symbols(value: Any) -> set[str]:
-    if isinstance(value, Dim):
-        return set(value.symbols())
-    if isinstance(value, TensorSpec):
-        return {name for size in value.shape for name in _symbols(size)}
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return {name for item in items for name in _symbols(item)}
+    found: set[str] = set()
+    for leaf in leaves(value):
+        for size in leaf.shape if isinstance(leaf, TensorSpec) else (leaf,):
+            found |= set(size.symbols()) if isinstance(size, Dim) else set()
+    return found
 
 
 def _to_meta(value: Any, sizes: Mapping[str, int]) -> Any:
-    if isinstance(value, Dim):
-        return value.at(sizes)
-    if isinstance(value, TensorSpec):
-        shape = [size.at(sizes) if isinstance(size, Dim) else size for size in value.shape]
-        return torch.empty(shape, dtype=value.dtype, device="meta")
-    if isinstance(value, (tuple, list)):
-        return type(value)([_to_meta(item, sizes) for item in value])
-    if isinstance(value, dict):
-        return {key: _to_meta(item, sizes) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(_to_meta(value.start, sizes), _to_meta(value.stop, sizes), _to_meta(value.step, sizes))
-    return value
+    def at_sizes(leaf: Any) -> Any:
+        if isinstance(leaf, Dim):
+            return leaf.at(sizes)
+        if isinstance(leaf, TensorSpec):
+            shape = [size.at(sizes) if isinstance(size, Dim) else size for size in leaf.shape]
+            return torch.empty(shape, dtype=leaf.dtype, device="meta")
+        return leaf
+
+    return map_structure(value, at_sizes)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -22,6 +22,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from passes.dimension import Dim, FloorDiv, Mod, Size, Symbol, hint, is_static
 from passes.errors import UnsupportedOpError
+from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
 # The one table between torch's and ONNX's element types.
@@ -129,12 +130,15 @@ class Emitter:
         """A 0-d constant in the dtype of `like`."""
         return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
 
-    def operand(self, operand: Value | Size | float, dtype: torch.dtype) -> Value:
+    def operand(self, operand: Value | Size | Ratio | float, dtype: torch.dtype) -> Value:
         """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""
         if isinstance(operand, Value):
             return self.cast(operand, dtype)
         if isinstance(operand, Dim):
             return self.cast(self.squeeze(self.size(operand), 0), dtype)
+        if isinstance(operand, Ratio):
+            above = self.operand(operand.numerator, torch.float64)
+            return self.cast(self.node("Div", above, self.operand(operand.denominator, torch.float64)), dtype)
         return self.scalar(operand, dtype)
 
     def ints(self, *numbers: int) -> Value:

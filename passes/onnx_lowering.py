@@ -13,6 +13,7 @@ from onnx import helper
 from torch import fx
 
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
+from passes.nested import leaves
 from passes.onnx_emitter import Emitter, Value, value_info
 from passes.ops.op import BoundCall, Owned, map_leaves
 from passes.pipeline import Stage
@@ -210,6 +211,8 @@ def output_names(program: Program) -> list[str]:
 def _named(name: str, value: Any) -> list[str]:
     if isinstance(value, TensorSpec):
         return [name]
+    if hasattr(value, "_fields"):  # a named tuple
+        value = value._asdict()
     if isinstance(value, dict):
         keys = {key: str(key) if name == "output" else f"{name}_{key}" for key in value}
         return [leaf for key, item in value.items() for leaf in _named(keys[key], item)]
@@ -222,10 +225,7 @@ def _named(name: str, value: Any) -> list[str]:
 
 def _leaves(value: Any) -> list[Value]:
     """The ONNX values in a nested output, in the order of its tensors."""
-    if isinstance(value, Value):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [leaf for item in items for leaf in _leaves(item)]
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Value)]
 
 
 def _given_names(given: Sequence[str] | None, own: list[str], kind: str) -> list[str]:

@@ -13,6 +13,7 @@ from passes.dimension import Dim
 from passes.errors import LazyResolutionError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
+from passes.nested import leaves
 from passes.ops.op import BoundCall
 from passes.spec import TensorSpec, shape_text
 
@@ -197,14 +198,7 @@ def _sizes_text(layer: LazyLayer) -> str:
 
 def tensor_specs(value: Any) -> Iterator[TensorSpec]:
     """Every TensorSpec in a propagated value."""
-    if isinstance(value, TensorSpec):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensor_specs(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensor_specs(item)
+    return (leaf for leaf in leaves(value) if isinstance(leaf, TensorSpec))
 
 
 __all__ = ["CALL", "LOCATION", "SPEC", "BoundCall", "LazyLayer", "Program"]

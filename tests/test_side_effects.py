@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +107,30 @@ def test_success_changes_nothing(verb: str, tmp_path: Path) -> None:
         assert [module.training for module in produced.modules()] == [module.training for module in model.modules()]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_failure_changes_nothing(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class InjectedError(Exception):
-        pass
+class InjectedError(Exception):
+    pass
 
-    def fail(*_: Any, **__: Any) -> None:
+
+def inject(stage: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a stage fail, in place of its work or once it is done."""
+    original = pkgutil.resolve_name(stage)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        if when == "after":
+            original(*args, **kwargs)
         raise InjectedError
 
+    monkeypatch.setattr(stage, fail)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_failure_changes_nothing(stage: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     target = tmp_path / "model.onnx"
     target.write_bytes(b"old")
     before, state = snapshot(model), torch.get_rng_state()
-    monkeypatch.setattr(stage, fail)
+    inject(stage, when, monkeypatch)
     with pytest.raises(InjectedError):
         tracer.convert(model, spec("N", 2, 6, 6), target, seed=0)
     assert snapshot(model) == before
@@ -128,15 +140,13 @@ def test_a_failure_changes_nothing(stage: str, tmp_path: Path, monkeypatch: pyte
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("stage", STAGES[:3])
-def test_a_failure_in_place_leaves_every_layer_lazy(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("injected")
-
+def test_a_failure_in_place_leaves_every_layer_lazy(stage: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build()
     before = snapshot(model)
-    monkeypatch.setattr(stage, fail)
-    with pytest.raises(RuntimeError, match="injected"):
+    inject(stage, when, monkeypatch)
+    with pytest.raises(InjectedError):
         tracer.resolve(model, spec("N", 2, 6, 6), inplace=True, seed=0)
     assert snapshot(model) == before
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._device import _device_constructors
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
@@ -26,19 +27,25 @@ from passes.lazy_modules import (
 )
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
+from passes.nested import fields_of, is_dataclass_value, map_structure
 from passes.ops.op import find_module, has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
+from tracer.aliasing import Aliases
+from tracer.known_values import KnownValues
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
-from tracer.traced_values import TracedNumber, TracedTensor, has_traced_number
+from tracer.traced_values import TracedNumber, TracedTensor, has_traced
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
 
-# Calls whose sizes torch's argument parser would turn into plain integers before the call could be recorded.
-SIZED = ("reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave")
+# Calls that torch itself would not hand over to be recorded: it turns their sizes into plain integers first, or takes
+# what passes for a tensor for one of its own.
+SIZED = ("reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave",
+    "tensor", "as_tensor", "scalar_tensor",
+)  # fmt: skip
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -91,12 +98,14 @@ class CapturingTracer(fx.Tracer):
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
+        self.aliases = Aliases(self)
+        self.known = KnownValues(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
 
     def capture(self) -> Program:
         try:
-            with _recorded_creation(self), _recorded_training(self):
+            with torch.no_grad(), _recorded_creation(self), _recorded_training(self), _traced_native_calls(self):
                 self.trace(self._copy)
         except Exception as error:
             raise self._explained(error) from error
@@ -127,11 +136,11 @@ class CapturingTracer(fx.Tracer):
         found = node.meta.get(SPEC, self)
         if found is not self:
             return found
-        with self._computing():
+        with self.computing():
             return self.propagator.value(node)
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
         recording, self.recording = self.recording, False
         try:
@@ -166,7 +175,9 @@ class CapturingTracer(fx.Tracer):
         return proxy
 
     def proxy(self, node: fx.Node) -> TracedTensor:
-        return TracedTensor(node, self)
+        tensor = TracedTensor(node, self)
+        self.aliases.add(tensor)
+        return tensor
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
@@ -194,6 +205,8 @@ class CapturingTracer(fx.Tracer):
             return [self.create_arg(item) for item in a]
         if isinstance(a, dict):
             return {key: self.create_arg(item) for key, item in a.items()}
+        if is_dataclass_value(a):
+            return self.create_arg(fields_of(a))
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
@@ -214,7 +227,9 @@ class CapturingTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._awaits(m):
             return True
-        if m._forward_hooks or m._forward_pre_hooks:
+        if m._forward_hooks or m._forward_pre_hooks or is_parametrized(m):
+            return False
+        if type(m).__module__.startswith("torch.nn.utils."):  # parametrizations: they compute a weight from others
             return False
         return find_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
 
@@ -231,7 +246,7 @@ class CapturingTracer(fx.Tracer):
         return self._attributes[path]
 
     def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:
-        """From here on `tensor` stands for `node`, the result of an in-place operation on it."""
+        """From here on `tensor` stands for `node`, what a write in place left in its memory."""
         self._rebound.append((tensor, tensor.node))
         tensor.node = node
 
@@ -256,19 +271,19 @@ class CapturingTracer(fx.Tracer):
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = self.create_proxy("call_module", path, args, kwargs)
         if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
-            self.rebind(args[0], result.node)
+            self.aliases.write(args[0], result)
         return result
 
     def _awaits(self, m: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
         if owns_uninitialized(m):
-            with self._computing():
+            with self.computing():
                 self.propagator.complete()
         return self.program.awaits(m)
 
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
-        with self._computing():
+        with self.computing():
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
             self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))
@@ -297,7 +312,7 @@ class CapturingTracer(fx.Tracer):
     def _opaque_call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: CaptureError) -> Any:
         location = fault.location or self._here()
         original = self._model.get_submodule(path)
-        with self._computing():
+        with self.computing():
             try:
                 result = run_module(original, path, self._specs(args), self._specs(kwargs), self.log, location)
             except MetaRunError as error:
@@ -311,21 +326,18 @@ class CapturingTracer(fx.Tracer):
 
     def _specs(self, value: Any) -> Any:
         """The arguments of a call as specs and plain values."""
+        return map_structure(value, self._spec)
+
+    def _spec(self, value: Any) -> Any:
         if type(value) is TracedTensor:
             return self.value(value.node)
         if type(value) is TracedNumber:
             return value.value
-        if isinstance(value, torch.Tensor):
-            return TensorSpec.of(value)
-        if isinstance(value, (tuple, list)):
-            return type(value)([self._specs(item) for item in value])
-        if isinstance(value, dict):
-            return {key: self._specs(item) for key, item in value.items()}
-        return value
+        return TensorSpec.of(value) if isinstance(value, torch.Tensor) else value
 
     def _mark(self) -> _Mark:
         program = self.program
-        with self._computing():
+        with self.computing():
             self.propagator.complete()  # so that what is met from here on belongs to what may be forgotten
         last = next(iter(reversed(self.graph.nodes)), None)
         return _Mark(
@@ -387,7 +399,7 @@ def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
 
     def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
         def create(*args: Any, **kwargs: Any) -> Any:
-            made_from_sizes = original.__name__ in CREATION or has_traced_number((args, kwargs))
+            made_from_sizes = original.__name__ in CREATION or has_traced((args, kwargs))
             if not (tracer.recording and made_from_sizes):
                 return original(*args, **kwargs)
             return tracer.create_proxy("call_function", original, args, kwargs)
@@ -421,3 +433,39 @@ def _recorded_training(tracer: CapturingTracer) -> Iterator[None]:
         yield
     finally:
         del nn.Module.training
+
+
+@contextmanager
+def _traced_native_calls(tracer: CapturingTracer) -> Iterator[None]:
+    """While tracing, what runs native code on a traced tensor, which that would take for one of its own, does not.
+
+    A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.
+    """
+    base = torch.autograd.function._SingleLevelFunction
+    unwrap = torch._functorch.utils.unwrap_dead_wrappers
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not has_traced((args, kwargs)):
+            return super(base, cls).apply(*args, **kwargs)
+        if cls.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context:
+            return cls.forward(*args, **kwargs)
+        context: Any = torch.autograd.function.FunctionCtx()
+        context.needs_input_grad = (False,) * len(args)
+        return cls.forward(context, *args, **kwargs)
+
+    script_call = torch._C.ScriptFunction.__call__
+
+    def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not has_traced((args, kwargs)):
+            return script_call(function, *args, **kwargs)
+        return tracer.create_proxy("call_function", function, args, kwargs)
+
+    torch._C.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
+    base.apply = classmethod(apply)  # type: ignore[attr-defined]
+    torch._functorch.utils.unwrap_dead_wrappers = lambda args: args if has_traced(args) else unwrap(args)
+    try:
+        yield
+    finally:
+        del base.apply  # type: ignore[attr-defined]
+        torch._functorch.utils.unwrap_dead_wrappers = unwrap
+        torch._C.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]

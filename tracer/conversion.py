@@ -194,6 +194,7 @@ def convert(
     conversion = Conversion(
         resolved, work.program.graph_module(), taken, reason, report, lowered, timings=work.timings, path=target
     )
+    report.guards = work.log.guards
     conversion._deliver(work, target, verify)
     return conversion
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from passes.dimension import Dim, Size
 from passes.errors import InputError
 from passes.guards import GuardLog
+from passes.nested import leaves, map_structure
 from passes.spec import InputSpec, TensorSpec
 
 # A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
@@ -41,7 +42,7 @@ class Sample:
     names: list[str]
 
     def leaves(self) -> list[Leaf]:
-        return list(_leaves((self.args, self.kwargs)))
+        return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]
 
     def replace_leaves(self, replace: Callable[[str, TensorSpec], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with `replace(name, spec)` in place of each leaf, in order."""
@@ -59,8 +60,11 @@ class Sample:
         return self._map(tensor)
 
     def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = tuple(_map_leaves(arg, replace) for arg in self.args)
-        return args, {name: _map_leaves(arg, replace) for name, arg in self.kwargs.items()}
+        def leaf(value: Any) -> Any:
+            return replace(value) if isinstance(value, Leaf) else value
+
+        args, kwargs = map_structure((self.args, self.kwargs), leaf)
+        return args, kwargs
 
     def export_dims(self) -> dict[str, Any]:
         """The dynamic axes as `torch.export` takes them, by argument name."""
@@ -243,25 +247,3 @@ def _only_axes(entry: Any) -> Any:
     if isinstance(entry, dict):
         return {key: _only_axes(item) for key, item in entry.items()}
     return None
-
-
-def _leaves(value: Any) -> Iterator[Leaf]:
-    if isinstance(value, Leaf):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _leaves(item)
-
-
-def _map_leaves(value: Any, replace: Callable[[Leaf], Any]) -> Any:
-    if isinstance(value, Leaf):
-        return replace(value)
-    if isinstance(value, (tuple, list)):
-        items = [_map_leaves(item, replace) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, dict):
-        return {key: _map_leaves(item, replace) for key, item in value.items()}
-    return value

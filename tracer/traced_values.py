@@ -19,7 +19,9 @@ from torch import fx
 
 from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
+from passes.nested import leaves
 from passes.ops.op import is_inplace
+from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -39,7 +41,14 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.le: "<=",
     operator.gt: ">",
     operator.ge: ">=",
+    operator.and_: "&",
+    operator.or_: "|",
+    operator.xor: "^",
+    operator.lshift: "<<",
+    operator.rshift: ">>",
 }
+# What is not defined for a dynamic size.
+_ON_FIXED = frozenset({operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift})
 _COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
@@ -60,15 +69,17 @@ class TracedNumber:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        return int if isinstance(self.value, Dim) else builtins.type(self.value)
+        if self.is_dynamic:
+            return int if isinstance(self.value, Dim) else float
+        return builtins.type(self.value)
 
     @property
     def is_dynamic(self) -> bool:
-        return isinstance(self.value, Dim)
+        return isinstance(self.value, (Dim, Ratio))
 
     def as_argument(self) -> Any:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
-        if not isinstance(self.value, Dim):
+        if not self.is_dynamic:
             return self.value
         if self._node is None:
             arguments = tuple(_argument(operand) for operand in self._operands)
@@ -102,19 +113,19 @@ class TracedNumber:
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
-        if operation is operator.truediv and any(isinstance(value, Dim) for value in values):
-            raise ShapeError(
-                f"{self.text()} is divided with /, but it is a dynamic size",
-                remedy="divide with //, or give a fixed size for that dimension",
-            )
-        if operation in _COMPARISONS and any(isinstance(value, Dim) for value in values):
+        dynamic = any(isinstance(value, (Dim, Ratio)) for value in values)
+        if dynamic and operation in _ON_FIXED:
+            values = [
+                operand.fixed(operation.__name__) if type(operand) is TracedNumber else operand for operand in operands
+            ]
+        if dynamic and operation in _COMPARISONS:
             self.tracer.locate()
         result = operation(*values)
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
 
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
-        if isinstance(self.value, Dim):
+        if self.is_dynamic:
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
                 remedy="give a fixed size for that dimension",
@@ -132,7 +143,7 @@ class TracedNumber:
         return float(self.fixed("float()"))
 
     def __bool__(self) -> bool:
-        if isinstance(self.value, Dim):
+        if self.is_dynamic:
             self.tracer.locate()
             return bool(self.value)
         answer = bool(self.value)
@@ -164,6 +175,15 @@ class TracedNumber:
     def __neg__(self) -> Any:
         return self._combine(operator.neg, self)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __invert__(self) -> Any:
+        return -self - 1
+
     def __pos__(self) -> Any:
         return self
 
@@ -186,14 +206,24 @@ def _reflected(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], A
 
 
 for _operation in _SYMBOLS:
-    _name = _operation.__name__
+    _name = _operation.__name__.rstrip("_")
     setattr(TracedNumber, f"__{_name}__", _binary(_operation))
     if _operation not in _COMPARISONS:
         setattr(TracedNumber, f"__r{_name}__", _reflected(_operation))
 
 
 class TracedShape(tuple):  # type: ignore[type-arg]
-    """A traced tensor's shape: a tuple of numbers with torch.Size's own method."""
+    """A traced tensor's shape: a tuple of numbers with what torch.Size has beyond a tuple."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return TracedShape(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> TracedShape:
+        return TracedShape(super().__add__(tuple(other)))
+
+    def __radd__(self, other: Any) -> TracedShape:
+        return TracedShape((*other, *self))
 
     def numel(self) -> Any:
         total: Any = 1
@@ -236,7 +266,7 @@ class TracedTensor(fx.Proxy):
 
     def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
         """Records an in-place operation; from here on this tensor is its result."""
-        self.tracer.rebind(self, self.tracer.create_proxy(kind, target, args, kwargs).node)
+        self.tracer.aliases.write(self, self.tracer.create_proxy(kind, target, args, kwargs))
         return self
 
     @property
@@ -279,22 +309,42 @@ class TracedTensor(fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __contains__(self, item: Any) -> bool:
-        raise self._needs_data("`in`")
+        return item in self.read("`in`")
 
     def __bool__(self) -> bool:
         value = self.tracer.value(self.node)
-        if isinstance(value, TensorSpec):
-            raise self._needs_data("control flow")
-        return bool(value)
+        return bool(self.read("control flow")) if isinstance(value, TensorSpec) else bool(value)
 
     def __index__(self) -> int:
-        raise self._needs_data("an index")
+        return int(self.read("an index"))
 
     def __int__(self) -> int:
-        raise self._needs_data("int()")
+        return int(self.read("int()"))
 
     def __float__(self) -> float:
-        raise self._needs_data("float()")
+        return float(self.read("float()"))
+
+    def item(self) -> Any:
+        """The number itself where it is known, else the tensor without axes, which stands for it in arithmetic."""
+        return self.reshape(()) if self.tracer.known.tensor(self.node) is None else self.read("item()").item()
+
+    def tolist(self) -> Any:
+        return self.read("tolist()").tolist()
+
+    def numpy(self) -> Any:
+        return self.read("numpy()").numpy()
+
+    def read(self, use: str) -> torch.Tensor:
+        """The tensor's data, where it follows from the model's own tensors; recorded as a guard.
+
+        Raises CaptureError where it depends on an input.
+        """
+        found = self.tracer.known.tensor(self.node)
+        if found is None:
+            raise self._needs_data(use)
+        if found.numel() == 1:
+            self.tracer.record_guard(f"{self.node.name} is {found.item()}, from the model's own tensors")
+        return found
 
     def _needs_data(self, use: str) -> CaptureError:
         return CaptureError(
@@ -323,8 +373,9 @@ class TracedTensor(fx.Proxy):
         if torch.overrides.is_tensor_method_or_property(orig_method):
             return tracer.create_proxy("call_method", name, args, kwargs)
         result = tracer.create_proxy("call_function", orig_method, args, kwargs)
-        if (is_inplace(name) or kwargs.get("inplace")) and type(args[0]) is TracedTensor:
-            tracer.rebind(args[0], result.node)
+        written = kwargs.get("out", args[0] if is_inplace(name) or kwargs.get("inplace") else None)
+        if type(written) is TracedTensor:
+            tracer.aliases.write(written, result)
         return result
 
 
@@ -348,12 +399,9 @@ def _argument(operand: Any) -> Any:
     return operand.node if isinstance(operand, fx.Proxy) else operand
 
 
-def has_traced_number(value: Any) -> bool:
-    """Whether a number that came from a shape is among the arguments."""
-    if type(value) is TracedNumber:
-        return True
-    items = value.values() if type(value) is dict else value if type(value) in (tuple, list, TracedShape) else ()
-    return any(has_traced_number(item) for item in items)
+def has_traced(value: Any) -> bool:
+    """Whether a traced tensor or number is among the arguments."""
+    return any(type(leaf) in (TracedTensor, TracedNumber) for leaf in leaves(value))
 
 
 def _find_tracer(value: Any) -> CapturingTracer | None:

@@ -14,6 +14,7 @@ from torch import nn
 from passes.dimension import holds_at
 from passes.errors import VerificationError
 from passes.guards import GuardLog
+from passes.nested import leaves
 from tracer.sample import Sample
 
 # Largest difference allowed, relative to the output's range (at least 1), by the coarsest dtype in an output.
@@ -161,7 +162,5 @@ def _first_line(error: Exception) -> str:
 
 
 def flat_tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [tensor for item in items for tensor in flat_tensors(item)]
+    """The tensors of a nested value, in order."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]

@@ -11,8 +11,10 @@ import torch
 
 from passes.dimension import Dim, Size, is_static
 from passes.errors import NeedsDataError, check
+from passes.nested import leaves, map_structure
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype
+from passes.ratio import Ratio
 from passes.spec import CPU, TensorSpec
 
 if TYPE_CHECKING:
@@ -127,6 +129,34 @@ def lower_new_full(
     emit: Emitter, input: Value, size: Sequence[Size], fill_value: Any, dtype: Any = None, device: Device = None
 ) -> Value:
     return filled(emit, fill_value)
+
+
+tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.scalar_tensor))
+
+
+@tensor.shape
+def tensor_shape(data: Any, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
+    """A tensor of numbers and sizes, nested as they are; or of a tensor."""
+    if isinstance(data, TensorSpec):
+        return created(data.shape, dtype or data.dtype, device, data)
+    sampled = torch.tensor(map_structure(data, lambda n: n.hint if isinstance(n, (Dim, Ratio)) else n))
+    return created(tuple(sampled.shape), dtype or sampled.dtype, device)
+
+
+@tensor.lower
+def lower_tensor(emit: Emitter, data: Any, dtype: Any = None, device: Device = None) -> Value:
+    """A constant; one by one where sizes are dynamic."""
+    numbers = list(leaves(data))
+    if not any(isinstance(number, (Dim, Ratio)) for number in numbers):
+        return (
+            as_value(emit, data, emit.result.dtype)
+            if data is numbers[0]
+            else emit.constant(torch.tensor(data, dtype=emit.result.dtype))
+        )
+    values = [as_value(emit, number, emit.result.dtype) for number in numbers]
+    if not emit.result.shape:
+        return values[0]
+    return emit.reshape(emit.node("Concat", *(emit.unsqueeze(value, 0) for value in values), axis=0), emit.result.shape)
 
 
 new_tensor = Op("new_tensor", methods=("new_tensor",))

@@ -20,6 +20,7 @@ from passes.dimension import Dim
 from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, is_number, result_dtype
+from passes.ratio import Ratio
 from passes.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def written_into(input: Any, found: TensorSpec) -> TensorSpec:
 
 def is_constant(value: Any) -> bool:
     """Whether an operand is a number that is known now."""
-    return is_number(value) and not isinstance(value, Dim)
+    return is_number(value) and not isinstance(value, (Dim, Ratio))
 
 
 __all__ = [

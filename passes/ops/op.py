@@ -29,6 +29,7 @@ from torch import fx, nn
 
 from passes.dimension import Size
 from passes.errors import CaptureError
+from passes.nested import map_structure
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -325,15 +326,7 @@ def _unless_absent(module: nn.Module, value: Any) -> Any:
 
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The argument structure with every `fx.Node` and `Owned` replaced by `leaf(it)`."""
-    if isinstance(value, (fx.Node, Owned)):
-        return leaf(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)([map_leaves(item, leaf) for item in value])
-    if isinstance(value, dict):
-        return {key: map_leaves(item, leaf) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(map_leaves(value.start, leaf), map_leaves(value.stop, leaf), map_leaves(value.step, leaf))
-    return value
+    return map_structure(value, lambda item: leaf(item) if isinstance(item, (fx.Node, Owned)) else item)
 
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "TensorSpec", "bind_node"]

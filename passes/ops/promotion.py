@@ -16,6 +16,7 @@ import torch
 
 from passes.dimension import Dim, Size, hint
 from passes.errors import ShapeError
+from passes.ratio import Ratio
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Operand: TypeAlias = "TensorSpec | Value | Size | float"
 
 def is_number(operand: Any) -> bool:
     """Whether an operand is a Python number or a dynamic size, rather than a tensor."""
-    return isinstance(operand, (bool, int, float, complex, Dim))
+    return isinstance(operand, (bool, int, float, complex, Dim, Ratio))
 
 
 def result_dtype(*operands: Any) -> torch.dtype:
@@ -128,7 +129,7 @@ def promote(emit: Emitter, *operands: Any, dtype: torch.dtype | None = None) -> 
 
 def as_value(emit: Emitter, operand: Any, dtype: torch.dtype) -> Value:
     """One operand as a value of a dtype; a number that an integer dtype cannot hold wraps, as in torch."""
-    if isinstance(operand, Dim):
+    if isinstance(operand, (Dim, Ratio)):
         value = emit.operand(operand, dtype)
         return type(value)(value.name, TensorSpec((), dtype))
     if is_number(operand):

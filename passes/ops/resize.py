@@ -102,7 +102,8 @@ def _scaled(size: Size, factor: float) -> Size:
         size,
         remedy=f"give size instead, or a fixed size for {', '.join(size.symbols())}",
     )
-    return size * exact.numerator // exact.denominator
+    scaled: Size = size * exact.numerator // exact.denominator
+    return scaled
 
 
 @interpolate.shape

@@ -1,0 +1,59 @@
+"""Nested arguments and results: tuples, named tuples, lists, dicts, dataclasses and slices of anything.
+
+Everything that walks such a structure does it here, so that all agree on what is a container and in which order its
+leaves come. A subclass of dict comes back as a dict, and so does a dataclass, by its fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+
+def map_structure(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The structure with `leaf(it)` in place of each leaf; a tuple stays a tuple and a list a list."""
+    if isinstance(value, tuple):
+        items = [map_structure(item, leaf) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [map_structure(item, leaf) for item in value]
+    if isinstance(value, dict):
+        return {key: map_structure(item, leaf) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(map_structure(bound, leaf) for bound in (value.start, value.stop, value.step)))
+    if is_dataclass_value(value):
+        return map_structure(fields_of(value), leaf)
+    return leaf(value)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Every leaf of the structure, in order."""
+    items: Iterable[Any]
+    if isinstance(value, (tuple, list)):
+        items = value
+    elif isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, slice):
+        items = (value.start, value.stop, value.step)
+    elif is_dataclass_value(value):
+        items = fields_of(value).values()
+    else:
+        yield value
+        return
+    for item in items:
+        yield from leaves(item)
+
+
+def is_dataclass_value(value: Any) -> bool:
+    """Whether the value is an instance of a caller's dataclass; our own are leaves."""
+    return (
+        dataclasses.is_dataclass(value)
+        and not isinstance(value, type)
+        and type(value).__module__.partition(".")[0] not in ("passes", "tracer")
+    )
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """A dataclass instance's fields by name."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -1,0 +1,128 @@
+"""Fractions of dynamic sizes: what `/` gives where a size is named, until it is rounded or meets a tensor.
+
+Python computes `H / 7` in floating point, which is exact enough for sizes: rounding the exact fraction gives
+the same integer. So a fraction is kept as two integer formulas, and `math.ceil(H / 7)` is `-(-H // 7)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from passes.dimension import Dim, DynamicSizeError, Size, hint
+
+# A float factor (`H * 0.25`) becomes a fraction where its denominator is a power of two up to this; other floats are
+# no fractions of small integers, and rounding them exactly is not what Python does.
+LARGEST_DENOMINATOR = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """`numerator / denominator`, of which at least one is dynamic; the denominator is positive."""
+
+    numerator: Size
+    denominator: Size
+
+    @property
+    def hint(self) -> float:
+        """The value at the sampled sizes."""
+        return hint(self.numerator) / hint(self.denominator)
+
+    def __add__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(self.numerator * d + n * self.denominator, self.denominator * d))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(self.numerator * d - n * self.denominator, self.denominator * d))
+
+    def __rsub__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(n * self.denominator - self.numerator * d, self.denominator * d))
+
+    def __mul__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(self.numerator * n, self.denominator * d))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(self.numerator * d, self.denominator * n))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(n * self.denominator, d * self.numerator))
+
+    def __neg__(self) -> Any:
+        return _ratio(-self.numerator, self.denominator)
+
+    def __floor__(self) -> Size:
+        return self.numerator // self.denominator
+
+    def __ceil__(self) -> Size:
+        return -(-self.numerator // self.denominator)
+
+    def __lt__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: self.numerator * d < n * self.denominator)
+
+    def __le__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: self.numerator * d <= n * self.denominator)
+
+    def __gt__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: self.numerator * d > n * self.denominator)
+
+    def __ge__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: self.numerator * d >= n * self.denominator)
+
+    def __eq__(self, other: object) -> Any:
+        return _with_parts(other, lambda n, d: self.numerator * d == n * self.denominator)
+
+    def __hash__(self) -> int:
+        return hash((self.numerator, self.denominator))
+
+    def __int__(self) -> int:
+        raise DynamicSizeError(self)
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        raise DynamicSizeError(self)
+
+    def __str__(self) -> str:
+        return " / ".join(f"({part})" if " " in str(part) else str(part) for part in (self.numerator, self.denominator))
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def divide(numerator: Any, denominator: Any) -> Any:
+    """`numerator / denominator` for sizes, of which at least one is dynamic."""
+    return _with_parts(numerator, lambda n, d: _with_parts(denominator, lambda m, e: _ratio(n * e, d * m)))
+
+
+def multiply(size: Dim, factor: float) -> Any:
+    """`size * factor`, or NotImplemented where the factor is no fraction with a small denominator."""
+    return _with_parts(factor, lambda n, d: _ratio(size * n, d))
+
+
+def _ratio(numerator: Size, denominator: Size) -> Any:
+    """The fraction; a plain float where nothing in it is dynamic."""
+    if isinstance(denominator, int) and denominator < 0:
+        numerator, denominator = -numerator, -denominator
+    if isinstance(numerator, Dim) or isinstance(denominator, Dim):
+        return Ratio(numerator, denominator)
+    return numerator / denominator
+
+
+def _with_parts(number: Any, combine: Callable[[Size, Size], Any]) -> Any:
+    """`combine(numerator, denominator)` of a number, or NotImplemented where it is no exact fraction."""
+    if isinstance(number, Ratio):
+        return combine(number.numerator, number.denominator)
+    if isinstance(number, (int, Dim)):
+        return combine(number, 1)
+    if isinstance(number, float):
+        numerator, denominator = number.as_integer_ratio()
+        if denominator <= LARGEST_DENOMINATOR:
+            return combine(numerator, denominator)
+    return NotImplemented
+
+
+__all__ = ["Ratio", "divide", "multiply"]
