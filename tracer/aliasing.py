@@ -19,6 +19,7 @@ from torch import fx
 from passes.dimension import hint
 from passes.errors import CaptureError
 from passes.nested import map_structure
+from passes.ops.assignment import assigned
 from passes.ops.op import FUNCTIONS, Op, bind_node, find_method, is_inplace
 from passes.spec import TensorSpec
 
@@ -160,7 +161,8 @@ class Aliases:
         create = self._tracer.create_node
         above = self._tracer.value(parent)
         if not isinstance(above, TensorSpec):
-            place = view.args[1]
+            at: Any = view.args[1]
+            place = at % len(above)
             return [
                 new if index == place else create("call_function", operator.getitem, (parent, index), {})
                 for index in range(len(above))
@@ -174,20 +176,15 @@ class Aliases:
             return create("call_method", "reshape_as", (new, parent), {})
         if name in _OTHER_ORDER:
             with self._tracer.computing():
-                place = _place(view, above.ndim)
-            order = [place.index(axis) for axis in range(above.ndim)]
+                axes = _axes(view, above.ndim)
+            order = [axes.index(axis) for axis in range(above.ndim)]
             return create("call_method", "permute", (new, *order), {})
         if name == "unbind":
             return create("call_function", torch.stack, (new, given["dim"]), {})
         if name in _PIECES:
             return create("call_function", torch.cat, (new, given["dim"]), {})
         subscript = _subscript(name, given, above.ndim)
-        if subscript is None:
-            raise CaptureError(
-                f"the forward writes in place through a view made by {name}, which cannot be followed back",
-                remedy="write to the tensor itself, or compute a new one",
-            )
-        return create("call_function", operator.setitem, (parent, subscript, new), {})
+        return create("call_function", assigned, (parent, subscript, new), {})
 
     def _move(self, tensor: TracedTensor, node: fx.Node) -> None:
         self._tracer.rebind(tensor, node)
@@ -205,11 +202,14 @@ _PIECES = frozenset({"split", "chunk", "tensor_split"})
 
 
 def _subscript(name: str, given: Mapping[str, Any], ndim: int) -> Any:
-    """What a view of a part of its operand is a subscript of, or None."""
+    """The subscript that stands for a view of a part of its operand. Raises CaptureError where there is none."""
     if name == "getitem":
         return given["index"]
     if name not in ("select", "narrow") or any(isinstance(value, fx.Node) for value in list(given.values())[1:]):
-        return None
+        raise CaptureError(
+            f"the forward writes in place through a view made by {name}, which cannot be followed back",
+            remedy="write to the tensor itself, or compute a new one",
+        )
     entry: Any = given.get("index")
     if name == "narrow":
         end = given["start"] + given["length"]
@@ -217,7 +217,7 @@ def _subscript(name: str, given: Mapping[str, Any], ndim: int) -> Any:
     return (*[slice(None)] * (given["dim"] % ndim), entry)
 
 
-def _place(view: fx.Node, ndim: int) -> list[int]:
+def _axes(view: fx.Node, ndim: int) -> list[int]:
     """For each axis of a view in another order, the axis of its operand: read off the strides of a small one."""
     operand = torch.empty([2] * ndim, device="meta")
     strides = list(operand.stride())
@@ -235,9 +235,9 @@ def _same_memory(view: Any, operand: Any) -> bool:
     """Whether what an operation gave (a tensor, or several) lies in its operand's memory."""
     if isinstance(operand, (tuple, list)):  # one of several pieces: decided where they were cut
         return True
-    base = operand._base if operand._base is not None else operand
     pieces = view if isinstance(view, (tuple, list)) else (view,)
-    return all(piece is operand or (piece is not None and piece._base is base) for piece in pieces)
+    memory = operand.untyped_storage()._cdata
+    return all(piece is not None and piece.untyped_storage()._cdata == memory for piece in pieces)
 
 
 def _op_of(node: fx.Node) -> Op | None:

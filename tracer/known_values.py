@@ -6,7 +6,6 @@ writes into in place is copied first.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +65,9 @@ class KnownValues:
             return self._tracer.program.tensor(str(node.target)).detach()
         args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._values.__getitem__)
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if is_inplace(name) or node.target is operator.setitem:
+        if is_inplace(name):
             args = (args[0].clone(), *args[1:])
         if node.op == "call_method":
             return getattr(args[0], name)(*args[1:], **kwargs)
         function: Callable[..., Any] = node.target  # type: ignore[assignment]
-        result = function(*args, **kwargs)
-        return args[0] if node.target is operator.setitem else result
+        return function(*args, **kwargs)

@@ -20,7 +20,8 @@ from torch import fx
 from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import leaves
-from passes.ops.op import is_inplace
+from passes.ops.assignment import assigned
+from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
@@ -261,7 +262,8 @@ class TracedTensor(fx.Proxy):
         elif not hasattr(value, name):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
-            return lambda *args, **kwargs: self._become("call_method", name, (self, *args), kwargs)
+            pure = name[:-1] if name[:-1] in METHODS else name
+            return lambda *args, **kwargs: self._become("call_method", pure, (self, *args), kwargs)
         return fx.proxy.Attribute(self, name)
 
     def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
@@ -353,7 +355,7 @@ class TracedTensor(fx.Proxy):
         )
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._become("call_function", operator.setitem, (self, index, value), {})
+        self._become("call_function", assigned, (self, index, value), {})
 
     @classmethod
     def __torch_function__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,15 @@ if TYPE_CHECKING:
 
     from passes.onnx_emitter import Emitter, Value
 
-setitem = Op("setitem", functions=(operator.setitem,), methods=("__setitem__",))
+
+def assigned(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
+    """A copy of `input` after `input[index] = value`: what the graph calls in place of the statement."""
+    result = input.clone()
+    result[index] = value
+    return result
+
+
+setitem = Op("setitem", functions=(assigned,))
 
 
 @setitem.shape
