@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx._symbolic_trace import _orig_module_call as call_with_hooks
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._device import _device_constructors
 
@@ -165,7 +166,7 @@ class CapturingTracer(fx.Tracer):
             if self.is_leaf_module(root, ""):
                 self.program.whole = "model"
                 return self._leaf_call(root, "model", given, kwargs)
-            return root.forward(*given, **kwargs)
+            return call_with_hooks(root, *given, **kwargs)
 
         return forward, [self.root, *args]
 
