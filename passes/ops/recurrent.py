@@ -24,11 +24,11 @@ from passes.ops.recurrent_cell import (
     LSTM,
     RNN_RELU,
     RNN_TANH,
+    WIDE,
     Kind,
     Weights,
     check_states,
     check_weights,
-    computed_in,
     from_state,
     rnn_kind,
     state_sizes,
@@ -182,7 +182,7 @@ def lower_recurrent(
     directions = 2 if bidirectional else 1
     layers = _layers(params, has_biases, num_layers, directions)
     is_scan = input.dtype == torch.float64 or layers[0][0].weight_hr is not None
-    dtype = torch.float32 if is_scan and input.dtype == torch.float16 else computed_in(input.dtype)
+    dtype = torch.float32 if is_scan and input.dtype == torch.float16 else WIDE.dtype(input.dtype, emit.opset)
     run = _scanned_layer if is_scan else _operator_layer
 
     sequence = _time_first(emit, emit.cast(input, dtype), batch_first)

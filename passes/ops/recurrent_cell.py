@@ -21,11 +21,15 @@ from torch import nn
 
 from passes.dimension import Size, product
 from passes.errors import check
+from passes.ops.elementwise import NEVER, Native
 from passes.ops.op import Op, Owned
 from passes.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
+
+# onnxruntime computes no bfloat16 here.
+WIDE = Native(bfloat16=NEVER)
 
 Step = Callable[..., "tuple[Value, ...]"]
 
@@ -139,11 +143,6 @@ def check_states(kind: Kind, hx: Any, shapes: Sequence[tuple[Size, ...]], dtype:
         check(state.dtype == dtype, "the input is {}, but initial state {} is {}", dtype, number, state.dtype)
 
 
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute in: onnxruntime has no bfloat16 for these operators."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
 def from_state(emit: Emitter, state: Value, weights: Weights) -> Value:
     return emit.node("Gemm", state, weights.weight_hh, weights.bias_hh, transB=1)
 
@@ -216,7 +215,7 @@ def lower_cell(
     unbatched: bool = False,
 ) -> Any:
     """The formulas of the module's docstring, on a batch of one where there is none; no states are one row of zeros."""
-    dtype, hidden = computed_in(input.dtype), weight_hh.shape[1]
+    dtype, hidden = WIDE.dtype(input.dtype, emit.opset), weight_hh.shape[1]
     weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh).cast(emit, dtype)
 
     def batch(value: Value) -> Value:
