@@ -11,7 +11,7 @@ within the module where it is no module call (`layer1.0/add`); where an op needs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -199,6 +199,43 @@ class Emitter:
     def split(self, value: Value, lengths: Sequence[Size], dim: int) -> tuple[Value, ...]:
         return self.nodes("Split", value, self.sizes(lengths), outputs=len(lengths), axis=dim)
 
+    # Loops --------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        step: Callable[..., Sequence[Value]],
+        states: Sequence[Value],
+        sequence: Value,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Value, ...]:
+        """A Scan over the first axis of `sequence`: the final states, then what the steps gave, stacked.
+
+        `step(*states, slice)` emits one step into a graph of its own, and returns the next states and a result;
+        each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
+        """
+        body = GraphProto(name=self._fresh(f"{self._base}/step"))
+        outside, known = self.graph, self._sizes
+        self.graph, self._sizes = body, dict(known)
+        try:
+            inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in [*["state"] * len(states), "slice"]]
+            results = step(*inputs)
+        finally:
+            self.graph, self._sizes = outside, known
+        body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
+        body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
+        direction = [1] if backwards else None
+        return self.nodes(
+            "Scan",
+            *states,
+            sequence,
+            outputs=len(results),
+            body=body,
+            num_scan_inputs=1,
+            scan_input_directions=direction,
+            scan_output_directions=direction,
+        )
+
     # Sizes --------------------------------------------------------------------------------------
 
     def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
@@ -308,8 +345,7 @@ class Emitter:
         if len(own) == 1:
             own[0].name = self._base
         produced = {name for node in own for name in node.output}
-        flat = [outputs] if isinstance(outputs, Value) else [value for value in outputs if value is not None]
-        for index, value in enumerate(flat):
+        for index, value in enumerate(_leaves(outputs)):
             if value.name in produced and value.name not in renamed:
                 renamed[value.name] = self._base if isinstance(outputs, Value) else f"{self._base}.{index}"
         for node in added:
@@ -337,11 +373,21 @@ def _with_shape(result: Value, source: Value, shape: Sequence[Size]) -> Value:
     return Value(result.name, source.spec.with_shape(*shape)) if source.spec is not None else result
 
 
+def _leaves(outputs: Any) -> list[Value]:
+    """The values in an op's outputs, which may be nested; an absent one is None."""
+    if isinstance(outputs, Value) or outputs is None:
+        return [] if outputs is None else [outputs]
+    return [leaf for output in outputs for leaf in _leaves(output)]
+
+
 def _rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
     for names in (node.input, node.output):
         for index, name in enumerate(names):
             if name in renamed:
                 names[index] = renamed[name]
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            _rename(inner, renamed)
 
 
 def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
@@ -389,6 +435,9 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
     elif isinstance(value, TensorProto):
         attribute.type = AttributeProto.TENSOR
         attribute.t.CopyFrom(value)
+    elif isinstance(value, GraphProto):
+        attribute.type = AttributeProto.GRAPH
+        attribute.g.CopyFrom(value)
     else:
         raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
     if isinstance(value, float) and math.isnan(value):

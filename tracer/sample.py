@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from passes.dimension import Dim, Size
 from passes.errors import InputError
@@ -188,6 +189,10 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
         data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
         return Leaf(name, _leaf_spec(name, value, entry, symbols), data)
+    if isinstance(value, PackedSequence):
+        raise InputError(
+            f"{name} is a packed sequence, whose sizes depend on data", remedy="give the padded tensor instead"
+        )
     if isinstance(value, (tuple, list)):
         entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
         items = [

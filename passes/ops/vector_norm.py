@@ -12,7 +12,7 @@ from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.op import Op
 from passes.ops.promotion import as_value
-from passes.ops.reduction import Dims, reduce, reduced
+from passes.ops.reduction import Dims, check_not_empty, reduce, reduced
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def vector_norm_shape(
     input: TensorSpec, ord: float = 2, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
 ) -> TensorSpec:
     check(isinstance(ord, (int, float)), "the order of a vector norm is a number, not {}", ord)
+    if ord < 0 or ord == math.inf:
+        check_not_empty(input, dim, f"a norm of order {ord}")
     return reduced(input, dim, keepdim, check_floating(input, dtype))
 
 
@@ -57,20 +59,22 @@ def lower_vector_norm(
     keepdim: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Value:
+    return norm_of(emit, emit.cast(input, emit.result.dtype), ord, dim, keepdim)
+
+
+def norm_of(emit: Emitter, value: Value, ord: float, dim: Dims, keepdim: bool) -> Value:
     """`sum(|x|^p)^(1/p)`; the largest or smallest magnitude for an infinite p; the number of non-zeros for 0."""
-    target = emit.result.dtype
-    value = emit.cast(input, target)
     if ord in (1, 2):
-        return reduce(emit, f"ReduceL{int(ord)}", input, value, dim, keepdim)
+        return reduce(emit, f"ReduceL{int(ord)}", value, value, dim, keepdim)
     if ord == 0:
-        nonzero = emit.cast(emit.cast(value, torch.bool), target)
-        return reduce(emit, "ReduceSum", input, nonzero, dim, keepdim)
+        nonzero = emit.cast(emit.cast(value, torch.bool), value.dtype)
+        return reduce(emit, "ReduceSum", value, nonzero, dim, keepdim)
     magnitude = emit.node("Abs", value)
     if math.isinf(ord):
-        return reduce(emit, "ReduceMax" if ord > 0 else "ReduceMin", input, magnitude, dim, keepdim)
-    powers = emit.node("Pow", magnitude, as_value(emit, float(ord), target))
-    total = reduce(emit, "ReduceSum", input, powers, dim, keepdim)
-    return emit.node("Pow", total, as_value(emit, 1 / ord, target))
+        return reduce(emit, "ReduceMax" if ord > 0 else "ReduceMin", value, magnitude, dim, keepdim)
+    powers = emit.node("Pow", magnitude, as_value(emit, float(ord), value.dtype))
+    total = reduce(emit, "ReduceSum", value, powers, dim, keepdim)
+    return emit.node("Pow", total, as_value(emit, 1 / ord, value.dtype))
 
 
 @matrix_norm.shape

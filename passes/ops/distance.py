@@ -1,0 +1,208 @@
+"""How far vectors lie apart: between two tensors' rows, among all pairs of rows, and by their angle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from passes.dimension import Dim, Size
+from passes.errors import check
+from passes.ops.arithmetic import refuse_difference
+from passes.ops.assignment import counted
+from passes.ops.axes import axis_of
+from passes.ops.elementwise import NEVER, Native, tensors_only
+from passes.ops.layout import same_size, transposed
+from passes.ops.matmul import in_wider
+from passes.ops.op import Op
+from passes.ops.promotion import broadcast, broadcast_shapes, float_dtype, promote, result_dtype
+from passes.ops.reduction import reduce, reduced
+from passes.ops.vector_norm import norm_of, vector_norm_shape
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# onnxruntime has next to no bfloat16.
+WIDE = Native(bfloat16=NEVER)
+
+
+def _in_result_dtype(emit: Emitter, value: Value, computed: torch.dtype) -> Value:
+    return value if computed == emit.result.dtype else emit.cast(value, emit.result.dtype)
+
+
+# Rows of two tensors ------------------------------------------------------------------------------
+
+pairwise_distance = Op("pairwise_distance", functions=(torch.pairwise_distance,))
+
+
+@pairwise_distance.module(nn.PairwiseDistance)
+def bind_pairwise_distance(module: nn.PairwiseDistance, x1: Any, x2: Any) -> Mapping[str, Any]:
+    return {"x1": x1, "x2": x2, "p": module.norm, "eps": module.eps, "keepdim": module.keepdim}
+
+
+@pairwise_distance.shape
+def pairwise_distance_shape(
+    x1: TensorSpec, x2: TensorSpec, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> TensorSpec:
+    tensors_only(x1, x2)
+    refuse_difference(x1, x2)
+    return vector_norm_shape(broadcast(x1, x2, dtype=float_dtype(result_dtype(x1, x2))), p, -1, keepdim)
+
+
+@pairwise_distance.lower
+def lower_pairwise_distance(
+    emit: Emitter, x1: Value, x2: Value, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Value:
+    """The norm of x1 - x2 + eps over the last axis."""
+    spec = TensorSpec(broadcast_shapes(x1.shape, x2.shape), WIDE.dtype(result_dtype(x1, x2), emit.opset))
+    difference = in_wider(emit, "Sub", *promote(emit, x1, x2, dtype=spec.dtype))
+    difference = emit.cast(replace(difference, spec=spec), WIDE.dtype(emit.result.dtype, emit.opset))
+    moved = replace(emit.node("Add", difference, emit.scalar(eps, difference)), spec=difference.spec)
+    return _in_result_dtype(emit, norm_of(emit, moved, p, -1, keepdim), moved.dtype)
+
+
+cosine_similarity = Op("cosine_similarity", functions=(torch.cosine_similarity,))
+
+
+@cosine_similarity.module(nn.CosineSimilarity)
+def bind_cosine_similarity(module: nn.CosineSimilarity, x1: Any, x2: Any) -> Mapping[str, Any]:
+    return {"x1": x1, "x2": x2, "dim": module.dim, "eps": module.eps}
+
+
+@cosine_similarity.shape
+def cosine_similarity_shape(x1: TensorSpec, x2: TensorSpec, dim: int = 1, eps: float = 1e-8) -> TensorSpec:
+    """The result of a 0-d tensor with others is promoted as if it had axes, because it is broadcast first."""
+    tensors_only(x1, x2)
+    dtype = torch.promote_types(x1.dtype, x2.dtype)
+    check(dtype.is_floating_point, "a cosine similarity needs floating-point numbers, found {}", dtype)
+    return reduced(broadcast(x1, x2, dtype=dtype), dim, False)
+
+
+@cosine_similarity.lower
+def lower_cosine_similarity(emit: Emitter, x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> Value:
+    """The sum of products of both, each divided by its norm, which counts as eps where it is smaller."""
+    dtype = WIDE.dtype(emit.result.dtype, emit.opset)
+    common = TensorSpec(broadcast_shapes(x1.shape, x2.shape), dtype)
+    units = []
+    for value in promote(emit, x1, x2, dtype=dtype):
+        value = _along(emit, value, common, axis_of(dim, common.ndim))
+        length = emit.node("Max", norm_of(emit, value, 2, dim, True), emit.scalar(eps, dtype))
+        units.append(emit.node("Div", value, length))
+    products = replace(emit.node("Mul", *units), spec=common)
+    return _in_result_dtype(emit, reduce(emit, "ReduceSum", products, products, dim, False), dtype)
+
+
+def _along(emit: Emitter, value: Value, common: TensorSpec, axis: int) -> Value:
+    """The value with the common number of axes, and as long along one of them as the common shape.
+
+    A norm is that of the broadcast tensor: one element that stands for four counts four times.
+    """
+    missing = common.ndim - value.ndim
+    if missing:
+        value = emit.unsqueeze(value, *range(missing))
+    if not common.ndim or same_size(value.shape[axis], common.shape[axis]):
+        return value
+    target = [common.shape[each] if each == axis else 1 for each in range(common.ndim)]
+    shape = (*value.shape[:axis], common.shape[axis], *value.shape[axis + 1 :])
+    return replace(emit.node("Expand", value, emit.sizes(target)), spec=common.with_shape(*shape))
+
+
+# All pairs of rows --------------------------------------------------------------------------------
+
+cdist = Op("cdist", functions=(torch.cdist,))
+pdist = Op("pdist", functions=(torch.pdist,))
+
+# From this many rows on, torch computes Euclidean distances by a matrix product unless told otherwise.
+MANY_ROWS = 26
+IF_NECESSARY, WITH_PRODUCT, WITHOUT_PRODUCT = (
+    "use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist",
+)  # fmt: skip
+
+
+def _check_order(p: float) -> None:
+    check(p >= 0, "a distance has an order of at least 0, found {}", p)
+
+
+@cdist.shape
+def cdist_shape(x1: TensorSpec, x2: TensorSpec, p: float = 2.0, compute_mode: str = IF_NECESSARY) -> TensorSpec:
+    """[..., rows, features] and [..., others, features] -> [..., rows, others]; the leading axes broadcast."""
+    _check_order(p)
+    check(
+        compute_mode in (IF_NECESSARY, WITH_PRODUCT, WITHOUT_PRODUCT), "{!r} is no compute_mode of cdist", compute_mode
+    )
+    for tensor in (x1, x2):
+        check(tensor.dtype.is_floating_point, "cdist needs floating-point numbers, found {}", tensor)
+        check(tensor.ndim >= 2, "cdist needs tensors of at least 2 axes, found {}", tensor)
+    check(x1.dtype == x2.dtype, "cdist takes one dtype, found {} and {}", x1.dtype, x2.dtype)
+    features = x1.shape[-1], x2.shape[-1]
+    check(features[0] == features[1], "cdist takes rows of one length, found {} and {}", *features)
+    return x1.with_shape(*broadcast_shapes(x1.shape[:-2], x2.shape[:-2]), x1.shape[-2], x2.shape[-2])
+
+
+@cdist.lower
+def lower_cdist(emit: Emitter, x1: Value, x2: Value, p: float = 2.0, compute_mode: str = IF_NECESSARY) -> Value:
+    """The norms of all differences; Euclidean ones by a matrix product where torch does so, or may do so."""
+    dtype = WIDE.dtype(emit.result.dtype, emit.opset)
+    x1, x2 = emit.cast(x1, dtype), emit.cast(x2, dtype)
+    many = any(isinstance(rows, Dim) or rows >= MANY_ROWS for rows in (x1.shape[-2], x2.shape[-2]))
+    if p == 2 and (compute_mode == WITH_PRODUCT or (compute_mode == IF_NECESSARY and many)):
+        return _in_result_dtype(emit, _euclidean(emit, x1, x2), dtype)
+    differences = emit.node("Sub", emit.unsqueeze(x1, -2), emit.unsqueeze(x2, -3))
+    spec = TensorSpec((*emit.result.shape, x1.shape[-1]), dtype)
+    return _in_result_dtype(emit, norm_of(emit, replace(differences, spec=spec), p, -1, False), dtype)
+
+
+def _euclidean(emit: Emitter, x1: Value, x2: Value) -> Value:
+    """`|a - b|^2 = |a|^2 + |b|^2 - 2 a b`, which takes no memory for the differences; rounding may bring it below 0."""
+    turned = [*range(x2.ndim - 2), x2.ndim - 1, x2.ndim - 2]
+    products = emit.node("MatMul", x1, transposed(emit, x2, turned))
+    own = emit.reduce("ReduceSumSquare", x1, [-1], True)
+    other = emit.unsqueeze(emit.reduce("ReduceSumSquare", x2, [-1], False), -2)
+    twice = emit.node("Mul", products, emit.scalar(2, x1))
+    return emit.node("Sqrt", emit.node("Relu", emit.node("Sub", emit.node("Add", own, other), twice)))
+
+
+@cdist.cost
+def cdist_cost(
+    result: TensorSpec, x1: TensorSpec, x2: TensorSpec, p: float = 2.0, compute_mode: str = IF_NECESSARY
+) -> Size:
+    return result.numel() * x1.shape[-1]
+
+
+@pdist.shape
+def pdist_shape(input: TensorSpec, p: float = 2.0) -> TensorSpec:
+    """[rows, features] -> [rows (rows - 1) / 2]: the upper triangle of `cdist(input, input)`, row by row."""
+    _check_order(p)
+    check(input.ndim == 2, "pdist needs a matrix, found {}", input)
+    check(input.dtype.is_floating_point, "pdist needs floating-point numbers, found {}", input)
+    rows = input.shape[0]
+    return input.with_shape(rows * (rows - 1) // 2)
+
+
+@pdist.lower
+def lower_pdist(emit: Emitter, input: Value, p: float = 2.0) -> Value:
+    """The norms of the differences between the rows of each pair."""
+    dtype = WIDE.dtype(input.dtype, emit.opset)
+    value = emit.cast(input, dtype)
+    left, right = (emit.node("Gather", value, numbers, axis=0) for numbers in _pairs(emit, input.shape[0]))
+    spec = TensorSpec((*emit.result.shape, input.shape[1]), dtype)
+    differences = replace(emit.node("Sub", left, right), spec=spec)
+    return _in_result_dtype(emit, norm_of(emit, differences, p, -1, False), dtype)
+
+
+def _pairs(emit: Emitter, rows: Size) -> tuple[Value, ...]:
+    """The numbers of the rows of each pair: first the earlier rows', then the later ones'."""
+    if isinstance(rows, int):
+        return tuple(emit.constant(numbers) for numbers in torch.triu_indices(rows, rows, offset=1))
+    numbers = counted(emit, 0, rows)
+    later = emit.node("Less", emit.unsqueeze(numbers, 1), numbers)
+    return tuple(emit.squeeze(each, 0) for each in emit.split(emit.node("NonZero", later), [1, 1], 0))
+
+
+@pdist.cost
+def pdist_cost(result: TensorSpec, input: TensorSpec, p: float = 2.0) -> Size:
+    return result.numel() * input.shape[1]
