@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx._symbolic_trace import _orig_module_call as call_with_hooks
+from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._device import _device_constructors
 
@@ -106,7 +106,13 @@ class CapturingTracer(fx.Tracer):
 
     def capture(self) -> Program:
         try:
-            with torch.no_grad(), _recorded_creation(self), _recorded_training(self), _traced_native_calls(self):
+            with (
+                torch.no_grad(),
+                _recorded_creation(self),
+                _recorded_training(self),
+                _traced_native_calls(self),
+                _traced_wrapped_functions(),
+            ):
                 self.trace(self._copy)
         except Exception as error:
             raise self._explained(error) from error
@@ -166,7 +172,7 @@ class CapturingTracer(fx.Tracer):
             if self.is_leaf_module(root, ""):
                 self.program.whole = "model"
                 return self._leaf_call(root, "model", given, kwargs)
-            return call_with_hooks(root, *given, **kwargs)
+            return symbolic_trace._orig_module_call(root, *given, **kwargs)
 
         return forward, [self.root, *args]
 
@@ -470,3 +476,17 @@ def _traced_native_calls(tracer: CapturingTracer) -> Iterator[None]:
         del base.apply  # type: ignore[attr-defined]
         torch._functorch.utils.unwrap_dead_wrappers = unwrap
         torch._C.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
+
+
+@contextmanager
+def _traced_wrapped_functions() -> Iterator[None]:
+    """While tracing, functions that their authors kept from fx (`torch.fx.wrap`) are traced through.
+
+    They were kept for what plain fx cannot trace; questions about shapes, mostly.
+    """
+    wrapped = symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch
+    symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
+    try:
+        yield
+    finally:
+        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = wrapped

@@ -48,7 +48,8 @@ CONSTANTS = {"zeros": 0, "ones": 1, "empty": 0}
 
 def _constant(name: str, number: int) -> None:
     new = Op(name, functions=(getattr(torch, name),))
-    like = Op(f"{name}_like", functions=(getattr(torch, f"{name}_like"),))
+    in_place = ("zero_",) if name == "zeros" else ()
+    like = Op(f"{name}_like", functions=(getattr(torch, f"{name}_like"),), methods=in_place)
     new_like = Op(f"new_{name}", methods=(f"new_{name}",))
 
     @new.shape
@@ -99,7 +100,7 @@ def lower_full(emit: Emitter, size: Sequence[Size], fill_value: Any, dtype: Any 
     return filled(emit, fill_value)
 
 
-full_like = Op("full_like", functions=(torch.full_like,))
+full_like = Op("full_like", functions=(torch.full_like, torch.fill), methods=("fill_",))
 
 
 @full_like.shape
