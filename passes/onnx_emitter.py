@@ -53,21 +53,22 @@ class Value:
     spec: TensorSpec | None = None
 
     @property
-    def _known(self) -> TensorSpec:
+    def known(self) -> TensorSpec:
+        """The spec of a value that has one."""
         assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
         return self.spec
 
     @property
     def shape(self) -> tuple[Size, ...]:
-        return self._known.shape
+        return self.known.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._known.dtype
+        return self.known.dtype
 
     @property
     def ndim(self) -> int:
-        return len(self._known.shape)
+        return len(self.known.shape)
 
 
 class Emitter:

@@ -30,6 +30,7 @@ from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.nested import fields_of, is_dataclass_value, map_structure
 from passes.ops.op import find_module, has_rule
+from passes.plain_attention import plain_attention
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
@@ -77,9 +78,10 @@ class _Mark:
 class CapturingTracer(fx.Tracer):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes.
 
-    Leaves are the modules that an op covers, torch.nn's lazy modules, and what fx itself takes for a leaf. A
-    covered module with hooks of the caller's is traced through, so that the hooks take part. So is a lazy
-    module of the caller's own, once its own code has initialised it on shape-only inputs.
+    Leaves are the modules that an op covers, and torch.nn's lazy modules. All others are traced through, those of
+    torch.nn too: a transformer is its layers, and a layer its parts. So is a covered module with hooks of the
+    caller's, so that the hooks take part, and a lazy module of the caller's own, once its own code has initialised it
+    on shape-only inputs.
     """
 
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
@@ -106,7 +108,13 @@ class CapturingTracer(fx.Tracer):
 
     def capture(self) -> Program:
         try:
-            with torch.no_grad(), _recorded_creation(self), _recorded_training(self), _traced_native_calls(self):
+            with (
+                torch.no_grad(),
+                plain_attention(),
+                _recorded_creation(self),
+                _recorded_training(self),
+                _traced_native_calls(self),
+            ):
                 self.trace(self._copy)
         except Exception as error:
             raise self._explained(error) from error
@@ -228,11 +236,9 @@ class CapturingTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._awaits(m):
             return True
-        if m._forward_hooks or m._forward_pre_hooks or is_parametrized(m):
+        if find_module(type(m)) is None or m._forward_hooks or m._forward_pre_hooks:
             return False
-        if type(m).__module__.startswith("torch.nn.utils."):  # parametrizations: they compute a weight from others
-            return False
-        return find_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
+        return not any(map(is_parametrized, m.modules()))  # a covered module may read the weights of its parts
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.recording and isinstance(attr_val, torch.Tensor):
