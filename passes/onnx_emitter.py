@@ -348,7 +348,7 @@ class Emitter:
         produced = {name for node in own for name in node.output}
         for index, value in enumerate(_leaves(outputs)):
             if value.name in produced and value.name not in renamed:
-                renamed[value.name] = self._base if isinstance(outputs, Value) else f"{self._base}.{index}"
+                renamed[value.name] = self._base if len(flat) == 1 else f"{self._base}.{index}"
         for node in added:
             _rename(node, renamed)
         for size, value in self._sizes.items():

@@ -100,6 +100,11 @@ def _sizes(query: Any, key: Any, embed_dim: int, num_heads: int, added: int, bat
     return Sizes(batch, num_heads, query.shape[along], key.shape[along], added, embed_dim // num_heads)
 
 
+def _follows_hint(is_causal: bool, key_padding_mask: Any, need_weights: bool) -> bool:
+    """Whether the hint takes the mask's place (see the module's docstring)."""
+    return is_causal and key_padding_mask is None and not need_weights
+
+
 # Shapes -------------------------------------------------------------------------------------------
 
 
@@ -132,7 +137,8 @@ def multihead_attention_shape(
     _check_sequences(query, key, value, embed_dim, batch_first)
     _check_projections((query, key, value), in_weights, in_bias, embed_dim)
     sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
-    _check_masks(query, sizes, key_padding_mask, attn_mask)
+    hint = _follows_hint(is_causal, key_padding_mask, need_weights)
+    _check_masks(query, sizes, key_padding_mask, None if hint else attn_mask)
     result = linear_shape(query, out_weight, out_bias)
     if not need_weights:
         return result, None
@@ -220,13 +226,12 @@ def lower_multihead_attention(
 ) -> tuple[Value, Value | None]:
     """Everything between the projections is [N, heads, length, width]."""
     sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
-    batch_first = batch_first or query.ndim == 2  # without a batch, as in a batch of 1
     projected = _projected(emit, (query, key, value), in_weights, in_bias)
     queries, keys, values = (_in_heads(emit, operand, sizes, batch_first) for operand in projected)
     zeros = [emit.constant(torch.zeros(embed_dim, dtype=query.dtype))] if add_zero_attn else []
     keys = _with_rows(emit, keys, [*([bias_k] if bias_k else []), *zeros], sizes)
     values = _with_rows(emit, values, [*([bias_v] if bias_v else []), *zeros], sizes)
-    hint = is_causal and key_padding_mask is None and not need_weights
+    hint = _follows_hint(is_causal, key_padding_mask, need_weights)
     bias = _bias(emit, sizes, key_padding_mask, None if hint else attn_mask, computed_in(query.dtype))
     if need_weights:
         attended, weights = _attended_with_weights(emit, queries, keys, values, bias)
