@@ -284,11 +284,14 @@ class Scaled(nn.MultiheadAttention):
 
 @pytest.mark.parametrize("layer", [{}, {"batch_first": True}, {"kdim": 5}])
 @pytest.mark.parametrize("mask", [torch.bool, torch.float32])
-def test_hooks_and_subclasses_take_part(layer: dict[str, Any], mask: torch.dtype) -> None:
+def test_hooks_parametrizations_and_subclasses_take_part(layer: dict[str, Any], mask: torch.dtype) -> None:
     padding = torch.tensor([[0, 0, 0, 1, 0], [0, 1, 1, 1, 1]]).to(mask)
     hooked = Attend(["key_padding_mask"], layer)
     hooked.attention.register_forward_hook(lambda module, args, result: (result[0] * 3, result[1]))
     assert_lowering_matches(hooked, *sequences(layer), padding)
+    normed = Attend(["key_padding_mask"], layer)
+    nn.utils.parametrizations.weight_norm(normed.attention.out_proj)
+    assert_lowering_matches(normed, *sequences(layer), padding)
     derived = Attend(["key_padding_mask"], layer)
     derived.attention = Scaled(E, HEADS, **layer)
     assert_lowering_matches(derived, *sequences(layer), padding)
