@@ -346,9 +346,10 @@ class Emitter:
         if len(own) == 1:
             own[0].name = self._base
         produced = {name for node in own for name in node.output}
-        for index, value in enumerate(_leaves(outputs)):
+        results = _leaves(outputs)
+        for index, value in enumerate(results):
             if value.name in produced and value.name not in renamed:
-                renamed[value.name] = self._base if len(flat) == 1 else f"{self._base}.{index}"
+                renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
         for node in added:
             _rename(node, renamed)
         for size, value in self._sizes.items():
