@@ -21,6 +21,7 @@ from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.model_copy import copy_model
 from passes.nested import leaves, map_structure
 from passes.ops.op import Inference
+from passes.plain_attention import plain_attention
 from passes.spec import TensorSpec, describe
 
 # How far from its sample a dynamic dimension is probed to find a formula, and to confirm it.
@@ -109,7 +110,7 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
 
 def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping[str, int]) -> MetaResult:
     try:
-        with torch.no_grad(), torch.device("meta"):
+        with torch.no_grad(), torch.device("meta"), plain_attention():
             result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
     except Exception as error:  # the caller's own code and torch's may raise anything here
         raise MetaRunError from error

@@ -53,21 +53,22 @@ class Value:
     spec: TensorSpec | None = None
 
     @property
-    def _known(self) -> TensorSpec:
+    def known(self) -> TensorSpec:
+        """The spec of a value that has one."""
         assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
         return self.spec
 
     @property
     def shape(self) -> tuple[Size, ...]:
-        return self._known.shape
+        return self.known.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._known.dtype
+        return self.known.dtype
 
     @property
     def ndim(self) -> int:
-        return len(self._known.shape)
+        return len(self.known.shape)
 
 
 class Emitter:
@@ -345,9 +346,10 @@ class Emitter:
         if len(own) == 1:
             own[0].name = self._base
         produced = {name for node in own for name in node.output}
-        for index, value in enumerate(_leaves(outputs)):
+        results = _leaves(outputs)
+        for index, value in enumerate(results):
             if value.name in produced and value.name not in renamed:
-                renamed[value.name] = self._base if isinstance(outputs, Value) else f"{self._base}.{index}"
+                renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
         for node in added:
             _rename(node, renamed)
         for size, value in self._sizes.items():

@@ -15,7 +15,7 @@ from torch import fx
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.nested import leaves
 from passes.onnx_emitter import Emitter, Value, value_info
-from passes.ops.op import BoundCall, Owned, map_leaves
+from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec, describe
@@ -114,7 +114,7 @@ class OnnxLowering:
         if isinstance(leaf, fx.Node):
             return self._value(leaf, program, emit)
         assert call.module is not None
-        tensor = call.module._parameters.get(leaf.name, call.module._buffers.get(leaf.name))
+        tensor = tensor_at(call.module, leaf.name)
         assert tensor is not None
         return emit.weight(f"{call.path}.{leaf.name}" if call.path else leaf.name, tensor)
 

@@ -14,7 +14,7 @@ from passes.errors import LazyResolutionError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.nested import leaves
-from passes.ops.op import BoundCall
+from passes.ops.op import BoundCall, tensor_at
 from passes.spec import TensorSpec, shape_text
 
 # The keys of `node.meta` that the passes use. "spec" is the node's propagated value, "call" its bound
@@ -163,7 +163,9 @@ class Program:
 
     def owned_spec(self, call: BoundCall, name: str) -> TensorSpec:
         assert call.module is not None
-        spec = self.tensor_spec(dict(own_tensors(call.module))[name])
+        tensor = tensor_at(call.module, name)
+        assert tensor is not None
+        spec = self.tensor_spec(tensor)
         assert spec is not None, f"{call.path}.{name} is not inferred"
         return spec
 

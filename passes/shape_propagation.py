@@ -98,7 +98,7 @@ class Propagator:
             return self._without_rule(node, module)
         call.path = self.program.path(node) if module is not None else ""
         node.meta[CALL] = call
-        if call.op.random and module is None:
+        if module is None and call.op.is_random(call.arguments):
             self.program.draws.append(node)
         if module is not None and self.program.awaits(module):
             self._infer(node, call, module)

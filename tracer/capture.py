@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
-from torch.utils._device import _device_constructors
 
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
@@ -37,16 +35,8 @@ from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
-from tracer.traced_values import TracedNumber, TracedTensor, has_traced
-
-# Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
-CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
-
-# Calls that torch itself would not hand over to be recorded: it turns their sizes into plain integers first, or takes
-# what passes for a tensor for one of its own.
-SIZED = ("reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave",
-    "tensor", "as_tensor", "scalar_tensor",
-)  # fmt: skip
+from tracer.traced_values import TracedNumber, TracedTensor
+from tracer.tracing_environment import tracing_environment
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -77,9 +67,10 @@ class _Mark:
 class CapturingTracer(fx.Tracer):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes.
 
-    Leaves are the modules that an op covers, torch.nn's lazy modules, and what fx itself takes for a leaf. A
-    covered module with hooks of the caller's is traced through, so that the hooks take part. So is a lazy
-    module of the caller's own, once its own code has initialised it on shape-only inputs.
+    Leaves are the modules that an op covers, and torch.nn's lazy modules. All others are traced through, those of
+    torch.nn too: a transformer is its layers, and a layer its parts. So is a covered module with hooks of the
+    caller's, so that the hooks take part, and a lazy module of the caller's own, once its own code has initialised it
+    on shape-only inputs.
     """
 
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
@@ -106,13 +97,7 @@ class CapturingTracer(fx.Tracer):
 
     def capture(self) -> Program:
         try:
-            with (
-                torch.no_grad(),
-                _recorded_creation(self),
-                _recorded_training(self),
-                _traced_native_calls(self),
-                _traced_wrapped_functions(),
-            ):
+            with tracing_environment(self):
                 self.trace(self._copy)
         except Exception as error:
             raise self._explained(error) from error
@@ -234,11 +219,9 @@ class CapturingTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._awaits(m):
             return True
-        if m._forward_hooks or m._forward_pre_hooks or is_parametrized(m):
+        if find_module(type(m)) is None or m._forward_hooks or m._forward_pre_hooks:
             return False
-        if type(m).__module__.startswith("torch.nn.utils."):  # parametrizations: they compute a weight from others
-            return False
-        return find_module(type(m)) is not None or super().is_leaf_module(m, module_qualified_name)
+        return not any(map(is_parametrized, m.modules()))  # a covered module may read the weights of its parts
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.recording and isinstance(attr_val, torch.Tensor):
@@ -396,97 +379,3 @@ class CapturingTracer(fx.Tracer):
             remedy="call the model with real data of this shape to see whether it fails in the same way",
         )
         return fault.placed(location)
-
-
-@contextmanager
-def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, torch's creation functions become graph nodes, and so do the others that a traced size reaches."""
-    originals = {name: getattr(torch, name) for name in (*CREATION, *SIZED)}
-    _device_constructors()  # torch caches these functions when it first enters a device; it must find its own
-
-    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-        def create(*args: Any, **kwargs: Any) -> Any:
-            made_from_sizes = original.__name__ in CREATION or has_traced((args, kwargs))
-            if not (tracer.recording and made_from_sizes):
-                return original(*args, **kwargs)
-            return tracer.create_proxy("call_function", original, args, kwargs)
-
-        return create
-
-    for name, original in originals.items():
-        setattr(torch, name, recorded(original))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(torch, name, original)
-
-
-@contextmanager
-def _recorded_training(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, reading a module's `training` in the caller's code is recorded as a guard."""
-
-    def read(module: nn.Module) -> bool:
-        mode = bool(module.__dict__["training"])
-        if tracer.recording and is_user_code(sys._getframe(1).f_code):
-            tracer.record_guard(f"self.training is {mode}")
-        return mode
-
-    def write(module: nn.Module, mode: bool) -> None:
-        module.__dict__["training"] = mode
-
-    nn.Module.training = property(read, write)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del nn.Module.training
-
-
-@contextmanager
-def _traced_native_calls(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, what runs native code on a traced tensor, which that would take for one of its own, does not.
-
-    A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.
-    """
-    base = torch.autograd.function._SingleLevelFunction
-    unwrap = torch._functorch.utils.unwrap_dead_wrappers
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not has_traced((args, kwargs)):
-            return super(base, cls).apply(*args, **kwargs)
-        if cls.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context:
-            return cls.forward(*args, **kwargs)
-        context: Any = torch.autograd.function.FunctionCtx()
-        context.needs_input_grad = (False,) * len(args)
-        return cls.forward(context, *args, **kwargs)
-
-    script_call = torch._C.ScriptFunction.__call__
-
-    def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if not has_traced((args, kwargs)):
-            return script_call(function, *args, **kwargs)
-        return tracer.create_proxy("call_function", function, args, kwargs)
-
-    torch._C.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
-    base.apply = classmethod(apply)  # type: ignore[attr-defined]
-    torch._functorch.utils.unwrap_dead_wrappers = lambda args: args if has_traced(args) else unwrap(args)
-    try:
-        yield
-    finally:
-        del base.apply  # type: ignore[attr-defined]
-        torch._functorch.utils.unwrap_dead_wrappers = unwrap
-        torch._C.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
-
-
-@contextmanager
-def _traced_wrapped_functions() -> Iterator[None]:
-    """While tracing, functions that their authors kept from fx (`torch.fx.wrap`) are traced through.
-
-    They were kept for what plain fx cannot trace; questions about shapes, mostly.
-    """
-    wrapped = symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch
-    symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
-    try:
-        yield
-    finally:
-        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = wrapped

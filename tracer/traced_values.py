@@ -308,6 +308,9 @@ class TracedTensor(fx.Proxy):
         return (self[index] for index in reversed(range(len(self))))
 
     def __getitem__(self, index: Any) -> Any:
+        value = self.tracer.value(self.node)
+        if isinstance(value, tuple) and isinstance(index, int) and index < len(value) and value[index] is None:
+            return None
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __contains__(self, item: Any) -> bool:

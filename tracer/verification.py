@@ -15,6 +15,7 @@ from passes.dimension import holds_at
 from passes.errors import VerificationError
 from passes.guards import GuardLog
 from passes.nested import leaves
+from passes.plain_attention import plain_attention
 from tracer.sample import Sample
 
 # Largest difference allowed, relative to the output's range (at least 1), by the coarsest dtype in an output.
@@ -76,7 +77,7 @@ def verify(
     session = _Session(model)
     result = Verification(session.runtime)
     names = sample.dimensions()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
         torch.manual_seed(0)
         for sizes in _settings(names, log):
             args, kwargs = sample.data(sizes)

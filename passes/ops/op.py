@@ -49,9 +49,16 @@ WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A parameter or buffer of the module that is being called, by its name in that module."""
+    """A parameter or buffer of the module that is being called, by its path in that module."""
 
     name: str
+
+
+def tensor_at(module: nn.Module, path: str) -> torch.Tensor | None:
+    """A module's parameter or buffer by its path, None where it has none there (`bias=False`)."""
+    owner, _, name = path.rpartition(".")
+    holder = module.get_submodule(owner)
+    return holder._parameters.get(name, holder._buffers.get(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class Op:
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
     other parameters is declared with `function` or `method` and an adapter.
     `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
-    random state.
+    random state, or with which arguments it may.
     """
 
     def __init__(
@@ -93,7 +100,7 @@ class Op:
         functions: tuple[Callable[..., Any], ...] = (),
         methods: tuple[str, ...] = (),
         view: bool = False,
-        random: bool = False,
+        random: bool | Callable[[Mapping[str, Any]], bool] = False,
     ):
         self.name = name
         self.view = view
@@ -239,6 +246,10 @@ class Op:
             elif keyword not in WITHOUT_EFFECT:
                 raise CaptureError(f"{self.name} does not take an argument {keyword!r}")
 
+    def is_random(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether computing it with these bound arguments may move torch's random state."""
+        return self.random(arguments) if callable(self.random) else self.random
+
     def call(self, function: Callable[..., Any], *first: Any, arguments: Mapping[str, Any]) -> Any:
         """Calls a rule or lowering with evaluated arguments, spreading a star argument last."""
         if self._star is None:
@@ -318,9 +329,8 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
 
 def _unless_absent(module: nn.Module, value: Any) -> Any:
     """None in place of an `Owned` that the module does not have (`bias=False`)."""
-    if isinstance(value, Owned):
-        tensor = module._parameters.get(value.name, module._buffers.get(value.name))
-        return value if tensor is not None else None
+    if isinstance(value, Owned) and tensor_at(module, value.name) is None:
+        return None
     return value
 
 

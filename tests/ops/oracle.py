@@ -59,7 +59,7 @@ def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch
     module = as_module(target)
     try:
         expected = module.to("meta")(*(tensor.to("meta") for tensor in tensors))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         try:
             program = propagated(target, *tensors)
         except TracerError:
