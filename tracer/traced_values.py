@@ -309,8 +309,12 @@ class TracedTensor(fx.Proxy):
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
-        if isinstance(value, tuple) and isinstance(index, int) and index < len(value) and value[index] is None:
-            return None
+        if isinstance(value, (tuple, list, dict)) and not isinstance(index, slice):
+            item = value[index]
+            if isinstance(item, (Dim, Ratio)):
+                return self.number(item, operator.getitem, self, index)
+            if not any(isinstance(leaf, TensorSpec) for leaf in leaves(item)):
+                return item
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __contains__(self, item: Any) -> bool:

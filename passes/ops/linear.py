@@ -28,10 +28,10 @@ def bind_linear(module: nn.Linear, input: Any) -> Mapping[str, Any]:
 def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inference:
     check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
     in_features = input.shape[-1]
-    return Inference(
-        {"in_features": in_features},
-        {"weight": (module.out_features, in_features), "bias": (module.out_features,)},
-    )
+    shapes: dict[str, tuple[Size, ...]] = {"weight": (module.out_features, in_features)}
+    if module.bias is not None:
+        shapes["bias"] = (module.out_features,)
+    return Inference({"in_features": in_features}, shapes)
 
 
 @linear.shape

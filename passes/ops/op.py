@@ -39,7 +39,10 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 Adapter = Callable[..., Mapping[str, Any]]
 
 # torch spells these parameters in more than one way; the left one is folded into the right one.
-PARAMETER_SYNONYMS = {"axis": "dim", "axes": "dim", "keepdims": "keepdim", "self": "input", "a": "input", "x": "input"}
+PARAMETER_SYNONYMS = {
+    "axis": "dim", "axes": "dim", "keepdims": "keepdim", "self": "input", "a": "input", "x": "input",
+    "indices": "indices_or_sections", "sections": "indices_or_sections",
+}  # fmt: skip
 
 # Arguments that change neither the shape nor what is computed, accepted by every spelling.
 WITHOUT_EFFECT = frozenset(
