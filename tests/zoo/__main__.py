@@ -12,9 +12,10 @@ from tests.zoo.test_torchvision import ALL, TOLERANCE, agree
 TARGET = Path(__file__).parents[2] / "docs" / "zoo.md"
 HEADING = f"""# The models of torchvision
 
-Each model's layers are made lazy, it is converted with the weights of the original and a dynamic batch, and the file
-is compared with the original at two batch sizes, in onnxruntime. Largest differences are relative to the output's range;
-up to {TOLERANCE:g} counts as agreement. Seconds are of one run, for the steps in turn. Written by `python -m tests.zoo`.
+Each model's layers are made lazy, it is converted with the weights of the original and a dynamic batch, and the
+file is compared with the original at two batch sizes, in onnxruntime. Largest differences are relative to the output's
+range; up to {TOLERANCE:g} counts as agreement. Seconds are of one run, for the steps in turn. Written by
+`python -m tests.zoo`.
 
 | model | parameters | nodes | route | difference | capture | resolve | simplify | lower | write | verify |
 |---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|
