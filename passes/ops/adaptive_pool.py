@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.op import Op
-from passes.ops.pool import batched, check_rank
+from passes.ops.pool import batched
+from passes.ops.windows import check_rank
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
