@@ -27,7 +27,10 @@ from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, s
 from tracer.traced_values import TracedNumber, TracedTensor, has_traced_number
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
-CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
+CREATION = (
+    "zeros", "ones", "full", "empty", "arange", "linspace", "eye",
+    "rand", "randn", "randint", "randperm", "normal",
+)  # fmt: skip
 
 # Calls whose sizes torch's argument parser would turn into plain integers before the call could be recorded.
 SIZED = ("reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave")
