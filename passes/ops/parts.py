@@ -12,7 +12,7 @@ from passes.dimension import Size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
-from passes.ops.indexing import getitem_shape, lower_getitem
+from passes.ops.indexing import along, getitem_shape, lower_getitem
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
 from passes.ops.repetition import FAR
@@ -26,20 +26,14 @@ if TYPE_CHECKING:
 select = Op("select", functions=(torch.select,), methods=("select",), view=True)
 
 
-def _at(ndim: int, dim: int, entry: Any) -> tuple[Any, ...]:
-    """The subscript that is `entry` on one axis and everything on the others."""
-    check(ndim >= 1, "a 0-d tensor has no axis to take a part of")
-    return (*[slice(None)] * axis_of(dim, ndim), entry)
-
-
 @select.shape
 def select_shape(input: TensorSpec, dim: int, index: Size | TensorSpec) -> TensorSpec:
-    return getitem_shape(input, _at(input.ndim, dim, index))
+    return getitem_shape(input, along(input.ndim, dim, index))
 
 
 @select.lower
 def lower_select(emit: Emitter, input: Value, dim: int, index: Any) -> Value:
-    return lower_getitem(emit, input, _at(input.ndim, dim, index))
+    return lower_getitem(emit, input, along(input.ndim, dim, index))
 
 
 narrow = Op("narrow", functions=(torch.narrow,), methods=("narrow",), view=True)
