@@ -65,7 +65,7 @@ def test_no_axes(name: str) -> None:
 def test_shape_with_nothing_to_reduce(name: str, shape: list[int], dim: int | None) -> None:
     if name == "norm" or (dim is None and name not in NO_AXIS):
         return
-    if name in ("max", "min") and dim is None:
+    if name in ("max", "min") and 0 in shape:
         return  # kernels refuse to reduce nothing, as the rule does; meta tensors let it pass
     assert_shape_matches(
         lambda x: getattr(torch, name)(x) if dim is None else getattr(torch, name)(x, dim=dim), torch.empty(shape)
