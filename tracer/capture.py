@@ -24,7 +24,7 @@ from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
-from tracer.traced_values import TracedNumber, TracedTensor, has_traced_number
+from tracer.traced_values import TracedNumber, TracedTensor, has_traced_number, passing_for_tensors
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = (
@@ -89,7 +89,7 @@ class CapturingTracer(fx.Tracer):
 
     def capture(self) -> Program:
         try:
-            with _recorded_creation(self), _recorded_training(self):
+            with _recorded_creation(self), _recorded_training(self), passing_for_tensors():
                 self.trace(self._copy)
         except Exception as error:
             raise self._explained(error) from error

@@ -12,6 +12,7 @@ import builtins
 import math
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -203,7 +204,7 @@ class TracedShape(tuple):  # type: ignore[type-arg]
 
 
 class TracedTensor(fx.Proxy):
-    """A graph node's value while tracing: passes for a tensor, and knows its shape.
+    """A graph node's value while tracing: passes for a tensor (see `passing_for_tensors`), and knows its shape.
 
     In-place operations are followed: the tensor then stands for their result.
     """
@@ -211,10 +212,10 @@ class TracedTensor(fx.Proxy):
     tracer: CapturingTracer
     _is_param = False
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
+    def type_for(self) -> type:
+        """The type of what this stands for."""
         value = self.tracer.value(self.node)
-        return torch.Tensor if isinstance(value, TensorSpec) else builtins.type(value)
+        return torch.Tensor if isinstance(value, TensorSpec) else type(value)
 
     def __getattr__(self, name: str) -> Any:
         answer = _ATTRIBUTES.get(name)
@@ -340,6 +341,25 @@ for _operation in (
     operator.and_, operator.or_, operator.xor,
 ):  # fmt: skip
     setattr(TracedTensor, f"__i{_operation.__name__.rstrip('_')}__", _inplace_operator(_operation))
+
+
+@contextmanager
+def passing_for_tensors() -> Iterator[None]:
+    """Within, `isinstance` takes a traced tensor for what it stands for.
+
+    A `__class__` that says so would be simpler, but torch's own argument parser would believe it, and read the memory
+    of a tensor that is not there.
+    """
+    original = builtins.isinstance
+
+    def answer(instance: Any, kind: Any) -> bool:
+        return original(instance, kind) or (type(instance) is TracedTensor and issubclass(instance.type_for(), kind))
+
+    builtins.isinstance = answer
+    try:
+        yield
+    finally:
+        builtins.isinstance = original
 
 
 def _argument(operand: Any) -> Any:
