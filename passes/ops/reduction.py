@@ -132,6 +132,29 @@ def _accumulation(
 for _accumulated in ACCUMULATIONS:
     _accumulation(*_accumulated)
 
+nanmean = Op("nanmean", functions=(torch.nanmean,), methods=("nanmean",))
+
+
+@nanmean.shape
+def nanmean_shape(
+    input: TensorSpec, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> TensorSpec:
+    check(category(input.dtype) >= 2, "nanmean needs a floating-point input, found {}", input)
+    return reduced(input, dim, keepdim, mean_dtype(input, dtype))
+
+
+@nanmean.lower
+def lower_nanmean(
+    emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Value:
+    """The sum of what is a number, over how many there are."""
+    value = emit.cast(input, emit.result.dtype)
+    numbers = emit.node("Not", emit.node("IsNaN", value))
+    kept = emit.node("Where", numbers, value, emit.scalar(0, emit.result.dtype))
+    count = reduce(emit, "ReduceSum", input, emit.cast(numbers, emit.result.dtype), dim, keepdim)
+    return emit.node("Div", reduce(emit, "ReduceSum", input, kept, dim, keepdim), count)
+
+
 logsumexp = Op("logsumexp", functions=(torch.logsumexp, torch.special.logsumexp), methods=("logsumexp",))
 
 
