@@ -64,13 +64,16 @@ class LazyResolution:
 
 
 def _move_random_state(node: fx.Node) -> None:
-    """Draws what the node draws in a dry run, on operands without values, and throws it away."""
+    """Draws what the node draws in a dry run, on operands that stand in for its own, and throws it away.
+
+    How much is drawn depends on their shapes alone. Ones are valid as probabilities, weights and deviations.
+    """
 
     def stand_in(operand: Any) -> Any:
         found = operand.meta[SPEC]
         if not isinstance(found, TensorSpec):
             return hint(found) if isinstance(found, Dim) else found
-        return torch.empty([hint(size) for size in found.shape], dtype=found.dtype, device=found.device)
+        return torch.ones([hint(size) for size in found.shape], dtype=found.dtype, device=found.device)
 
     args, kwargs = map_leaves(node.args, stand_in), map_leaves(dict(node.kwargs), stand_in)
     with torch.no_grad():

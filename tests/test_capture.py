@@ -113,6 +113,12 @@ def best(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.fc(x.max(dim=1, keepdim=True).values + x.topk(2, dim=1).indices.float().mean(1, keepdim=True))
 
 
+def numbers(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Functions that take a number in a tensor's place, which torch's argument parser looks for first."""
+    shares = torch.where(x > 0, x, 0.5) + torch.remainder(x, 2) + torch.isin(x.round(), 1)
+    return m.fc(torch.clamp(shares, x[0, 0], 3)) + torch.bitwise_and(x.long(), 3).sum(1, keepdim=True)
+
+
 STATIC: list[tuple[Forward, Any, list[str]]] = [
     (branch, spec(2, 8), ["x.shape[1] % 2 == 0"]),
     (length, spec(2, 8), ["x.shape[0] == 2"]),
@@ -139,7 +145,7 @@ def test_sizes_may_be_fixed_or_dynamic(forward: Forward, batch: Any) -> None:
     assert convert(forward, spec(*shape)).route == "direct"
 
 
-@pytest.mark.parametrize("forward", [in_place, best])
+@pytest.mark.parametrize("forward", [in_place, best, numbers])
 def test_operations_keep_their_meaning(forward: Forward) -> None:
     assert convert(forward, spec("N", 8)).route == "direct"
 

@@ -19,7 +19,7 @@ from torch import fx
 from passes.dimension import hint
 from passes.errors import CaptureError
 from passes.nested import map_structure
-from passes.ops.assignment import assigned
+from passes.ops.assignment import with_item
 from passes.ops.op import FUNCTIONS, Op, bind_node, find_method, is_inplace
 from passes.spec import TensorSpec
 
@@ -184,7 +184,7 @@ class Aliases:
         if name in _PIECES:
             return create("call_function", torch.cat, (new, given["dim"]), {})
         subscript = _subscript(name, given, above.ndim)
-        return create("call_function", assigned, (parent, subscript, new), {})
+        return create("call_function", with_item, (parent, subscript, new), {})
 
     def _move(self, tensor: TracedTensor, node: fx.Node) -> None:
         self._tracer.rebind(tensor, node)

@@ -20,7 +20,7 @@ from torch import fx
 from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import leaves
-from passes.ops.assignment import assigned
+from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
@@ -234,7 +234,7 @@ class TracedShape(tuple):  # type: ignore[type-arg]
 
 
 class TracedTensor(fx.Proxy):
-    """A graph node's value while tracing: passes for a tensor, and knows its shape.
+    """A graph node's value while tracing: passes for a tensor (see `tracing_environment`), and knows its shape.
 
     In-place operations are followed: the tensor then stands for their result.
     """
@@ -242,10 +242,10 @@ class TracedTensor(fx.Proxy):
     tracer: CapturingTracer
     _is_param = False
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
+    def type_for(self) -> type:
+        """The type of what this stands for."""
         value = self.tracer.value(self.node)
-        return torch.Tensor if isinstance(value, TensorSpec) else builtins.type(value)
+        return torch.Tensor if isinstance(value, TensorSpec) else type(value)
 
     def __getattr__(self, name: str) -> Any:
         answer = _ATTRIBUTES.get(name)
@@ -362,7 +362,7 @@ class TracedTensor(fx.Proxy):
         )
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._become("call_function", assigned, (self, index, value), {})
+        self._become("call_function", with_item, (self, index, value), {})
 
     @classmethod
     def __torch_function__(

@@ -6,6 +6,7 @@ is patched here. All of it is global to the process, and is as it was after the 
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ from torch.utils._device import _device_constructors
 
 from passes.plain_attention import plain_attention
 from tracer.source_lines import is_user_code
-from tracer.traced_values import has_traced
+from tracer.traced_values import TracedTensor, has_traced
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
-CREATION = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint")
+CREATION = (
+    "zeros", "ones", "full", "empty", "arange", "linspace", "eye",
+    "rand", "randn", "randint", "randperm", "normal",
+)  # fmt: skip
 
 # Calls that torch itself would not hand over to be recorded: it turns their sizes into plain integers first, or takes
 # what passes for a tensor for one of its own.
@@ -40,12 +44,32 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
     with (
         torch.no_grad(),
         plain_attention(),
+        _passing_for_tensors(),
         _recorded_creation(tracer),
         _recorded_training(tracer),
         _traced_native_calls(tracer),
         _traced_wrapped_functions(),
     ):
         yield
+
+
+@contextmanager
+def _passing_for_tensors() -> Iterator[None]:
+    """Inside the block, `isinstance` takes a traced tensor for what it stands for.
+
+    A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
+    tensor that is not there.
+    """
+    original = builtins.isinstance
+
+    def answer(instance: Any, kind: Any) -> bool:
+        return original(instance, kind) or (type(instance) is TracedTensor and issubclass(instance.type_for(), kind))
+
+    builtins.isinstance = answer
+    try:
+        yield
+    finally:
+        builtins.isinstance = original
 
 
 @contextmanager

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, product
+from passes.dimension import Dim, Size, product
 from passes.errors import check
+from passes.ops.assignment import counted
+from passes.ops.layout import same_size
 from passes.ops.op import Op
-from passes.ops.pool import batched, check_rank
+from passes.ops.pool import batched
+from passes.ops.windows import check_rank
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-OutputSize = int | Sequence[int | None] | None
+OutputSize: TypeAlias = "Size | Sequence[Size | None] | None"
 
 adaptive_avg_pool = Op("adaptive_avg_pool")
 adaptive_max_pool = Op("adaptive_max_pool")
@@ -83,8 +87,8 @@ def bind_max_module(module: Any, input: Any) -> Mapping[str, Any]:
 
 def _output(input: TensorSpec | Value, rank: int, output_size: OutputSize) -> tuple[Size, ...]:
     """The output's spatial sizes; None keeps the input's."""
-    given: tuple[int | None, ...]
-    given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
+    given: tuple[Size | None, ...]
+    given = (output_size,) * rank if output_size is None or isinstance(output_size, (int, Dim)) else tuple(output_size)
     given = given * rank if len(given) == 1 else given
     check(len(given) == rank, "output_size has {} numbers for {} spatial axes: {}", len(given), rank, given)
     check(all(size is None or size >= 0 for size in given), "output_size must not be negative, found {}", given)
@@ -115,27 +119,32 @@ def is_identity(result: TensorSpec, input: TensorSpec, rank: int, output_size: O
 # Lowerings ----------------------------------------------------------------------------------------
 
 
+def _lowered_output(emit: Emitter, input: Value, rank: int, output_size: OutputSize) -> tuple[Size, ...]:
+    output = _output(input, rank, output_size)
+    if any(same_size(size, 0) for size in output):
+        emit.unsupported("an adaptive pool to no element")
+    return output
+
+
 @adaptive_avg_pool.lower
 def lower_adaptive_avg_pool(emit: Emitter, input: Value, rank: int, output_size: OutputSize) -> Value:
     """GlobalAveragePool to size 1, AveragePool where all windows are alike, else a product with averaging matrices."""
-    output = _output(input, rank, output_size)
-    if all(size == 1 for size in output if isinstance(size, int)) and all(isinstance(size, int) for size in output):
+    output = _lowered_output(emit, input, rank, output_size)
+    if all(same_size(size, 1) for size in output):
         return batched(emit, input, rank, lambda x: [emit.node("GlobalAveragePool", x)])[0]
-    spatial = _fixed(emit, input.shape[-rank:], output)
-    kernel = _even_windows(spatial)
+    kernel = _even_windows(input.shape[-rank:], output)
     if kernel is not None:
-        return batched(emit, input, rank, lambda x: [emit.node("AveragePool", x, kernel_shape=kernel, strides=kernel)])[
-            0
-        ]
-    value, sizes = input, [length for length, _ in spatial]
-    for axis, (length, count) in enumerate(spatial):
-        if length == count:
-            continue
-        behind = math.prod(sizes[axis + 1 :])
-        folded = emit.node("Reshape", value, emit.ints(-1, length, behind))
-        value = emit.node("MatMul", emit.constant(_averaging_matrix(length, count), input.dtype), folded)
-        sizes[axis] = count
-    return emit.reshape(value, (*input.shape[:-rank], *output))
+        nodes = batched(emit, input, rank, lambda x: [emit.node("AveragePool", x, kernel_shape=kernel, strides=kernel)])
+        return nodes[0]
+    value, shape = input, list(input.shape)
+    for axis, count in enumerate(output, start=input.ndim - rank):
+        if not same_size(shape[axis], count):
+            before, behind = product(shape[:axis]), product(shape[axis + 1 :])
+            rows = emit.reshape(value, [before, shape[axis], behind])
+            means = emit.node("MatMul", _averaging_matrix(emit, shape[axis], count, input.dtype), rows)
+            value = replace(means, spec=emit.result.with_shape(before, count, behind))
+            shape[axis] = count
+    return emit.reshape(value, shape)
 
 
 @adaptive_max_pool.lower
@@ -143,12 +152,10 @@ def lower_adaptive_max_pool(
     emit: Emitter, input: Value, rank: int, output_size: OutputSize, return_indices: bool = False
 ) -> Value | tuple[Value, Value]:
     """GlobalMaxPool to size 1, MaxPool where all windows are alike, else the maximum of each window's slice."""
-    output = _output(input, rank, output_size)
-    to_one = all(isinstance(size, int) and size == 1 for size in output)
-    if to_one and not return_indices:
+    output = _lowered_output(emit, input, rank, output_size)
+    if all(same_size(size, 1) for size in output) and not return_indices:
         return batched(emit, input, rank, lambda x: [emit.node("GlobalMaxPool", x)])[0]
-    spatial = _fixed(emit, input.shape[-rank:], output)
-    kernel = _even_windows(spatial)
+    kernel = _even_windows(input.shape[-rank:], output)
     if kernel is not None:
         outputs = 2 if return_indices else 1
         pooled = batched(
@@ -161,43 +168,103 @@ def lower_adaptive_max_pool(
             return pooled[0]
         return pooled[0], emit.node("Mod", pooled[1], emit.size(product(input.shape[-rank:])))
     if return_indices:
-        emit.unsupported("the places of maxima in windows of unequal sizes")
+        return _lower_places(emit, input, rank, output)
     value = input
-    for axis, (length, count) in zip(range(input.ndim - rank, input.ndim), spatial, strict=True):
-        if length == count:
-            continue
+    for axis, count in enumerate(output, start=input.ndim - rank):
+        if not same_size(input.shape[axis], count):
+            value = _maxima(emit, value, axis, input.shape[axis], count)
+    return value
+
+
+def _maxima(emit: Emitter, value: Value, axis: int, length: Size, count: Size) -> Value:
+    """The maximum of each window along an axis: of its slice, or of the axis with all else masked."""
+    if isinstance(length, int) and isinstance(count, int):
         parts = [
             emit.reduce("ReduceMax", emit.slice(value, axis, start, end), (axis,), True)
             for start, end in _windows(length, count)
         ]
-        value = emit.node("Concat", *parts, axis=axis)
-    return value
+        return emit.node("Concat", *parts, axis=axis)
+    dtype = emit.result.dtype
+    behind = emit.result.ndim - axis - 1
+    inside = _inside(emit, length, count)
+    mask = emit.unsqueeze(inside, *range(2, 2 + behind)) if behind else inside
+    masked = emit.node("Where", mask, emit.node("Unsqueeze", value, emit.ints(axis)), emit.scalar(-math.inf, dtype))
+    return emit.reduce("ReduceMax", masked, (axis + 1,), False)
 
 
-def _fixed(emit: Emitter, sizes: Sequence[Size], output: Sequence[Size]) -> list[tuple[int, int]]:
+def _lower_places(emit: Emitter, input: Value, rank: int, output: Sequence[Size]) -> tuple[Value, Value]:
+    """Every window gathered, made as long as the longest by repeating its end, and the first maximum of each.
+
+    `places` are the windows' elements by their number in the plane: [*output, elements of a window].
+    """
+    places = torch.zeros((1,) * (2 * rank), dtype=torch.int64)
+    for axis, (length, count) in enumerate(_known(emit, input.shape[-rank:], output)):
+        windows = _windows(length, count)
+        reach = torch.arange(max(end - start for start, end in windows))
+        rows = [torch.clamp(start + reach, max=end - 1) for start, end in windows]
+        along = [1] * (2 * rank)
+        along[axis], along[rank + axis] = count, len(reach)
+        places = places * length + torch.stack(rows).reshape(along)
+    numbers = emit.constant(places.flatten(rank))
+    lead = input.shape[:-rank]
+    plane = emit.reshape(input, [*lead, product(input.shape[-rank:])])
+    gathered = emit.node("Gather", plane, numbers, axis=len(lead))
+    first = emit.node("ArgMax", gathered, axis=-1, keepdims=1)
+    maxima = emit.node("GatherElements", gathered, first, axis=-1)
+    found = emit.node("GatherElements", emit.node("Expand", numbers, emit.node("Shape", gathered)), first, axis=-1)
+    return emit.squeeze(maxima, -1), emit.squeeze(found, -1)
+
+
+# Windows ------------------------------------------------------------------------------------------
+
+
+def _known(emit: Emitter, sizes: Sequence[Size], output: Sequence[Size]) -> list[tuple[int, int]]:
     """Each spatial axis's length and output size, which must both be known."""
     pairs = [(a, b) for a, b in zip(sizes, output, strict=True) if isinstance(a, int) and isinstance(b, int)]
     if len(pairs) < len(sizes):
-        emit.unsupported("an adaptive pool to more than one element over a dynamic size")
-    if any(count == 0 for _, count in pairs):
-        emit.unsupported("an adaptive pool to no element")
+        emit.unsupported("the places of maxima in windows over a dynamic size are not known")
     return pairs
 
 
-def _even_windows(spatial: Sequence[tuple[int, int]]) -> list[int] | None:
-    """The window's size where each axis is a whole number of windows, else None."""
-    if any(length % count for length, count in spatial):
-        return None
-    return [length // count for length, count in spatial]
+def _even_windows(sizes: Sequence[Size], output: Sequence[Size]) -> list[int] | None:
+    """The window's size where each axis is a whole number of windows, as far as is known; else None."""
+    kernel: list[int] = []
+    for length, count in zip(sizes, output, strict=True):
+        if not (isinstance(length, int) and isinstance(count, int)) or not count or length % count:
+            return None
+        kernel.append(length // count)
+    return kernel
 
 
 def _windows(length: int, count: int) -> list[tuple[int, int]]:
     return [(index * length // count, -(-(index + 1) * length // count)) for index in range(count)]
 
 
-def _averaging_matrix(length: int, count: int) -> torch.Tensor:
+def _bounds(emit: Emitter, length: Size, count: Size) -> tuple[Value, Value]:
+    """Columns of where each window starts, and of what comes behind it."""
+    index = emit.unsqueeze(counted(emit, 0, count), 1)
+    one, elements, windows = (emit.operand(size, torch.int64) for size in (1, length, count))
+    before = emit.node("Mul", index, elements)
+    through = emit.node("Add", before, elements)
+    rounding = emit.node("Sub", windows, one)
+    return emit.node("Div", before, windows), emit.node("Div", emit.node("Add", through, rounding), windows)
+
+
+def _inside(emit: Emitter, length: Size, count: Size) -> Value:
+    """[count, length]: whether an element lies in a window."""
+    start, end = _bounds(emit, length, count)
+    places = counted(emit, 0, length)
+    inside = emit.node("And", emit.node("Not", emit.node("Less", places, start)), emit.node("Less", places, end))
+    return replace(inside, spec=TensorSpec((count, length), torch.bool))
+
+
+def _averaging_matrix(emit: Emitter, length: Size, count: Size, dtype: torch.dtype) -> Value:
     """[count, length]: row i averages window i."""
-    matrix = torch.zeros(count, length, dtype=torch.float64)
-    for index, (start, end) in enumerate(_windows(length, count)):
-        matrix[index, start:end] = 1 / (end - start)
-    return matrix
+    if isinstance(length, int) and isinstance(count, int):
+        matrix = torch.zeros(count, length, dtype=torch.float64)
+        for index, (start, end) in enumerate(_windows(length, count)):
+            matrix[index, start:end] = 1 / (end - start)
+        return emit.constant(matrix, dtype)
+    first, behind = _bounds(emit, length, count)
+    width = emit.cast(emit.node("Sub", behind, first), dtype)
+    return emit.node("Div", emit.cast(_inside(emit, length, count), dtype), width)

@@ -13,7 +13,9 @@ from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
     Span,
     Subscript,
+    along,
     coordinates_of,
+    getitem_shape,
     is_mask,
     listed,
     neighbours,
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 
-def assigned(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
+def with_item(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
     """A copy of `input` after `input[index] = value`: what the graph calls in place of the statement."""
     result = input.clone()
     result[index] = value
     return result
 
 
-setitem = Op("setitem", functions=(assigned,))
+setitem = Op("setitem", functions=(with_item,))
 
 
 @setitem.shape
@@ -83,7 +85,14 @@ def _without_lead(shape: tuple[Size, ...], ndim: int) -> tuple[Size, ...]:
 
 @setitem.lower
 def lower_setitem(emit: Emitter, input: Value, index: Any, value: Any) -> Value:
-    """From the outside in: each sliced axis is cut out, assigned to, and put back in its place."""
+    return assigned(emit, input, index, value)
+
+
+def assigned(emit: Emitter, input: Value, index: Any, value: Any, reduction: str | None = None) -> Value:
+    """From the outside in: each sliced axis is cut out, assigned to, and put back in its place.
+
+    A `reduction` is ScatterND's, and says what becomes of elements at picks.
+    """
     found = read(input, index, assigning=True)
     target = _target_shape(found, input.shape)
     given = as_value(emit, value, input.dtype)
@@ -92,7 +101,7 @@ def lower_setitem(emit: Emitter, input: Value, index: Any, value: Any) -> Value:
     if None not in target:
         given = expanded(emit, given, target)
     spans = [*found.spans.items(), *((axis, _point_span(point)) for axis, point in found.points.items())]
-    return _assigned(emit, input, spans, found, given)
+    return _assigned(emit, input, spans, found, given, reduction)
 
 
 def _point_span(point: Size) -> Span:
@@ -101,14 +110,16 @@ def _point_span(point: Size) -> Span:
     return Span(point, stop, 1, point, 1)
 
 
-def _assigned(emit: Emitter, tensor: Value, spans: list[tuple[int, Span]], found: Subscript, given: Value) -> Value:
+def _assigned(
+    emit: Emitter, tensor: Value, spans: list[tuple[int, Span]], found: Subscript, given: Value, reduction: str | None
+) -> Value:
     if not spans:
-        return _filled(emit, tensor, found, given)
+        return _filled(emit, tensor, found, given, reduction)
     axis, span = spans[0]
     if same_size(span.length, 0):
         return tensor
     part = sliced(emit, tensor, {axis: span})
-    return _put_back(emit, tensor, _assigned(emit, part, spans[1:], found, given), axis, span)
+    return _put_back(emit, tensor, _assigned(emit, part, spans[1:], found, given, reduction), axis, span)
 
 
 def _put_back(emit: Emitter, tensor: Value, part: Value, axis: int, span: Span) -> Value:
@@ -136,7 +147,7 @@ def counted(emit: Emitter, first: Size, count: Size, step: int = 1) -> Value:
     return replace(emit.node("Range", *bounds), spec=TensorSpec((count,), torch.int64))
 
 
-def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
+def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value, reduction: str | None) -> Value:
     """Assignment to whole axes and to picks. The tensor still has its points' axes, and not yet the new ones."""
     if not found.picks:
         return emit.reshape(given, tensor.shape) if given.ndim != tensor.ndim else given
@@ -152,7 +163,7 @@ def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Val
     rank = coordinates.ndim - 1
     place = axes[0] if neighbours(axes) else 0
     updates = transposed(emit, given, moved(given.ndim, range(place, place + rank), range(rank)))
-    result = replace(emit.node("ScatterND", front, coordinates, updates), spec=front.spec)
+    result = replace(emit.node("ScatterND", front, coordinates, updates, reduction=reduction), spec=front.spec)
     back = transposed(emit, result, inverse(order))
     return back if same else emit.reshape(back, tensor.shape)
 
@@ -178,3 +189,62 @@ def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Valu
         return emit.node("Where", condition, first, second)
     result = emit.node("Where", condition, emit.cast(first, wide), emit.cast(second, wide))
     return emit.cast(result, second.dtype)
+
+
+# The same by other names ----------------------------------------------------------------------------
+
+index_put = Op("index_put", functions=(torch.index_put, torch.index_put_), methods=("index_put",))
+
+
+@index_put.shape
+def index_put_shape(
+    input: TensorSpec, indices: Sequence[Any], values: TensorSpec, accumulate: bool = False
+) -> TensorSpec:
+    check(values.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", values, input)
+    return setitem_shape(input, tuple(indices), values)
+
+
+@index_put.lower
+def lower_index_put(
+    emit: Emitter, input: Value, indices: Sequence[Any], values: Value, accumulate: bool = False
+) -> Value:
+    if accumulate and any(map(is_mask, indices)):
+        emit.unsupported("adding to the elements that a mask lets through")
+    if accumulate and emit.opset < 16:
+        emit.unsupported("ONNX adds at positions since opset 16")
+    return assigned(emit, input, tuple(indices), values, "add" if accumulate else None)
+
+
+select_scatter = Op("select_scatter", functions=(torch.select_scatter,), methods=("select_scatter",))
+slice_scatter = Op("slice_scatter", functions=(torch.slice_scatter,), methods=("slice_scatter",))
+
+
+def _replaced(input: TensorSpec, src: TensorSpec, index: Any) -> TensorSpec:
+    part = getitem_shape(input, index)
+    check(part.shape == src.shape, "{} takes the place of a part of shape {}", src, shape_text(part.shape))
+    return input
+
+
+@select_scatter.shape
+def select_scatter_shape(input: TensorSpec, src: TensorSpec, dim: int, index: Size) -> TensorSpec:
+    return _replaced(input, src, along(input.ndim, dim, index))
+
+
+@select_scatter.lower
+def lower_select_scatter(emit: Emitter, input: Value, src: Value, dim: int, index: Size) -> Value:
+    return assigned(emit, input, along(input.ndim, dim, index), src)
+
+
+@slice_scatter.shape
+def slice_scatter_shape(
+    input: TensorSpec, src: TensorSpec, dim: int = 0, start: Size | None = None, end: Size | None = None, step: int = 1
+) -> TensorSpec:
+    return _replaced(input, src, along(input.ndim, dim, slice(start, end, step)))
+
+
+@slice_scatter.lower
+def lower_slice_scatter(
+    emit: Emitter, input: Value, src: Value, dim: int = 0, start: Size | None = None, end: Size | None = None,
+    step: int = 1,
+) -> Value:  # fmt: skip
+    return assigned(emit, input, along(input.ndim, dim, slice(start, end, step)), src)

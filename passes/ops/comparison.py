@@ -197,7 +197,7 @@ for _name, _lower_pair in {"fmax": lower_maximum, "fmin": lower_minimum}.items()
 
 def refuse_clamp(input: Any, min: Any = None, max: Any = None) -> None:
     check(min is not None or max is not None, "clamp needs a min or a max, found neither")
-    tensor_limits = [limit for limit in (min, max) if isinstance(limit, TensorSpec)]
+    tensor_limits = [limit for limit in (min, max) if isinstance(limit, TensorSpec) and limit.ndim]
     check(
         not tensor_limits or all(limit is None or isinstance(limit, TensorSpec) for limit in (min, max)),
         "clamp takes both limits as tensors or both as numbers, found {} and {}",

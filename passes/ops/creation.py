@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,7 @@ CONSTANTS = {"zeros": 0, "ones": 1, "empty": 0}
 
 def _constant(name: str, number: int) -> None:
     new = Op(name, functions=(getattr(torch, name),))
-    in_place = ("zero_",) if name == "zeros" else ()
-    like = Op(f"{name}_like", functions=(getattr(torch, f"{name}_like"),), methods=in_place)
+    like = Op(f"{name}_like", functions=(getattr(torch, f"{name}_like"),))
     new_like = Op(f"new_{name}", methods=(f"new_{name}",))
 
     @new.shape
@@ -100,7 +99,7 @@ def lower_full(emit: Emitter, size: Sequence[Size], fill_value: Any, dtype: Any 
     return filled(emit, fill_value)
 
 
-full_like = Op("full_like", functions=(torch.full_like, torch.fill), methods=("fill_",))
+full_like = Op("full_like", functions=(torch.full_like,))
 
 
 @full_like.shape
@@ -277,56 +276,3 @@ def lower_eye(emit: Emitter, n: Size, m: Size | None = None, dtype: Any = None, 
     computed = kind if kind in known else torch.float32
     matrix = emit.node("Expand", emit.scalar(0, computed), emit.sizes(emit.result.shape))
     return emit.cast(replace(emit.node("EyeLike", matrix), spec=emit.result.with_dtype(computed)), kind)
-
-
-# Random numbers: a shape is all that can be said of them ---------------------------------------------
-
-
-def _random(op: Op) -> None:
-    """Declares that an op draws random numbers, and the lowering that says no."""
-    op.random = True
-
-    def refuse(emit: Emitter, *_: Any, **__: Any) -> Value:
-        emit.unsupported("it draws random numbers, so the exported model could not be compared with this one")
-
-    op.lowering = refuse
-
-
-def _random_sizes(
-    *size: Size, dtype: torch.dtype | None = None, device: Device = None, generator: Any = None
-) -> TensorSpec:
-    return created(size, dtype, device)
-
-
-def _random_like(input: TensorSpec, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-    return created(input.shape, dtype, device, input)
-
-
-RANDOM: dict[Callable[..., Any], Callable[..., TensorSpec]] = {
-    torch.rand: _random_sizes,
-    torch.randn: _random_sizes,
-    torch.rand_like: _random_like,
-    torch.randn_like: _random_like,
-}
-for _function, _rule in RANDOM.items():
-    _op = Op(_function.__name__, functions=(_function,))
-    _op.shape(_rule)
-    _random(_op)
-
-randint = Op("randint")
-
-
-@randint.function(torch.randint)
-def bind_randint(*bounds: Any, low: int = 0, high: Any = None, size: Any = None, **options: Any) -> Mapping[str, Any]:
-    """`randint(high, size)` and `randint(low, high, size)`."""
-    sizes = [bound for bound in bounds if isinstance(bound, (tuple, list))]
-    chosen: dict[str, Any] = {name: options[name] for name in ("dtype", "device") if name in options}
-    return {"size": sizes[0] if sizes else size, **chosen}
-
-
-@randint.shape
-def randint_shape(size: Sequence[Size], dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-    return created(size, dtype or torch.int64, device)
-
-
-_random(randint)

@@ -9,6 +9,7 @@ import torch
 
 from passes.dimension import Dim, Size, product
 from passes.errors import check
+from passes.ops.assignment import chosen
 from passes.ops.axes import axis_of
 from passes.ops.layout import same_size
 from passes.ops.op import Op
@@ -111,6 +112,46 @@ def lower_take_along_dim(emit: Emitter, input: Value, indices: Value, dim: int |
     positions = expanded(emit, indices, shape)
     shape[axis] = input.shape[axis]
     return emit.node("GatherElements", expanded(emit, input, shape), positions, axis=axis)
+
+
+take = Op("take", functions=(torch.take,), methods=("take",))
+
+
+@take.shape
+def take_shape(input: TensorSpec, index: TensorSpec) -> TensorSpec:
+    check(index.dtype == torch.int64, "take needs an int64 index, found {}", index.dtype)
+    if same_size(input.numel(), 0):
+        check(same_size(index.numel(), 0), "{} elements are taken from an empty tensor", index.numel())
+    return input.with_shape(*index.shape)
+
+
+@take.lower
+def lower_take(emit: Emitter, input: Value, index: Value) -> Value:
+    return emit.node("Gather", emit.reshape(input, [product(input.shape)]), index, axis=0)
+
+
+masked_scatter = Op("masked_scatter", functions=(torch.masked_scatter,), methods=("masked_scatter",))
+
+
+@masked_scatter.shape
+def masked_scatter_shape(input: TensorSpec, mask: TensorSpec, source: TensorSpec) -> TensorSpec:
+    check(mask.dtype == torch.bool, "the mask must be bool, found {}", mask)
+    check(source.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", source, input)
+    return input.with_shape(*broadcast_shapes(input.shape, mask.shape))
+
+
+@masked_scatter.lower
+def lower_masked_scatter(emit: Emitter, input: Value, mask: Value, source: Value) -> Value:
+    """The place of each of the source's elements is how many the mask has let through before."""
+    shape = emit.result.shape
+    if same_size(product(source.shape), 0):
+        return expanded(emit, input, shape)
+    flags = expanded(emit, mask, shape)
+    passed = emit.cast(emit.reshape(flags, [product(shape)]), torch.int64)
+    order = emit.node("Sub", emit.node("CumSum", passed, emit.scalar(0, torch.int64)), emit.ints(1))
+    elements = emit.reshape(source, [product(source.shape)])
+    taken = replace(emit.node("Gather", elements, order, axis=0), spec=emit.result.with_shape(product(shape)))
+    return chosen(emit, flags, emit.reshape(taken, shape), input)
 
 
 scatter = Op("scatter", functions=(torch.scatter,), methods=("scatter",))

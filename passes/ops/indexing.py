@@ -16,7 +16,7 @@ import torch
 
 from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
-from passes.ops.axes import moved
+from passes.ops.axes import axis_of, moved
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
@@ -97,6 +97,12 @@ def read(tensor: TensorSpec | Value, index: Any, *, assigning: bool = False) -> 
             found.layout += covered
             axis += len(covered)
     return found
+
+
+def along(ndim: int, dim: int, entry: Any) -> tuple[Any, ...]:
+    """The subscript that is `entry` on one axis and everything on the others."""
+    check(ndim >= 1, "a 0-d tensor has no axis to take a part of")
+    return (*[slice(None)] * axis_of(dim, ndim), entry)
 
 
 def _as_pick(entry: Any) -> Any:

@@ -103,7 +103,7 @@ def lower_stack(emit: Emitter, tensors: Sequence[Value], dim: int = 0) -> Value:
     return _concatenated(emit, [emit.unsqueeze(tensor, axis) for tensor in tensors], axis)
 
 
-def _lifted_shape(shape: tuple[Size, ...], least: int) -> tuple[Size, ...]:
+def lifted_shape(shape: tuple[Size, ...], least: int) -> tuple[Size, ...]:
     """The shape with the axes that `atleast_1d`, `atleast_2d` or `atleast_3d` adds."""
     if least == 3 and len(shape) == 2:
         return (*shape, 1)
@@ -112,7 +112,8 @@ def _lifted_shape(shape: tuple[Size, ...], least: int) -> tuple[Size, ...]:
     return (1,) * (least - len(shape)) + shape
 
 
-def _lifted(emit: Emitter, value: Value, least: int) -> Value:
+def lifted(emit: Emitter, value: Value, least: int) -> Value:
+    """The value with those axes."""
     if value.ndim >= least:
         return value
     if least == 3 and value.ndim:
@@ -133,13 +134,13 @@ def _stacking(name: str, least: int, *functions: Any) -> None:
     @op.shape
     def shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
         check(len(tensors) >= 1, "there are no tensors to join")
-        lifted = [tensor.with_shape(*_lifted_shape(tensor.shape, least)) for tensor in tensors]
-        return joined(lifted, axis_for(lifted[0].ndim))
+        raised = [tensor.with_shape(*lifted_shape(tensor.shape, least)) for tensor in tensors]
+        return joined(raised, axis_for(raised[0].ndim))
 
     @op.lower
     def lower(emit: Emitter, tensors: Sequence[Value]) -> Value:
-        lifted = [_lifted(emit, tensor, least) for tensor in tensors]
-        parts = [tensor for tensor in lifted if not _is_legacy_empty(tensor)] or lifted[:1]
+        raised = [lifted(emit, tensor, least) for tensor in tensors]
+        parts = [tensor for tensor in raised if not _is_legacy_empty(tensor)] or raised[:1]
         return _concatenated(emit, parts, axis_for(parts[0].ndim))
 
 

@@ -190,7 +190,10 @@ def lower_unsqueeze(emit: Emitter, input: Value, dim: int) -> Value:
     return emit.unsqueeze(input, axis_of(dim, input.ndim + 1))
 
 
-same = Op("same", functions=(torch.clone, torch.detach), methods=("contiguous", "clone", "detach", "alias"), view=True)
+same = Op(
+    "same", functions=(torch.clone, torch.detach, torch.resolve_conj, torch.resolve_neg), view=True,
+    methods=("contiguous", "clone", "detach", "alias", "resolve_conj", "resolve_neg"),
+)  # fmt: skip
 same.identity(lambda result, input, memory_format=None: True)
 
 
@@ -202,6 +205,26 @@ def same_shape(input: TensorSpec, memory_format: torch.memory_format | None = No
 @same.lower
 def lower_same(emit: Emitter, input: Value, memory_format: torch.memory_format | None = None) -> Value:
     return input
+
+
+conj = Op("conj", functions=(torch.conj, torch.conj_physical), methods=("conj", "conj_physical"), view=True)
+
+
+@conj.shape
+def conj_shape(input: TensorSpec) -> TensorSpec:
+    return input
+
+
+@conj.lower
+def lower_conj(emit: Emitter, input: Value) -> Value:
+    if input.dtype.is_complex:
+        emit.unsupported("ONNX has no complex arithmetic")
+    return input
+
+
+@conj.identity
+def conj_identity(result: TensorSpec, input: TensorSpec) -> bool:
+    return not input.dtype.is_complex
 
 
 # Another order of axes ------------------------------------------------------------------------------
@@ -319,6 +342,11 @@ attribute = Op("attribute", functions=(getattr,), view=True)
 @attribute.method("adjoint")
 def bind_adjoint(input: Any) -> Mapping[str, Any]:
     return {"input": input, "name": "mT"}
+
+
+@attribute.function(torch.real)
+def bind_real(input: Any) -> Mapping[str, Any]:
+    return {"input": input, "name": "real"}
 
 
 @attribute.shape

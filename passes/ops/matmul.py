@@ -148,6 +148,11 @@ def outer_cost(result: TensorSpec, input: TensorSpec, vec2: TensorSpec) -> Size:
 multi_dot = Op("multi_dot", functions=(torch.linalg.multi_dot,))
 
 
+@multi_dot.function(torch.functional.chain_matmul)
+def bind_chain_matmul(*matrices: Any, out: Any = None) -> Mapping[str, Any]:
+    return {"tensors": matrices[0] if len(matrices) == 1 and isinstance(matrices[0], (tuple, list)) else matrices}
+
+
 @multi_dot.shape
 def multi_dot_shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
     check(len(tensors) >= 2, "multi_dot takes two tensors or more, found {}", len(tensors))

@@ -1,18 +1,17 @@
-"""Parts of a tensor that follow from its shape alone: a stretch of an axis, windows, triangles, diagonals."""
+"""Parts of a tensor that follow from its shape alone: a stretch of an axis, windows, triangles."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from passes.dimension import Size
-from passes.errors import UnsupportedOpError, check
+from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
-from passes.ops.indexing import getitem_shape, lower_getitem
+from passes.ops.indexing import along, getitem_shape, lower_getitem
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
 from passes.ops.repetition import FAR
@@ -26,20 +25,14 @@ if TYPE_CHECKING:
 select = Op("select", functions=(torch.select,), methods=("select",), view=True)
 
 
-def _at(ndim: int, dim: int, entry: Any) -> tuple[Any, ...]:
-    """The subscript that is `entry` on one axis and everything on the others."""
-    check(ndim >= 1, "a 0-d tensor has no axis to take a part of")
-    return (*[slice(None)] * axis_of(dim, ndim), entry)
-
-
 @select.shape
 def select_shape(input: TensorSpec, dim: int, index: Size | TensorSpec) -> TensorSpec:
-    return getitem_shape(input, _at(input.ndim, dim, index))
+    return getitem_shape(input, along(input.ndim, dim, index))
 
 
 @select.lower
 def lower_select(emit: Emitter, input: Value, dim: int, index: Any) -> Value:
-    return lower_getitem(emit, input, _at(input.ndim, dim, index))
+    return lower_getitem(emit, input, along(input.ndim, dim, index))
 
 
 narrow = Op("narrow", functions=(torch.narrow,), methods=("narrow",), view=True)
@@ -99,8 +92,7 @@ def lower_unfold(emit: Emitter, input: Value, dimension: int, size: int, step: i
     return transposed(emit, windows, moved(input.ndim + 1, [axis + 1], [input.ndim]))
 
 
-# Triangles and diagonals ----------------------------------------------------------------------------
-
+# Triangles ------------------------------------------------------------------------------------------
 
 TRIANGLES = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}
 
@@ -130,47 +122,3 @@ def _triangle(name: str, upper: bool) -> None:
 
 _triangle("tril", upper=False)
 _triangle("triu", upper=True)
-
-diagonal = Op("diagonal", functions=(torch.diagonal,), methods=("diagonal",), view=True)
-
-
-@diagonal.function(torch.diag)
-@diagonal.method("diag")
-def bind_diag(input: Any, diagonal: int = 0) -> Mapping[str, Any]:
-    return {"input": input, "offset": diagonal, "dim1": None, "dim2": None}
-
-
-@diagonal.shape
-def diagonal_shape(input: TensorSpec, offset: int = 0, dim1: int | None = 0, dim2: int | None = 1) -> TensorSpec:
-    if dim1 is None or dim2 is None:
-        if input.ndim == 1:
-            raise UnsupportedOpError("diag of a vector, which makes a matrix, is not known", remedy="use diag_embed")
-        check(input.ndim == 2, "diag takes a vector or a matrix, found {} axes", input.ndim)
-        dim1, dim2 = 0, 1
-    first, second = axis_of(dim1, input.ndim), axis_of(dim2, input.ndim)
-    check(first != second, "a diagonal runs through two axes, found {} twice", dim1)
-    rest = [size for axis, size in enumerate(input.shape) if axis not in (first, second)]
-    return input.with_shape(*rest, _diagonal_length(input.shape[first], input.shape[second], offset))
-
-
-def _diagonal_length(rows: Size, columns: Size, offset: int) -> Size:
-    rows, columns = (rows, columns - offset) if offset >= 0 else (rows + offset, columns)
-    length = rows if rows <= columns else columns
-    return length if length > 0 else 0
-
-
-@diagonal.lower
-def lower_diagonal(emit: Emitter, input: Value, offset: int = 0, dim1: int | None = 0, dim2: int | None = 1) -> Value:
-    """With its two axes last and taken together, a diagonal is every (columns + 1)-th element."""
-    first, second = axis_of(dim1 or 0, input.ndim), axis_of(1 if dim2 is None else dim2, input.ndim)
-    last = input.ndim - 2
-    moved_last = transposed(emit, input, moved(input.ndim, [first, second], [last, last + 1]))
-    columns = moved_last.shape[-1]
-    length = emit.result.shape[-1]
-    start = offset if offset >= 0 else -offset * columns
-    flat = emit.reshape(moved_last, [*moved_last.shape[:-2], moved_last.shape[-2] * columns])
-    step = columns + 1
-    if same_size(length, 0):
-        return emit.slice(flat, last, 0, 0)
-    bounds = [emit.sizes([start]), emit.sizes([start + (length - 1) * step + 1]), emit.ints(last), emit.sizes([step])]
-    return emit.node("Slice", flat, *bounds)

@@ -1,28 +1,25 @@
-"""Pools over a sliding window: maximum, average and power mean, over one to three spatial axes.
-
-torch counts windows so that the last one starts inside the input or its left padding, also with `ceil_mode`;
-ONNX's own `ceil_mode` does not. So the windows that `ceil_mode` adds are lowered as padding at the end.
-"""
+"""Pools over a sliding window: maximum, average and power mean, over one to three spatial axes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, product
+from passes.dimension import product
 from passes.errors import check
 from passes.ops.op import Op
-from passes.spec import TensorSpec, shape_text
+from passes.ops.pad import lower_pad
+from passes.ops.windows import Sizes, Windows, check_rank, per_axis
+from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
-
-Sizes = int | Sequence[int]
 
 max_pool = Op("max_pool")
 avg_pool = Op("avg_pool")
@@ -150,92 +147,6 @@ def bind_lp_pool_module(module: nn.Module, input: Any) -> Mapping[str, Any]:
 # Shapes -------------------------------------------------------------------------------------------
 
 
-def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
-    """One number for all spatial axes, or one for each, as one for each."""
-    if isinstance(sizes, int):
-        return (sizes,) * rank
-    given = tuple(sizes)
-    check(len(given) in (1, rank), "{} has {} numbers for {} spatial axes: {}", name, len(given), rank, given)
-    return given * rank if len(given) == 1 else given
-
-
-def check_rank(input: TensorSpec, rank: int) -> None:
-    check(
-        input.ndim in (rank + 1, rank + 2),
-        "a {}d pool needs an input of {} or {} axes, found {}",
-        rank,
-        rank + 1,
-        rank + 2,
-        shape_text(input.shape),
-    )
-    empty = [axis for axis, size in enumerate(input.shape) if size == 0 and not (axis == 0 and input.ndim == rank + 2)]
-    check(not empty, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
-
-
-class Windows:
-    """The windows of a pool along its spatial axes, and how many of them there are."""
-
-    def __init__(
-        self, input: TensorSpec | Value, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
-    ):
-        self.rank = rank
-        self.kernel = per_axis("kernel_size", kernel, rank)
-        given = stride is not None and stride != [] and stride != ()
-        self.stride = per_axis("stride", stride, rank) if given else self.kernel
-        self.padding = per_axis("padding", padding, rank)
-        self.dilation = per_axis("dilation", dilation, rank)
-        self.ceil = ceil
-        self.sizes = input.shape[-rank:]
-        self.counts = tuple(self._count(axis) for axis in range(rank))
-
-    def reach(self, axis: int) -> int:
-        """How many elements one window spans."""
-        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
-
-    def _count(self, axis: int) -> Size:
-        kernel, stride, padding = self.kernel[axis], self.stride[axis], self.padding[axis]
-        check(kernel > 0, "kernel_size must be positive, found {}", kernel)
-        check(stride > 0, "stride must be positive, found {}", stride)
-        check(self.dilation[axis] > 0, "dilation must be positive, found {}", self.dilation[axis])
-        check(
-            0 <= padding <= kernel // 2,
-            "padding must be at most half of the kernel's {} elements, found {}",
-            kernel,
-            padding,
-        )
-        room = self.sizes[axis] + 2 * padding - self.reach(axis)
-        if not self.ceil:
-            check(
-                room >= 0,
-                "the window of {} elements is larger than spatial axis {}, which has {} with its padding",
-                self.reach(axis),
-                axis,
-                self.sizes[axis] + 2 * padding,
-            )
-            return room // stride + 1
-        count = (room + stride - 1) // stride + 1
-        if (count - 1) * stride >= self.sizes[axis] + padding:
-            count = count - 1
-        check(count >= 1, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
-        return count
-
-    def end_padding(self, axis: int) -> Size:
-        """How far beyond the input the last window reaches; at least the padding."""
-        if not self.ceil:
-            return self.padding[axis]
-        last = (self.counts[axis] - 1) * self.stride[axis] + self.reach(axis)
-        beyond = last - self.sizes[axis] - self.padding[axis]
-        return max(beyond, self.padding[axis])
-
-    def pads(self, emit: Emitter) -> list[int]:
-        """ONNX's `pads`: what is before each spatial axis, then what is behind."""
-        behind = [self.end_padding(axis) for axis in range(self.rank)]
-        fixed = [size for size in behind if isinstance(size, int)]
-        if len(fixed) < self.rank:
-            emit.unsupported("ceil_mode over a dynamic size has an end padding that is not known")
-        return [*self.padding, *fixed]
-
-
 @max_pool.shape
 def max_pool_shape(
     input: TensorSpec,
@@ -289,11 +200,23 @@ def lp_pool_shape(
 # Lowerings ----------------------------------------------------------------------------------------
 
 
+# ONNX pools floating point, and bytes where it takes the maximum. Maxima of these are the same in a wider dtype.
+WIDER = {torch.int16: torch.float32, torch.int32: torch.float64}
+
+
 def batched(emit: Emitter, input: Value, rank: int, pool: Callable[[Value], Sequence[Value]]) -> list[Value]:
-    """The results of a pool that takes a batch axis, for an input that may have none."""
-    if input.ndim == rank + 2:
-        return list(pool(input))
-    return [emit.squeeze(result, 0) for result in pool(emit.unsqueeze(input, 0))]
+    """The results of a pool that takes a batch axis and one of ONNX's dtypes, for an input that may have neither.
+
+    The first result is the pool's, which has the input's dtype.
+    """
+    narrow = input.dtype == torch.bfloat16 and emit.opset < 22
+    working = torch.float32 if narrow else WIDER.get(input.dtype, input.dtype)
+    lifted = emit.cast(input if input.ndim == rank + 2 else emit.unsqueeze(input, 0), working)
+    results = pool(lifted)
+    if input.ndim != rank + 2:
+        results = [emit.squeeze(result, 0) for result in results]
+    first, *others = results
+    return [first if working == input.dtype else emit.cast(first, input.dtype), *others]
 
 
 @max_pool.lower
@@ -309,6 +232,8 @@ def lower_max_pool(
     return_indices: bool = False,
 ) -> Value | tuple[Value, Value]:
     """MaxPool. ONNX counts the places of maxima through the whole tensor, torch within each plane."""
+    if input.dtype == torch.int64:
+        emit.unsupported("ONNX has no MaxPool of int64, and no wider dtype")
     windows = Windows(input, rank, kernel_size, stride, padding, dilation, ceil_mode)
 
     def pool(x: Value) -> tuple[Value, ...]:
@@ -318,8 +243,8 @@ def lower_max_pool(
             outputs=2 if return_indices else 1,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
-            pads=windows.pads(emit),
             dilations=list(windows.dilation),
+            **windows.placement(emit),
         )
 
     result, *places = batched(emit, input, rank, pool)
@@ -341,26 +266,30 @@ def lower_avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    """AveragePool. Padding counts for torch, what `ceil_mode` adds behind it does not: it is padded away first."""
+    """AveragePool. What `ceil_mode` adds behind the input never counts, so zeros that do are padded in first.
+
+    With a divisor of its own, a pool is a sum, and all zeros in its windows count.
+    """
     windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
-    pads = windows.pads(emit)
-    own = [*windows.padding, *windows.padding]
     summed = divisor_override is not None
-    mixed = count_include_pad and not summed and pads != own
+    padded = ceil_mode and (summed or count_include_pad)
+    placement = {} if padded and summed else windows.placement(emit, padded)
 
     def pool(x: Value) -> tuple[Value, ...]:
-        if mixed and any(own):
-            x = emit.node("Pad", x, emit.ints(0, 0, *windows.padding, 0, 0, *windows.padding))
+        if padded:
+            behind = [windows.end_padding(axis) if summed else windows.padding[axis] for axis in range(rank)]
+            amounts = [pair for axis in reversed(range(rank)) for pair in (windows.padding[axis], behind[axis])]
+            x = replace(lower_pad(emit, x, amounts), spec=x.spec)
         node = emit.node(
             "AveragePool",
             x,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
-            pads=[after - before for after, before in zip(pads, own, strict=True)] if mixed else pads,
-            count_include_pad=int(summed or (count_include_pad and not mixed)) or None,
+            count_include_pad=int((summed or count_include_pad) and not padded) or None,
+            **placement,
         )
         if divisor_override is not None:
-            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / divisor_override, input))
+            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / divisor_override, x))
         return (node,)
 
     return batched(emit, input, rank, pool)[0]
@@ -384,4 +313,4 @@ def lower_lp_pool(
     return emit.node("Pow", total, emit.scalar(1.0 / norm_type, input))
 
 
-__all__ = ["batched", "check_rank", "per_axis"]
+__all__ = ["batched"]

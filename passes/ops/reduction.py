@@ -1,4 +1,4 @@
-"""Reductions over some axes or all of them: sums, means, extremes, truth, and running sums."""
+"""Reductions over some axes or all of them: sums, means, extremes and truth."""
 
 from __future__ import annotations
 
@@ -131,6 +131,29 @@ def _accumulation(
 
 for _accumulated in ACCUMULATIONS:
     _accumulation(*_accumulated)
+
+nanmean = Op("nanmean", functions=(torch.nanmean,), methods=("nanmean",))
+
+
+@nanmean.shape
+def nanmean_shape(
+    input: TensorSpec, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> TensorSpec:
+    check(category(input.dtype) >= 2, "nanmean needs a floating-point input, found {}", input)
+    return reduced(input, dim, keepdim, mean_dtype(input, dtype))
+
+
+@nanmean.lower
+def lower_nanmean(
+    emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> Value:
+    """The sum of what is a number, over how many there are."""
+    value = emit.cast(input, emit.result.dtype)
+    numbers = emit.node("Not", emit.node("IsNaN", value))
+    kept = emit.node("Where", numbers, value, emit.scalar(0, emit.result.dtype))
+    count = reduce(emit, "ReduceSum", input, emit.cast(numbers, emit.result.dtype), dim, keepdim)
+    return emit.node("Div", reduce(emit, "ReduceSum", input, kept, dim, keepdim), count)
+
 
 logsumexp = Op("logsumexp", functions=(torch.logsumexp, torch.special.logsumexp), methods=("logsumexp",))
 
@@ -349,47 +372,5 @@ def _truth(name: str, op_type: str) -> None:
 _truth("all", "ReduceMin")
 _truth("any", "ReduceMax")
 
-
-# Running sums and products ------------------------------------------------------------------------
-
-
-def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value]) -> None:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
-
-    @op.shape
-    def shape(input: TensorSpec, dim: int, dtype: torch.dtype | None = None) -> TensorSpec:
-        axis_of(dim, input.ndim)
-        return input.with_dtype(sum_dtype(input, dtype))
-
-    @op.lower
-    def lower(emit: Emitter, input: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
-        value = emit.cast(input, emit.result.dtype)
-        if not input.ndim:
-            return emit.node("Identity", value)
-        return lowering(emit, input, value, axis_of(dim, input.ndim))
-
-
-def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
-    """CumSum; 16-bit floats since opset 14."""
-    dtype = emit.result.dtype
-    working = torch.float32 if dtype.itemsize == 2 and emit.opset < 14 else dtype
-    total = emit.node("CumSum", emit.cast(value, working), emit.constant(torch.tensor(axis)))
-    return total if working == dtype else emit.cast(total, dtype)
-
-
-def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
-    """ONNX has no running product. Row i of a square holds the elements up to i, then ones; its rows are multiplied."""
-    count = emit.size(input.shape[axis])
-    places = emit.node("Range", emit.scalar(0, torch.int64), emit.node("Squeeze", count), emit.scalar(1, torch.int64))
-    behind = [1] * (input.ndim - axis - 1)
-    rows = emit.node("Reshape", places, emit.ints(-1, 1, *behind))
-    columns = emit.node("Reshape", places, emit.ints(-1, *behind))
-    taken = emit.node("LessOrEqual", columns, rows)
-    square = emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(1, emit.result.dtype))
-    return emit.reduce("ReduceProd", square, [axis + 1], False)
-
-
-_running("cumsum", lower_cumsum)
-_running("cumprod", lower_cumprod)
 
 __all__ = ["reduce", "reduced", "reduced_axes"]

@@ -78,21 +78,6 @@ def lower_expand(emit: Emitter, input: Value, *size: Size) -> Value:
     return expanded(emit, input, emit.result.shape)
 
 
-copy = Op("copy", functions=(torch.Tensor.copy_,), methods=("copy_",))
-
-
-@copy.shape
-def copy_shape(input: TensorSpec, src: TensorSpec) -> TensorSpec:
-    """`input`, overwritten with what `src` is when it is broadcast to that shape."""
-    expand_shape(src, *input.shape)
-    return input
-
-
-@copy.lower
-def lower_copy(emit: Emitter, input: Value, src: Value) -> Value:
-    return expanded(emit, emit.cast(src, input.dtype), input.shape)
-
-
 expand_as = Op("expand_as", methods=("expand_as",), view=True)
 expand_as.identity(keeps_shape)
 

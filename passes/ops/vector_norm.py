@@ -46,6 +46,8 @@ def bind_norm(
     """`torch.norm` is a vector norm whatever the number of axes; its default name is that of matrices."""
     if p == "nuc":
         raise ShapeError("the nuclear norm needs singular values", remedy="use torch.linalg.matrix_norm")
+    if p == "fro" and isinstance(dim, (tuple, list)):
+        check(len(dim) <= 2, "the Frobenius norm is over at most 2 axes, found {}", dim)
     order = 2 if p is None or p == "fro" else p
     return {"input": input, "ord": order, "dim": dim, "keepdim": keepdim, "dtype": dtype}
 

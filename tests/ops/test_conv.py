@@ -314,3 +314,25 @@ def test_refusals_name_the_numbers() -> None:
 
 def test_every_function_is_registered() -> None:
     assert all(function in FUNCTIONS for function in (*CONV.values(), *TRANSPOSED.values()))
+
+
+tbc = st.lists(st.integers(0, 4), min_size=3, max_size=3) | st.lists(st.integers(1, 3), min_size=2, max_size=4)
+
+
+@given(shape=tbc, weight=tbc, bias=st.integers(0, 4), pad=st.integers(0, 2), fits=st.booleans())
+def test_conv_over_time_first_shape(shape: list[int], weight: list[int], bias: int, pad: int, fits: bool) -> None:
+    if fits and len(shape) == len(weight) == 3:
+        shape[2], bias = weight[1], weight[2]
+    assert_shape_matches(
+        lambda x, w, b: F.conv_tbc(x, w, b, pad), torch.zeros(shape), torch.zeros(weight), torch.zeros(bias)
+    )
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_conv_over_time_first(pad: int) -> None:
+    x, weight, bias = torch.randn(9, 2, 3), torch.randn(4, 3, 5), torch.randn(5)
+    assert_lowering_matches(lambda x, w, b: torch.conv_tbc(x, w, b, pad), x, weight, bias)
+    assert_lowering_matches(
+        lambda x, w, b: F.conv_tbc(x, w, b, pad=pad),
+        x, weight, bias, dynamic={0: {0: "T", 1: "N"}}, also=(torch.randn(12, 5, 3), weight, bias),
+    )  # fmt: skip

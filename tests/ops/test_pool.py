@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tracer
+from passes.errors import UnsupportedOpError
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -92,6 +93,57 @@ def test_lp_pool(rank: int, norm: float) -> None:
     assert_lowering_matches(LP[rank](norm, 3, 2, ceil_mode=rank == 2), x, atol=1e-4)
 
 
+@given(case=windows(), dilation=st.integers(1, 2))
+def test_max_pool_of_any_windows(case: Any, dilation: int) -> None:
+    """The places of maxima are torch's, too, where several are equal."""
+    rank, shape, arguments = case
+    x = torch.randn(shape).round()
+    try:
+        expected = MAX[rank](x, **arguments, dilation=dilation)
+    except RuntimeError:
+        return
+    if expected.isinf().any():  # a dilated window can hold padding alone, which has no maximum
+        return
+    try:
+        assert_lowering_matches(lambda x: MAX[rank](x, **arguments, dilation=dilation, return_indices=True), x)
+    except UnsupportedOpError as error:
+        assert arguments["ceil_mode"]
+        assert "dilated window" in str(error)  # noqa: PT017
+
+
+@given(case=windows(), counted=st.booleans(), divisor=st.none() | st.integers(1, 5))
+def test_avg_pool_of_any_windows(case: Any, counted: bool, divisor: int | None) -> None:
+    rank, shape, arguments = case
+    options = {"count_include_pad": counted} | ({} if rank == 1 else {"divisor_override": divisor})
+    x = torch.randn(shape)
+    try:
+        AVG[rank](x, **arguments, **options)
+    except RuntimeError:
+        return
+    assert_lowering_matches(lambda x: AVG[rank](x, **arguments, **options), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("opset", [13, 23])
+def test_dtypes(dtype: torch.dtype, opset: int) -> None:
+    x = (torch.randn(2, 3, 6, 6) * 10).to(dtype)
+    assert_lowering_matches(lambda x: F.max_pool2d(x, 2, return_indices=True), x, opset=opset)
+    if dtype == torch.float16:  # onnxruntime averages no float64
+        assert_lowering_matches(lambda x: F.avg_pool2d(x, 2), x, opset=opset, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pool", [F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d])
+def test_bfloat16(pool: Any) -> None:
+    """ONNX has no pool of it before opset 22, so it is computed in float32."""
+    x = torch.randn(2, 3, 6, 6)
+    assert_lowering_matches(lambda x: pool(x.bfloat16(), 3).float(), x, rtol=1e-2)
+
+
+def test_int64_is_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="no MaxPool of int64"):
+        assert_lowering_matches(lambda x: F.max_pool2d(x, 2), torch.ones(1, 1, 4, 4, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("opset", [13, 17, 18, 23])
 def test_modules_at_opsets(opset: int) -> None:
     x = torch.randn(2, 3, 9, 8)
@@ -110,6 +162,25 @@ def test_dynamic_sizes() -> None:
     x, other = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 12, 7)
     for module in (nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.LPPool2d(2.0, 2), nn.MaxPool2d(2, return_indices=True)):
         assert_lowering_matches(module, x, dynamic=axes, also=(other,), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True, return_indices=True),
+        nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=4),
+        nn.LPPool2d(2.0, 3, 2, ceil_mode=True),
+    ],
+)
+def test_ceil_mode_over_dynamic_sizes(pool: nn.Module) -> None:
+    """One file runs at sizes where the last window is full, and at others; nothing was asked of the sizes."""
+    x = torch.randn(2, 3, 9, 8)
+    assert not propagated(pool, torch.empty(2, 3, 9, 8)).log.guards
+    for other in (torch.randn(1, 3, 12, 7), torch.randn(3, 3, 11, 11)):
+        assert_lowering_matches(pool, x, dynamic={0: {0: "N", 2: "H", 3: "W"}}, also=(other,), atol=1e-4)
 
 
 def test_a_window_too_large_is_named_in_numbers() -> None:

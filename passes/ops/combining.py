@@ -1,0 +1,112 @@
+"""Several tensors combined: lifted to a number of axes, every pair of their elements, blocks along a diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from passes.dimension import Size, product
+from passes.errors import check
+from passes.ops.joining import lifted, lifted_shape, meshgrid_shape
+from passes.ops.op import Op
+from passes.ops.pad import lower_pad
+from passes.ops.repetition import expanded
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+# At least so many axes ------------------------------------------------------------------------------
+
+
+def _at_least(least: int) -> None:
+    op = Op(f"atleast_{least}d", view=True)
+
+    @op.function(getattr(torch, f"atleast_{least}d"))
+    def bind(*tensors: Any) -> Mapping[str, Any]:
+        return {"tensors": tensors[0] if len(tensors) == 1 else tensors}
+
+    @op.shape
+    def shape(tensors: TensorSpec | Sequence[TensorSpec]) -> Any:
+        """One tensor for one, several for several."""
+        if isinstance(tensors, TensorSpec):
+            return tensors.with_shape(*lifted_shape(tensors.shape, least))
+        return tuple(shape(tensor) for tensor in tensors)
+
+    @op.lower
+    def lower(emit: Emitter, tensors: Value | Sequence[Value]) -> Any:
+        if isinstance(tensors, (tuple, list)):
+            return tuple(lifted(emit, tensor, least) for tensor in tensors)
+        return lifted(emit, tensors, least)  # type: ignore[arg-type]
+
+
+for _least in (1, 2, 3):
+    _at_least(_least)
+
+
+# Every pair -----------------------------------------------------------------------------------------
+
+cartesian_prod = Op("cartesian_prod", functions=(torch.cartesian_prod,))
+
+
+@cartesian_prod.shape
+def cartesian_prod_shape(*tensors: TensorSpec) -> TensorSpec:
+    """Every choice of one element from each vector, in a row: [product of the sizes, number of vectors]."""
+    for tensor in tensors:
+        check(tensor.ndim == 1, "cartesian_prod takes vectors, found {}", tensor)
+    if len(tensors) == 1:
+        return tensors[0]
+    grid = meshgrid_shape(*tensors)[0]
+    return grid.with_shape(grid.numel(), len(tensors))
+
+
+@cartesian_prod.lower
+def lower_cartesian_prod(emit: Emitter, *tensors: Value) -> Value:
+    """Each vector along an axis of its own, expanded over the others'."""
+    if len(tensors) == 1:
+        return tensors[0]
+    shape = [tensor.shape[0] for tensor in tensors]
+    columns = []
+    for axis, tensor in enumerate(tensors):
+        along: list[Size] = [1] * len(shape)
+        along[axis] = shape[axis]
+        column = expanded(emit, emit.reshape(tensor, along), shape)
+        columns.append(emit.reshape(column, [product(shape), 1]))
+    return emit.node("Concat", *columns, axis=1)
+
+
+# Blocks ---------------------------------------------------------------------------------------------
+
+block_diag = Op("block_diag", functions=(torch.block_diag,))
+
+
+def _block(shape: tuple[Size, ...]) -> tuple[Size, Size]:
+    """A vector is a row, and a number a matrix of one."""
+    check(len(shape) <= 2, "a block has at most 2 axes, found {}", len(shape))
+    return lifted_shape(shape, 2)  # type: ignore[return-value]
+
+
+@block_diag.shape
+def block_diag_shape(*tensors: TensorSpec) -> TensorSpec:
+    check(len(tensors) >= 1, "block_diag is given no blocks")
+    blocks = [_block(tensor.shape) for tensor in tensors]
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    total = [sum(sizes, start=0) for sizes in zip(*blocks, strict=True)]
+    return tensors[0].with_shape(*total).with_dtype(dtype)
+
+
+@block_diag.lower
+def lower_block_diag(emit: Emitter, *tensors: Value) -> Value:
+    """Each block with zeros left and right of it, one below the other."""
+    width = emit.result.shape[1]
+    left: Size = 0
+    rows = []
+    for tensor in tensors:
+        block = emit.cast(lifted(emit, tensor, 2), emit.result.dtype)
+        columns = _block(tensor.shape)[1]
+        rows.append(lower_pad(emit, block, (left, width - left - columns)))
+        left = left + columns
+    return rows[0] if len(rows) == 1 else emit.node("Concat", *rows, axis=0)

@@ -1,0 +1,167 @@
+"""Along an axis: running sums, products and extremes, and the differences of neighbours.
+
+ONNX has the running sum. The others are taken over a square: its row i holds the axis's elements up to i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from passes.dimension import Size
+from passes.errors import check
+from passes.ops.arithmetic import SINCE_14
+from passes.ops.assignment import counted
+from passes.ops.axes import axis_of
+from passes.ops.joining import joined
+from passes.ops.op import Op
+from passes.ops.reduction import EXTREMES, POSITIONS, sum_dtype
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+
+# Sums and products ----------------------------------------------------------------------------------
+
+
+def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value]) -> None:
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(input: TensorSpec, dim: int, dtype: torch.dtype | None = None) -> TensorSpec:
+        axis_of(dim, input.ndim)
+        return input.with_dtype(sum_dtype(input, dtype))
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
+        value = emit.cast(input, emit.result.dtype)
+        if not input.ndim:
+            return emit.node("Identity", value)
+        return lowering(emit, input, value, axis_of(dim, input.ndim))
+
+
+def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    """CumSum; 16-bit floats since opset 14."""
+    dtype = emit.result.dtype
+    working = torch.float32 if dtype.itemsize == 2 and emit.opset < 14 else dtype
+    total = emit.node("CumSum", emit.cast(value, working), emit.constant(torch.tensor(axis)))
+    return total if working == dtype else emit.cast(total, dtype)
+
+
+def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    return emit.reduce("ReduceProd", _prefixes(emit, input, value, axis, 1), [axis + 1], False)
+
+
+_running("cumsum", lower_cumsum)
+_running("cumprod", lower_cumprod)
+
+
+def _prefixes(emit: Emitter, input: Value, value: Value, axis: int, neutral: float) -> Value:
+    """The square of a value in the input's shape, with `neutral` behind the diagonal."""
+    size, behind = input.shape[axis], [1] * (input.ndim - axis - 1)
+    places = counted(emit, 0, size)
+    rows, columns = emit.reshape(places, [size, 1, *behind]), emit.reshape(places, [size, *behind])
+    taken = emit.node("LessOrEqual", columns, rows)
+    return emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(neutral, emit.result.dtype))
+
+
+logcumsumexp = Op("logcumsumexp", functions=(torch.logcumsumexp,), methods=("logcumsumexp",))
+
+
+@logcumsumexp.shape
+def logcumsumexp_shape(input: TensorSpec, dim: int) -> TensorSpec:
+    axis_of(dim, input.ndim)
+    return input
+
+
+@logcumsumexp.lower
+def lower_logcumsumexp(emit: Emitter, input: Value, dim: int) -> Value:
+    if not input.dtype.is_floating_point:
+        emit.unsupported(f"torch itself computes no logcumsumexp of {input.dtype}")
+    if not input.ndim:
+        return input
+    axis = axis_of(dim, input.ndim)
+    return emit.reduce("ReduceLogSumExp", _prefixes(emit, input, input, axis, -torch.inf), [axis + 1], False)
+
+
+# Extremes -------------------------------------------------------------------------------------------
+
+
+def _running_extreme(name: str, word: str) -> None:
+    """`cummax` and `cummin`: the extreme so far, and where it was met last."""
+    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+
+    @op.shape
+    def shape(input: TensorSpec, dim: int) -> tuple[TensorSpec, TensorSpec]:
+        axis_of(dim, input.ndim)
+        return input, input.with_dtype(torch.int64)
+
+    @op.lower
+    def lower(emit: Emitter, input: Value, dim: int) -> tuple[Value, Value]:
+        """Row i of the square goes on with its own element, which changes no extreme; found there, it is at i."""
+        if not input.ndim:
+            return input, emit.scalar(0, torch.int64)
+        axis = axis_of(dim, input.ndim)
+        before, size, behind = input.shape[:axis], input.shape[axis], input.shape[axis + 1 :]
+        places = counted(emit, 0, size)
+        repeated = emit.node("Gather", input, emit.node("Min", emit.unsqueeze(places, 1), places), axis=axis)
+        square = replace(repeated, spec=TensorSpec((*before, size, size, *behind), input.dtype))
+        working = EXTREMES.dtype(input.dtype, emit.opset)
+        extreme = emit.reduce(f"Reduce{word}", emit.cast(square, working), [axis + 1], False)
+        compared = emit.cast(square, POSITIONS.dtype(input.dtype, emit.opset))
+        last = emit.node(f"Arg{word}", compared, axis=axis + 1, keepdims=0, select_last_index=1)
+        place = emit.node("Min", last, emit.reshape(places, [size, *(1 for _ in behind)]))
+        return (extreme if working == input.dtype else emit.cast(extreme, input.dtype)), place
+
+
+_running_extreme("cummax", "Max")
+_running_extreme("cummin", "Min")
+
+
+# Differences ----------------------------------------------------------------------------------------
+
+diff = Op("diff", functions=(torch.diff,), methods=("diff",))
+
+
+@diff.shape
+def diff_shape(
+    input: TensorSpec, n: int = 1, dim: int = -1, prepend: TensorSpec | None = None, append: TensorSpec | None = None
+) -> TensorSpec:
+    check(input.ndim >= 1, "diff needs a tensor of 1 axis or more, found a 0-d one")
+    check(n >= 0, "differences cannot be taken {} times", n)
+    for end in (prepend, append):
+        check(end is None or end.ndim == input.ndim, "{} cannot be joined to {}", end, input)
+    parts = [part for part in (prepend, input, append) if part is not None]
+    if n == 0 and len(parts) == 1:
+        return input
+    axis = axis_of(dim, input.ndim)
+    whole = joined(parts, axis)
+    if n == 0:
+        return input
+    return whole.with_shape(*whole.shape[:axis], _shortened(whole.shape[axis], n), *whole.shape[axis + 1 :])
+
+
+def _shortened(size: Size, n: int) -> Size:
+    """`size - n`, at least 0; a named dimension is asked only where it could be that small."""
+    return size - n if size >= n else 0
+
+
+@diff.lower
+def lower_diff(
+    emit: Emitter, input: Value, n: int = 1, dim: int = -1, prepend: Value | None = None, append: Value | None = None
+) -> Value:
+    if n == 0:
+        return input
+    dtype = emit.result.dtype
+    working = SINCE_14.dtype(dtype, emit.opset) if dtype != torch.bool else dtype
+    axis = axis_of(dim, input.ndim)
+    parts = [emit.cast(part, working) for part in (prepend, input, append) if part is not None]
+    value = emit.node("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+    for _ in range(n):
+        left, right = emit.slice(value, axis, 0, -1), emit.slice(value, axis, 1, 2**63 - 1)
+        value = emit.node("Xor", right, left) if dtype == torch.bool else emit.node("Sub", right, left)
+    return emit.cast(replace(value, spec=emit.result.with_dtype(working)), dtype)

@@ -1,0 +1,121 @@
+"""The sliding windows of a pool: where they are, and how many. Registers no op.
+
+With `ceil_mode`, torch counts a last window that reaches beyond the padded input, but only where it starts inside
+the input or its left padding. ONNX's `ceil_mode` always counts it. So where torch leaves one out on some axes, the
+last windows on the others are lowered as padding at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from passes.dimension import Size
+from passes.errors import check
+from passes.spec import TensorSpec, shape_text
+
+if TYPE_CHECKING:
+    from passes.onnx_emitter import Emitter, Value
+
+Sizes = int | Sequence[int]
+
+
+def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+    """One number for all spatial axes, or one for each, as one for each."""
+    if isinstance(sizes, int):
+        return (sizes,) * rank
+    given = tuple(sizes)
+    check(len(given) in (1, rank), "{} has {} numbers for {} spatial axes: {}", name, len(given), rank, given)
+    return given * rank if len(given) == 1 else given
+
+
+def check_rank(input: TensorSpec, rank: int) -> None:
+    check(
+        input.ndim in (rank + 1, rank + 2),
+        "a {}d pool needs an input of {} or {} axes, found {}",
+        rank,
+        rank + 1,
+        rank + 2,
+        shape_text(input.shape),
+    )
+    empty = [axis for axis, size in enumerate(input.shape) if size == 0 and not (axis == 0 and input.ndim == rank + 2)]
+    check(not empty, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
+
+
+class Windows:
+    """The windows of a pool along its spatial axes, and how many of them there are."""
+
+    def __init__(
+        self, input: TensorSpec | Value, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+    ):
+        self.rank = rank
+        self.kernel = per_axis("kernel_size", kernel, rank)
+        given = stride is not None and stride != [] and stride != ()
+        self.stride = per_axis("stride", stride, rank) if given else self.kernel
+        self.padding = per_axis("padding", padding, rank)
+        self.dilation = per_axis("dilation", dilation, rank)
+        self.ceil = ceil
+        self.sizes = input.shape[-rank:]
+        self.leaves_out = [False] * rank
+        self.counts = tuple(self._count(axis) for axis in range(rank))
+
+    def reach(self, axis: int) -> int:
+        """How many elements one window spans."""
+        return self.dilation[axis] * (self.kernel[axis] - 1) + 1
+
+    def _count(self, axis: int) -> Size:
+        kernel, stride, padding = self.kernel[axis], self.stride[axis], self.padding[axis]
+        check(kernel > 0, "kernel_size must be positive, found {}", kernel)
+        check(stride > 0, "stride must be positive, found {}", stride)
+        check(self.dilation[axis] > 0, "dilation must be positive, found {}", self.dilation[axis])
+        check(
+            0 <= padding <= kernel // 2,
+            "padding must be at most half of the kernel's {} elements, found {}",
+            kernel,
+            padding,
+        )
+        room = self.sizes[axis] + 2 * padding - self.reach(axis)
+        if not self.ceil:
+            check(
+                room >= 0,
+                "the window of {} elements is larger than spatial axis {}, which has {} with its padding",
+                self.reach(axis),
+                axis,
+                self.sizes[axis] + 2 * padding,
+            )
+            return room // stride + 1
+        count = (room + stride - 1) // stride + 1
+        # Asked only where the answer can be yes, so that a dynamic size leaves no guard where it cannot.
+        if stride + padding > self.reach(axis) and (count - 1) * stride >= self.sizes[axis] + padding:
+            count = count - 1
+            self.leaves_out[axis] = True
+        check(count >= 1, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
+        return count
+
+    def end_padding(self, axis: int) -> Size:
+        """How far beyond the input the last window reaches; the padding where none reaches further."""
+        if not self.ceil or self.leaves_out[axis]:
+            return self.padding[axis]
+        last = (self.counts[axis] - 1) * self.stride[axis] + self.reach(axis)
+        return last - self.sizes[axis] - self.padding[axis]
+
+    def placement(self, emit: Emitter, padded: bool = False) -> dict[str, Any]:
+        """ONNX's attributes for where the windows are, on an input that may be `padded` already."""
+        if any(self.leaves_out) and not all(self.leaves_out):
+            inside = [*self.padding, *self.padding] if padded else [0] * (2 * self.rank)
+            return {"pads": [pad - done for pad, done in zip(self.pads(emit), inside, strict=True)]}
+        pads = [0] * (2 * self.rank) if padded else [*self.padding, *self.padding]
+        return {"pads": pads, "ceil_mode": int(self.ceil and not any(self.leaves_out)) or None}
+
+    def pads(self, emit: Emitter) -> list[int]:
+        """The padding before each spatial axis, then behind each, where the last window ends."""
+        behind = [self.end_padding(axis) for axis in range(self.rank)]
+        fixed = [size for size in behind if isinstance(size, int)]
+        if len(fixed) < self.rank:
+            emit.unsupported("with ceil_mode, the end of the last window over a dynamic size is not known")
+        if any(size >= kernel for size, kernel in zip(fixed, self.kernel, strict=True)):
+            emit.unsupported("with ceil_mode, a dilated window reaches too far beyond the input")
+        return [*self.padding, *fixed]
+
+
+__all__ = ["Sizes", "Windows", "check_rank", "per_axis"]
