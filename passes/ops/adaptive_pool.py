@@ -6,7 +6,6 @@ axes are rectangles, so averages and maxima are taken axis by axis.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, product
+from passes.dimension import Dim, Size, product
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.pool import batched, check_rank
@@ -107,9 +106,22 @@ def adaptive_max_pool_shape(
 
 
 @adaptive_avg_pool.identity
-def is_identity(result: TensorSpec, input: TensorSpec, rank: int, output_size: OutputSize) -> bool:
-    pairs = zip(input.shape, result.shape, strict=True)
-    return all(type(ours) is type(theirs) and ours == theirs for ours, theirs in pairs)
+def is_avg_identity(result: TensorSpec, input: TensorSpec, rank: int, output_size: OutputSize) -> bool:
+    return all(map(_same, input.shape, result.shape))
+
+
+@adaptive_max_pool.identity
+def is_max_identity(
+    result: Any, input: TensorSpec, rank: int, output_size: OutputSize, return_indices: bool = False
+) -> bool:
+    return not return_indices and all(map(_same, input.shape, result.shape))
+
+
+def _same(length: Size, count: Size) -> bool:
+    """Whether an axis keeps its size, at every size that it may have; asks no question that would be recorded."""
+    if isinstance(length, Dim) and isinstance(count, Dim):
+        return length.terms == count.terms
+    return type(length) is type(count) and length == count
 
 
 # Lowerings ----------------------------------------------------------------------------------------
@@ -117,55 +129,45 @@ def is_identity(result: TensorSpec, input: TensorSpec, rank: int, output_size: O
 
 @adaptive_avg_pool.lower
 def lower_adaptive_avg_pool(emit: Emitter, input: Value, rank: int, output_size: OutputSize) -> Value:
-    """GlobalAveragePool to size 1, AveragePool where all windows are alike, else a product with averaging matrices."""
+    """GlobalAveragePool to size 1, AveragePool where all windows are alike, else axis by axis: means of whole axes,
+    and products with averaging matrices."""
     output = _output(input, rank, output_size)
-    if all(size == 1 for size in output if isinstance(size, int)) and all(isinstance(size, int) for size in output):
+    if _is_one(output):
         return batched(emit, input, rank, lambda x: [emit.node("GlobalAveragePool", x)])[0]
-    spatial = _fixed(emit, input.shape[-rank:], output)
-    kernel = _even_windows(spatial)
-    if kernel is not None:
-        return batched(emit, input, rank, lambda x: [emit.node("AveragePool", x, kernel_shape=kernel, strides=kernel)])[
-            0
-        ]
-    value, sizes = input, [length for length, _ in spatial]
-    for axis, (length, count) in enumerate(spatial):
-        if length == count:
-            continue
-        behind = math.prod(sizes[axis + 1 :])
-        folded = emit.node("Reshape", value, emit.ints(-1, length, behind))
+    even = _even_windows(input.shape[-rank:], output)
+    if even is not None:
+        pool = {"kernel_shape": even, "strides": even}
+        return batched(emit, input, rank, lambda x: [emit.node("AveragePool", x, **pool)])[0]
+    value, shape = _whole_axes(emit, "ReduceMean", input, output)
+    windowed = _windowed_axes(emit, shape, output)
+    for axis, length, count in windowed:
+        folded = emit.reshape(value, (product(shape[:axis]), length, product(shape[axis + 1 :])))
         value = emit.node("MatMul", emit.constant(_averaging_matrix(length, count), input.dtype), folded)
-        sizes[axis] = count
-    return emit.reshape(value, (*input.shape[:-rank], *output))
+        shape[axis] = count
+    return emit.reshape(value, shape) if windowed else value
 
 
 @adaptive_max_pool.lower
 def lower_adaptive_max_pool(
     emit: Emitter, input: Value, rank: int, output_size: OutputSize, return_indices: bool = False
 ) -> Value | tuple[Value, Value]:
-    """GlobalMaxPool to size 1, MaxPool where all windows are alike, else the maximum of each window's slice."""
+    """GlobalMaxPool to size 1, MaxPool where all windows are alike, else axis by axis: maxima of whole axes, and of
+    each window's slice."""
     output = _output(input, rank, output_size)
-    to_one = all(isinstance(size, int) and size == 1 for size in output)
-    if to_one and not return_indices:
+    if _is_one(output) and not return_indices:
         return batched(emit, input, rank, lambda x: [emit.node("GlobalMaxPool", x)])[0]
-    spatial = _fixed(emit, input.shape[-rank:], output)
-    kernel = _even_windows(spatial)
-    if kernel is not None:
+    even = _even_windows(input.shape[-rank:], output)
+    if even is not None:
         outputs = 2 if return_indices else 1
-        pooled = batched(
-            emit,
-            input,
-            rank,
-            lambda x: emit.nodes("MaxPool", x, outputs=outputs, kernel_shape=kernel, strides=kernel),
-        )
+        pool = {"kernel_shape": even, "strides": even}
+        pooled = batched(emit, input, rank, lambda x: emit.nodes("MaxPool", x, outputs=outputs, **pool))
         if not return_indices:
             return pooled[0]
         return pooled[0], emit.node("Mod", pooled[1], emit.size(product(input.shape[-rank:])))
     if return_indices:
-        emit.unsupported("the places of maxima in windows of unequal sizes")
-    value = input
-    for axis, (length, count) in zip(range(input.ndim - rank, input.ndim), spatial, strict=True):
-        if length == count:
-            continue
+        emit.unsupported("the places of maxima in windows of unequal or dynamic sizes")
+    value, shape = _whole_axes(emit, "ReduceMax", input, output)
+    for axis, length, count in _windowed_axes(emit, shape, output):
         parts = [
             emit.reduce("ReduceMax", emit.slice(value, axis, start, end), (axis,), True)
             for start, end in _windows(length, count)
@@ -174,21 +176,41 @@ def lower_adaptive_max_pool(
     return value
 
 
-def _fixed(emit: Emitter, sizes: Sequence[Size], output: Sequence[Size]) -> list[tuple[int, int]]:
-    """Each spatial axis's length and output size, which must both be known."""
-    pairs = [(a, b) for a, b in zip(sizes, output, strict=True) if isinstance(a, int) and isinstance(b, int)]
-    if len(pairs) < len(sizes):
-        emit.unsupported("an adaptive pool to more than one element over a dynamic size")
-    if any(count == 0 for _, count in pairs):
-        emit.unsupported("an adaptive pool to no element")
-    return pairs
+def _is_one(output: Sequence[Size]) -> bool:
+    return all(isinstance(count, int) and count == 1 for count in output)
 
 
-def _even_windows(spatial: Sequence[tuple[int, int]]) -> list[int] | None:
-    """The window's size where each axis is a whole number of windows, else None."""
-    if any(length % count for length, count in spatial):
+def _whole_axes(emit: Emitter, op_type: str, input: Value, output: Sequence[Size]) -> tuple[Value, list[Size]]:
+    """The input with the axes that become one element reduced, and its shape then."""
+    shape = list(input.shape)
+    whole = [axis for axis, count in enumerate(output, start=-len(output)) if _is_one([count])]
+    for axis in whole:
+        shape[axis] = 1
+    axes = [axis % len(shape) for axis in whole]
+    return (emit.reduce(op_type, input, axes, True) if axes else input), shape
+
+
+def _windowed_axes(emit: Emitter, shape: Sequence[Size], output: Sequence[Size]) -> list[tuple[int, int, int]]:
+    """Each axis that changes its size, with its length and the number of its windows, which must be fixed."""
+    changed = []
+    for axis, count in enumerate(output, start=len(shape) - len(output)):
+        length = shape[axis]
+        if _same(length, count):
+            continue
+        if isinstance(length, Dim) or isinstance(count, Dim):
+            emit.unsupported("an adaptive pool to more than one element over a dynamic size")
+        if count == 0:
+            emit.unsupported("an adaptive pool to no element")
+        changed.append((axis, length, count))
+    return changed
+
+
+def _even_windows(sizes: Sequence[Size], output: Sequence[Size]) -> list[int] | None:
+    """The window's size where each axis is fixed and a whole number of windows, else None."""
+    pairs = [(a, b) for a, b in zip(sizes, output, strict=True) if isinstance(a, int) and isinstance(b, int) and b]
+    if len(pairs) < len(sizes) or any(length % count for length, count in pairs):
         return None
-    return [length // count for length, count in spatial]
+    return [length // count for length, count in pairs]
 
 
 def _windows(length: int, count: int) -> list[tuple[int, int]]:

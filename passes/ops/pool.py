@@ -213,27 +213,25 @@ class Windows:
                 self.sizes[axis] + 2 * padding,
             )
             return room // stride + 1
-        count = (room + stride - 1) // stride + 1
-        if (count - 1) * stride >= self.sizes[axis] + padding:
-            count = count - 1
-        check(count >= 1, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
-        return count
+        # With ceil_mode the last window reaches beyond the end, but starts inside the input or its left padding.
+        last_start = self.sizes[axis] + padding - 1 - max(self.reach(axis) - stride - padding, 0)
+        check(last_start >= 0, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
+        return last_start // stride + 1
 
-    def end_padding(self, axis: int) -> Size:
-        """How far beyond the input the last window reaches; at least the padding."""
+    def end_padding(self, axis: int) -> int:
+        """How far beyond the input the last window reaches, or may reach where the size is dynamic; at least the
+        padding."""
+        padding, stride, size = self.padding[axis], self.stride[axis], self.sizes[axis]
         if not self.ceil:
-            return self.padding[axis]
-        last = (self.counts[axis] - 1) * self.stride[axis] + self.reach(axis)
-        beyond = last - self.sizes[axis] - self.padding[axis]
-        return max(beyond, self.padding[axis])
+            return padding
+        count = self.counts[axis]
+        if isinstance(size, int) and isinstance(count, int):
+            return max((count - 1) * stride + self.reach(axis) - size - padding, padding)
+        return min(padding + stride, self.reach(axis)) - 1
 
-    def pads(self, emit: Emitter) -> list[int]:
+    def pads(self) -> list[int]:
         """ONNX's `pads`: what is before each spatial axis, then what is behind."""
-        behind = [self.end_padding(axis) for axis in range(self.rank)]
-        fixed = [size for size in behind if isinstance(size, int)]
-        if len(fixed) < self.rank:
-            emit.unsupported("ceil_mode over a dynamic size has an end padding that is not known")
-        return [*self.padding, *fixed]
+        return [*self.padding, *(self.end_padding(axis) for axis in range(self.rank))]
 
 
 @max_pool.shape
@@ -310,15 +308,23 @@ def lower_max_pool(
 ) -> Value | tuple[Value, Value]:
     """MaxPool. ONNX counts the places of maxima through the whole tensor, torch within each plane."""
     windows = Windows(input, rank, kernel_size, stride, padding, dilation, ceil_mode)
+    pads = windows.pads()
+    # onnxruntime refuses a padding as large as the kernel, which a dilated window may need at the end.
+    apart = any(size >= kernel for size, kernel in zip(pads, windows.kernel * 2, strict=True))
+    if apart and return_indices:
+        emit.unsupported("the places of maxima where the last dilated window reaches a kernel's size beyond the input")
 
     def pool(x: Value) -> tuple[Value, ...]:
+        if apart:
+            around = emit.ints(0, 0, *pads[:rank], 0, 0, *pads[rank:])
+            x = emit.node("Pad", x, around, emit.scalar(_lowest(input.dtype), input))
         return emit.nodes(
             "MaxPool",
             x,
             outputs=2 if return_indices else 1,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
-            pads=windows.pads(emit),
+            pads=None if apart else pads,
             dilations=list(windows.dilation),
         )
 
@@ -327,6 +333,10 @@ def lower_max_pool(
         return result
     plane = emit.size(product(windows.sizes))
     return result, emit.node("Mod", places[0], plane)
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 @avg_pool.lower
@@ -343,7 +353,7 @@ def lower_avg_pool(
 ) -> Value:
     """AveragePool. Padding counts for torch, what `ceil_mode` adds behind it does not: it is padded away first."""
     windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
-    pads = windows.pads(emit)
+    pads = windows.pads()
     own = [*windows.padding, *windows.padding]
     summed = divisor_override is not None
     mixed = count_include_pad and not summed and pads != own
