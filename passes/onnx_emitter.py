@@ -147,11 +147,15 @@ class Emitter:
         return self.constant(torch.tensor(numbers, dtype=torch.int64))
 
     def weight(self, name: str, tensor: torch.Tensor) -> Value:
-        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first."""
-        known = self._weight_names.setdefault(id(tensor), name)
-        if known == name and name not in self.weights:
-            self._names.setdefault(name, 0)
-            self.weights[name] = tensor
+        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first.
+
+        A tensor whose key another one has (a weight that is used with a batch norm folded into it, and as it
+        is) gets a name after that key.
+        """
+        known = self._weight_names.get(id(tensor))
+        if known is None:
+            known = self._weight_names[id(tensor)] = self._fresh(name)
+            self.weights[known] = tensor
         return Value(known, TensorSpec.of(tensor))
 
     def cast(self, value: Value, dtype: torch.dtype) -> Value:

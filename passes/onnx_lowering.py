@@ -89,7 +89,7 @@ class OnnxLowering:
         if call is None or call.op.lowering is None:
             self._block(node, program, "there is no direct lowering for it")
             return
-        emit.begin(_base_name(node), result)
+        emit.begin(_base_name(node, program), result)
         arguments = {
             name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
             for name, value in call.arguments.items()
@@ -116,7 +116,7 @@ class OnnxLowering:
         assert call.module is not None
         tensor = tensor_at(call.module, leaf.name)
         assert tensor is not None
-        return emit.weight(f"{call.path}.{leaf.name}" if call.path else leaf.name, tensor)
+        return emit.weight(program.key(call.path, leaf.name), tensor)
 
     def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
         """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
@@ -178,10 +178,13 @@ def _has_tensor(value: Any) -> bool:
     return next(tensor_specs(value), None) is not None
 
 
-def _base_name(node: fx.Node) -> str:
-    """A module call's module path, else the operation's name within the module: `layer1.0/add`."""
+def _base_name(node: fx.Node, program: Program) -> str:
+    """A module call's module path, else the operation's name within the module: `layer1.0/add`.
+
+    A layer with a batch norm folded into it keeps its own path.
+    """
     if node.op == "call_module":
-        return str(node.target)
+        return program.folds.get(str(node.target), (str(node.target),))[0]
     path = location_of(node).path
     operation = operation_of(node).strip("_")
     return f"{path}/{operation}" if path else operation

@@ -161,6 +161,17 @@ class Program:
         found = self.inferred.get(id(tensor))
         return found if found is not None or is_uninitialized(tensor) else TensorSpec.of(tensor)
 
+    def key(self, path: str, name: str) -> str:
+        """The state_dict key of a tensor that the module at `path` owns.
+
+        A layer with a batch norm folded into it has its own keys; a bias that it owes to the batch norm has that one's.
+        """
+        if path in self.folds:
+            layer, norm = self.folds[path]
+            own = getattr(self.module(layer), name) is not None or getattr(self.module(norm), name) is None
+            path = layer if own else norm
+        return f"{path}.{name}" if path else name
+
     def owned_spec(self, call: BoundCall, name: str) -> TensorSpec:
         assert call.module is not None
         tensor = tensor_at(call.module, name)
