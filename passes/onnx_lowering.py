@@ -14,7 +14,7 @@ from torch import fx
 
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.nested import leaves
-from passes.onnx_emitter import Emitter, Value, value_info
+from passes.onnx_emitter import Emitter, Value, onnx_type, value_info
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
@@ -63,6 +63,8 @@ class OnnxLowering:
         for node in program.graph.nodes:
             if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(node.meta[SPEC]):
                 self._lower(node, program, emit)
+        for name, spec in zip(output_names(program), tensor_specs(program.output().meta[SPEC]), strict=True):
+            self._is_typed(f"output {name}", spec)
         if self._blockers:
             raise unsupported(self._blockers)
         names = self._declare_outputs(program, emit)
@@ -76,7 +78,17 @@ class OnnxLowering:
 
     def _declare_inputs(self, program: Program, emit: Emitter) -> None:
         for node, name in zip(program.inputs(), self._input_names(program), strict=True):
-            self._values[node] = emit.input(name, node.meta[SPEC])
+            spec = node.meta[SPEC]
+            self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
+
+    def _is_typed(self, what: str, spec: TensorSpec) -> bool:
+        """Whether ONNX has the dtype of an input or output; where it has not, that is a blocker."""
+        try:
+            onnx_type(spec.dtype)
+        except UnsupportedOpError as error:
+            self._blockers.append(Blocker(what, error.message))
+            return False
+        return True
 
     def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
         call: BoundCall | None = node.meta.get(CALL)
@@ -90,11 +102,11 @@ class OnnxLowering:
             self._block(node, program, "there is no direct lowering for it")
             return
         emit.begin(_base_name(node, program), result)
-        arguments = {
-            name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
-            for name, value in call.arguments.items()
-        }
         try:
+            arguments = {
+                name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
+                for name, value in call.arguments.items()
+            }
             outputs = call.op.call(call.op.lowering, emit, arguments=arguments)
         except UnsupportedOpError as error:
             self._block(node, program, error.message)

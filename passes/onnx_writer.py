@@ -23,7 +23,7 @@ import torch
 from onnx import TensorProto
 
 from passes.errors import ExportError
-from passes.onnx_emitter import ONNX_TYPES, raw_bytes
+from passes.onnx_emitter import onnx_type, raw_bytes
 from passes.onnx_lowering import LoweredModel
 
 # A protobuf message holds less than 2 GiB; the graph itself needs room too.
@@ -137,7 +137,7 @@ def _initializer_header(name: str, tensor: torch.Tensor) -> bytes:
 
 
 def _declaration(name: str, tensor: torch.Tensor) -> TensorProto:
-    return TensorProto(name=name, dims=tensor.shape, data_type=ONNX_TYPES[tensor.dtype])
+    return TensorProto(name=name, dims=tensor.shape, data_type=onnx_type(tensor.dtype))
 
 
 def _field(number: int, length: int) -> bytes:
