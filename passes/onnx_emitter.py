@@ -46,7 +46,9 @@ ONNX_TYPES: dict[torch.dtype, int] = {
 def onnx_type(dtype: torch.dtype) -> int:
     """ONNX's element type of a dtype. Raises UnsupportedOpError where it has none."""
     if dtype not in ONNX_TYPES:
-        raise UnsupportedOpError(f"a tensor of {dtype} cannot be in an ONNX graph", remedy="convert it to another dtype")
+        raise UnsupportedOpError(
+            f"a tensor of {dtype} cannot be in an ONNX graph", remedy="convert it to another dtype"
+        )
     return ONNX_TYPES[dtype]
 
 

@@ -181,8 +181,12 @@ def check_model(lowered: LoweredModel) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        too_early = "bfloat16" in str(error) and lowered.proto.opset_import[0].version < 22
         raise ExportError(
-            f"the lowered graph is not valid ONNX: {error}", remedy="report this with the model; --route torch may do"
+            f"the lowered graph is not valid ONNX: {error}",
+            remedy="use --opset 22 or later, where more operations take bfloat16"
+            if too_early
+            else "report this with the model; --route torch may do",
         ) from error
 
 

@@ -268,8 +268,11 @@ def refuse_approximation(input: TensorSpec, approximate: str) -> None:
 
 @activation("gelu", F.gelu, modules=(nn.GELU,), refuse=refuse_approximation)
 def lower_gelu(emit: Emitter, input: Value, approximate: str = "none") -> Value:
-    """x/2 * (1 + erf(x / sqrt 2)), or x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
-    if emit.opset >= 20:
+    """x/2 * (1 + erf(x / sqrt 2)), or x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
+
+    ONNX defines its Gelu with constants in float32, so it is no operation for float64.
+    """
+    if emit.opset >= 20 and input.dtype != torch.float64:
         return emit.node("Gelu", input, approximate=approximate)
     if approximate == "none":
         inner = emit.node("Erf", emit.node("Div", input, emit.scalar(math.sqrt(2), input)))
