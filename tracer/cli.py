@@ -121,8 +121,8 @@ class Invocation:
             return
         from passes.onnx_writer import staged
 
-        with staged(Path(self.json_target)) as (file, _):
-            file.write(text.encode())
+        with staged(Path(self.json_target)) as staging:
+            staging.file.write(text.encode())
 
     @contextmanager
     def _warnings_shown(self) -> Iterator[None]:
