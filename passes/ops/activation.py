@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from passes.errors import check
 from passes.ops.op import Op, Owned
-from passes.ops.promotion import as_value, float_dtype
+from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def bind_prelu(module: nn.PReLU, input: Any) -> Mapping[str, Any]:
 @prelu.shape
 def prelu_shape(input: TensorSpec, weight: TensorSpec) -> TensorSpec:
     """One slope for all, or one for each channel; the channels are axis 1 where there are two axes or more."""
-    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
+    check_weight_dtype(input, weight)
     check(weight.ndim <= 1, "prelu's weight has {} axes, but can have at most 1", weight.ndim)
     channels = input.shape[1] if input.ndim >= 2 else 1
     check(
