@@ -262,7 +262,7 @@ def _loaded(
 # Commands ---------------------------------------------------------------------------------------
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(tracer.__version__, prog_name="lazytracer")
 def cli() -> None:
     """Resolves PyTorch models with lazy layers by tracing, without running them, and exports them to ONNX.
