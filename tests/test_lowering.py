@@ -222,3 +222,19 @@ def test_the_torch_route_has_the_same_interface() -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {"owner": "audio"}
     assert {"fc.weight", "fc.bias"} <= set(names(model.graph.initializer))
     assert b".py" not in model.SerializeToString()
+
+
+def test_the_torch_route_says_where_it_cannot_write_an_opset() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.LayerNorm(3))
+    with pytest.raises(ExportError, match=r"cannot write this model in opset 15; it writes opset 18(?s:.*)--opset 18"):
+        tracer.convert(model, tracer.spec("N", 5), route="torch", opset_version=15)
+
+
+def test_the_torch_route_leaves_no_trace_within_branches(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (x,))
+
+    content = tracer.convert(Branches(), tracer.spec(2, 5), tmp_path / "branches.onnx").path.read_bytes()
+    assert b"test_lowering" not in content
+    assert b".py" not in content
