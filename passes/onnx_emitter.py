@@ -35,9 +35,22 @@ ONNX_TYPES: dict[torch.dtype, int] = {
     torch.int32: TensorProto.INT32,
     torch.int16: TensorProto.INT16,
     torch.int8: TensorProto.INT8,
+    torch.uint64: TensorProto.UINT64,
+    torch.uint32: TensorProto.UINT32,
+    torch.uint16: TensorProto.UINT16,
     torch.uint8: TensorProto.UINT8,
     torch.bool: TensorProto.BOOL,
 }
+
+
+def onnx_type(dtype: torch.dtype) -> int:
+    """ONNX's element type of a dtype. Raises UnsupportedOpError where it has none."""
+    if dtype not in ONNX_TYPES:
+        raise UnsupportedOpError(
+            f"a tensor of {dtype} cannot be in an ONNX graph", remedy="convert it to another dtype"
+        )
+    return ONNX_TYPES[dtype]
+
 
 SUPPORTED_OPSETS = range(13, 24)
 DEFAULT_OPSET = 20
@@ -122,7 +135,7 @@ class Emitter:
         name = self._fresh(f"{self._base}/constant")
         tensor = self.graph.initializer.add()
         tensor.name = name
-        tensor.data_type = ONNX_TYPES[data.dtype]
+        tensor.data_type = onnx_type(data.dtype)
         tensor.dims.extend(data.shape)
         tensor.raw_data = raw_bytes(data).tobytes()
         return Value(name, TensorSpec.of(data))
@@ -147,11 +160,16 @@ class Emitter:
         return self.constant(torch.tensor(numbers, dtype=torch.int64))
 
     def weight(self, name: str, tensor: torch.Tensor) -> Value:
-        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first."""
-        known = self._weight_names.setdefault(id(tensor), name)
-        if known == name and name not in self.weights:
-            self._names.setdefault(name, 0)
-            self.weights[name] = tensor
+        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first.
+
+        A tensor whose key another one has (a weight that is used with a batch norm folded into it, and as it
+        is) gets a name after that key.
+        """
+        known = self._weight_names.get(id(tensor))
+        if known is None:
+            onnx_type(tensor.dtype)
+            known = self._weight_names[id(tensor)] = self._fresh(name)
+            self.weights[known] = tensor
         return Value(known, TensorSpec.of(tensor))
 
     def cast(self, value: Value, dtype: torch.dtype) -> Value:
@@ -159,7 +177,7 @@ class Emitter:
         if value.spec is not None and value.spec.dtype == dtype:
             return value
         spec = value.spec.with_dtype(dtype) if value.spec is not None else None
-        return Value(self.node("Cast", value, to=ONNX_TYPES[dtype]).name, spec)
+        return Value(self.node("Cast", value, to=onnx_type(dtype)).name, spec)
 
     def unsupported(self, reason: str) -> NoReturn:
         """Says that this form of the op cannot be lowered to ONNX at this opset."""
@@ -403,7 +421,7 @@ def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
 def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
     """The typed declaration of a value; a dynamic dimension carries its name or formula."""
     return helper.make_tensor_value_info(
-        name, ONNX_TYPES[spec.dtype], [str(size) if isinstance(size, Dim) else size for size in spec.shape]
+        name, onnx_type(spec.dtype), [str(size) if isinstance(size, Dim) else size for size in spec.shape]
     )
 
 
@@ -446,4 +464,4 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
         raise ValueError(f"{node.op_type}.{name} is not a number")
 
 
-__all__ = ["DEFAULT_OPSET", "ONNX_TYPES", "SUPPORTED_OPSETS", "Emitter", "Value", "raw_bytes", "value_info"]
+__all__ = ["DEFAULT_OPSET", "SUPPORTED_OPSETS", "Emitter", "Value", "onnx_type", "raw_bytes", "value_info"]

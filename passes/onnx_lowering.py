@@ -14,7 +14,7 @@ from torch import fx
 
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.nested import leaves
-from passes.onnx_emitter import Emitter, Value, value_info
+from passes.onnx_emitter import Emitter, Value, onnx_type, value_info
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
@@ -63,6 +63,8 @@ class OnnxLowering:
         for node in program.graph.nodes:
             if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(node.meta[SPEC]):
                 self._lower(node, program, emit)
+        for name, spec in zip(output_names(program), tensor_specs(program.output().meta[SPEC]), strict=True):
+            self._is_typed(f"output {name}", spec)
         if self._blockers:
             raise unsupported(self._blockers)
         names = self._declare_outputs(program, emit)
@@ -76,7 +78,17 @@ class OnnxLowering:
 
     def _declare_inputs(self, program: Program, emit: Emitter) -> None:
         for node, name in zip(program.inputs(), self._input_names(program), strict=True):
-            self._values[node] = emit.input(name, node.meta[SPEC])
+            spec = node.meta[SPEC]
+            self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
+
+    def _is_typed(self, what: str, spec: TensorSpec) -> bool:
+        """Whether ONNX has the dtype of an input or output; where it has not, that is a blocker."""
+        try:
+            onnx_type(spec.dtype)
+        except UnsupportedOpError as error:
+            self._blockers.append(Blocker(what, error.message))
+            return False
+        return True
 
     def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
         call: BoundCall | None = node.meta.get(CALL)
@@ -89,12 +101,12 @@ class OnnxLowering:
         if call is None or call.op.lowering is None:
             self._block(node, program, "there is no direct lowering for it")
             return
-        emit.begin(_base_name(node), result)
-        arguments = {
-            name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
-            for name, value in call.arguments.items()
-        }
+        emit.begin(_base_name(node, program), result)
         try:
+            arguments = {
+                name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
+                for name, value in call.arguments.items()
+            }
             outputs = call.op.call(call.op.lowering, emit, arguments=arguments)
         except UnsupportedOpError as error:
             self._block(node, program, error.message)
@@ -169,8 +181,12 @@ def check_model(lowered: LoweredModel) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        too_early = "bfloat16" in str(error) and lowered.proto.opset_import[0].version < 22
         raise ExportError(
-            f"the lowered graph is not valid ONNX: {error}", remedy="report this with the model; --route torch may do"
+            f"the lowered graph is not valid ONNX: {error}",
+            remedy="use --opset 22 or later, where more operations take bfloat16"
+            if too_early
+            else "report this with the model; --route torch may do",
         ) from error
 
 
@@ -178,10 +194,13 @@ def _has_tensor(value: Any) -> bool:
     return next(tensor_specs(value), None) is not None
 
 
-def _base_name(node: fx.Node) -> str:
-    """A module call's module path, else the operation's name within the module: `layer1.0/add`."""
+def _base_name(node: fx.Node, program: Program) -> str:
+    """A module call's module path, else the operation's name within the module: `layer1.0/add`.
+
+    A layer with a batch norm folded into it keeps its own path.
+    """
     if node.op == "call_module":
-        return str(node.target)
+        return program.folds.get(str(node.target), (str(node.target),))[0]
     path = location_of(node).path
     operation = operation_of(node).strip("_")
     return f"{path}/{operation}" if path else operation

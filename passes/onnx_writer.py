@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,11 +25,14 @@ import torch
 from onnx import TensorProto
 
 from passes.errors import ExportError
-from passes.onnx_emitter import ONNX_TYPES, raw_bytes
+from passes.onnx_emitter import onnx_type, raw_bytes
 from passes.onnx_lowering import LoweredModel
 
 # A protobuf message holds less than 2 GiB; the graph itself needs room too.
 SINGLE_FILE_LIMIT = 2**31 - 2**24
+
+# Where Linux shows the open files of this process.
+_DESCRIPTORS = Path("/proc/self/fd")
 
 # Field numbers of onnx.proto, which never change.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
@@ -51,18 +56,17 @@ def write_model(
     """
     check_target(path)
     if weight_bytes(lowered) < limit:
-        with staged(path) as (file, staging):
-            write_single(lowered, file)
-            file.flush()
+        with staged(path) as staging:
+            write_single(lowered, staging.file)
+            staging.file.flush()
             if verify is not None:
-                verify(staging)
+                verify(staging.path)
         return
-    data = _write_external_data(lowered, path)
-    with staged(path) as (file, staging):
-        file.write(_with_external_data(lowered, data.name).SerializeToString(deterministic=True))
-        file.flush()
+    with _external_data(lowered, path) as location, staged(path, named=True) as staging:
+        staging.file.write(_with_external_data(lowered, location).SerializeToString(deterministic=True))
+        staging.file.flush()
         if verify is not None:
-            verify(staging)
+            verify(staging.path)
 
 
 def check_target(path: Path) -> None:
@@ -77,28 +81,61 @@ def check_target(path: Path) -> None:
         raise ExportError(f"the output folder {path.parent} is not writable", remedy="choose another folder")
 
 
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A file on its way to its place: open for writing, and where it can be read meanwhile."""
+
+    file: BinaryIO
+    path: Path
+
+
 @contextmanager
-def staged(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file beside `path` that takes its place when the block ends well, and vanishes otherwise."""
+def staged(path: Path, *, named: bool = False) -> Iterator[Staging]:
+    """A new file beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    Where the system can (Linux), the file has no name until it is whole, so that not even a killed process leaves
+    anything behind; `named` asks for one at once, which a reader needs that looks for other files beside it.
+    """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        staging = (None if named else _open_unnamed(path)) or _open_named(path)
     except OSError as error:
         raise ExportError(
             f"the output folder {path.parent} is not writable: {error.strerror}", remedy="choose another folder"
         ) from error
-    staging = Path(name)
+    name = staging.path if staging.path.parent != _DESCRIPTORS else None
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file, staging
-        staging.chmod(0o666 & ~_umask())
-        os.replace(staging, path)
+        with staging.file as file:
+            yield staging
+            file.flush()
+            if name is None:
+                name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+                os.link(staging.path, name, src_dir_fd=file.fileno())  # that makes it follow the link in /proc
+        name.chmod(0o666 & ~_umask())
+        os.replace(name, path)
     except OSError as error:
         raise ExportError(
             f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
         ) from error
     finally:
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
+        if name is not None:
+            with suppress(OSError):
+                name.unlink(missing_ok=True)
+
+
+def _open_unnamed(path: Path) -> Staging | None:
+    """A file without a name in the folder of `path`, or None where there is no such thing."""
+    if not hasattr(os, "O_TMPFILE") or not _DESCRIPTORS.is_dir():
+        return None
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError:  # not every file system has it
+        return None
+    return Staging(os.fdopen(descriptor, "wb"), _DESCRIPTORS / str(descriptor))
+
+
+def _open_named(path: Path) -> Staging:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    return Staging(os.fdopen(descriptor, "wb"), Path(name))
 
 
 def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
@@ -137,7 +174,7 @@ def _initializer_header(name: str, tensor: torch.Tensor) -> bytes:
 
 
 def _declaration(name: str, tensor: torch.Tensor) -> TensorProto:
-    return TensorProto(name=name, dims=tensor.shape, data_type=ONNX_TYPES[tensor.dtype])
+    return TensorProto(name=name, dims=tensor.shape, data_type=onnx_type(tensor.dtype))
 
 
 def _field(number: int, length: int) -> bytes:
@@ -153,24 +190,23 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _write_external_data(lowered: LoweredModel, path: Path) -> Path:
+@contextmanager
+def _external_data(lowered: LoweredModel, path: Path) -> Iterator[str]:
+    """The weights in a file beside `path`, whose name is given; it is gone again where the block fails."""
     digest = hashlib.blake2b(digest_size=4)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    for tensor in lowered.weights.values():
+        digest.update(raw_bytes(tensor).data)
+    target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
+    is_new = not target.exists()
+    with staged(target) as staging:
+        for tensor in lowered.weights.values():
+            staging.file.write(raw_bytes(tensor).data)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            for tensor in lowered.weights.values():
-                data = raw_bytes(tensor).data
-                digest.update(data)
-                file.write(data)
-        target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
-        Path(name).chmod(0o666 & ~_umask())
-        os.replace(name, target)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise ExportError(
-            f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
-        ) from error
-    return target
+        yield target.name
+    except BaseException:
+        if is_new:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def _with_external_data(lowered: LoweredModel, location: str) -> onnx.ModelProto:

@@ -83,6 +83,12 @@ class Program:
                     f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
                     remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
+        for name, shape in layer.inference.shapes.items():
+            if not all(isinstance(size, (int, Dim)) and size is not True and size >= 0 for size in shape):
+                raise LazyResolutionError(
+                    f"{layer.path or 'the layer'}.{name} would have the shape [{', '.join(map(repr, shape))}]",
+                    remedy="give the layer whole numbers for its sizes",
+                ).placed(layer.location)
         known = self.lazies.get(layer.path)
         if known is None:
             self.lazies[layer.path] = known = layer

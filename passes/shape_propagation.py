@@ -82,6 +82,26 @@ class Propagator:
             raise self._placed(ShapeError(str(error), remedy="give a fixed size for that dimension"), node) from error
         except TracerError as error:
             raise self._placed(error, node) from error
+        except Exception as error:
+            refusal = self._refusal(node)
+            if refusal is None:
+                raise  # torch takes what the rule does not: a bug of the rule
+            raise self._placed(refusal, node) from error
+
+    def _refusal(self, node: fx.Node) -> ShapeError | None:
+        """What torch says to a call that a rule fails at, or None where torch takes it: rules expect arguments of the
+        types that torch documents, and a caller may have given others (`kernel_size="3"`)."""
+        module = self.program.module(str(node.target)) if node.op == "call_module" else None
+        try:
+            self._without_rule(node, module)
+        except ShapeError as error:
+            return error
+        except NeedsDataError as error:
+            cause = error.__cause__ and error.__cause__.__cause__
+            return ShapeError(f"torch refuses {operation_of(node, self.program)}: {cause}") if module else None
+        except TracerError:
+            return None
+        return None
 
     def _evaluate(self, node: fx.Node) -> Any:
         if node.op == "output":

@@ -76,17 +76,17 @@ def _detached(model: Any, opset: int, metadata: Mapping[str, str]) -> LoweredMod
     import onnx_ir
 
     proto: onnx.ModelProto = onnx_ir.serde.serialize_model(model)
-    opset_id = helper.make_opsetid("", opset)
-    proto.ir_version = helper.find_min_ir_version_for([opset_id])
+    written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if written != opset:
+        raise ExportError(
+            f"torch.onnx.export cannot write this model in opset {opset}; it writes opset {written}",
+            remedy=f"use --opset {written}, or later",
+        )
+    proto.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     proto.producer_name = PRODUCER
-    for field in ("producer_version", "doc_string", "metadata_props"):
-        proto.ClearField(field)
-    graph = proto.graph
-    for holder in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+    proto.ClearField("producer_version")
+    for holder in (proto, *proto.functions):
         _forget_origin(holder)
-    for function in proto.functions:
-        for holder in (function, *function.node):
-            _forget_origin(holder)
     helper.set_model_props(proto, dict(metadata))
     return LoweredModel(
         proto, weights, [value.name for value in proto.graph.input], [value.name for value in proto.graph.output]
@@ -106,6 +106,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _forget_origin(holder: Any) -> None:
-    """Drops the stack traces and file names that the exporter notes on what it makes."""
-    holder.ClearField("doc_string")
-    holder.ClearField("metadata_props")
+    """Drops the stack traces and file names that the exporter notes on what it makes, and on all within it."""
+    for field, value in holder.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            holder.ClearField(field.name)
+        elif field.message_type is not None and field.name != "initializer":
+            for item in value if isinstance(value, Sequence) or hasattr(value, "add") else (value,):
+                _forget_origin(item)

@@ -150,6 +150,19 @@ def test_operations_keep_their_meaning(forward: Forward) -> None:
     assert convert(forward, spec("N", 8)).route == "direct"
 
 
+def test_a_tensor_of_a_tuple_is_what_the_forward_takes_it_for() -> None:
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        found = x.max(dim=1, keepdim=True)
+        assert isinstance(found, tuple)
+        assert not isinstance(found, (torch.Tensor, nn.Parameter))
+        assert not isinstance(x, (int, nn.Parameter))
+        assert isinstance(x.shape[0], int)
+        return m.fc(x + found[0])
+
+    assert convert(forward, spec("N", 8)).route == "direct"
+    assert not isinstance(isinstance, type(lambda: None)), "the builtin is back in its place"
+
+
 def test_dynamic_sequences() -> None:
     assert not conditions(convert(arithmetic, spec("N", "T", 8)), dynamic=True)
     assert conditions(convert(buffers, spec("N", "T", 8)), dynamic=True) == ["T <= 100"]

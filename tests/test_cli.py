@@ -41,6 +41,14 @@ class Net(nn.Module):
     def forward(self, x):
         return self.output(torch.relu(self.hidden(self.first(x))))
 
+class Wide(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.hidden = nn.LazyLinear(width)
+
+    def forward(self, x):
+        return self.hidden(x)
+
 class Spare(Net):
     def __init__(self):
         super().__init__()
@@ -198,6 +206,13 @@ class TestInspect:
         assert max(map(len, out.splitlines())) <= 80
         assert shell.files() == ["net.py"]
 
+    def test_paths_and_sizes_stay_whole_in_80_columns(self, shell: Shell) -> None:
+        resnet = str(REPOSITORY / "examples" / "resnet50.py") + ":ResNet50"
+        _, out, _ = shell.run("inspect", resnet, "-i", "Nx3xHxW")
+        words = out.split()
+        assert {"stages.3.2.spatial.1", "num_features=2048", "1,048,576", "(H+31)//32,"} <= set(words)
+        assert max(map(len, out.splitlines())) <= 80
+
     def test_json_is_the_report(self, shell: Shell) -> None:
         from tracer.loading import load_model
 
@@ -261,6 +276,11 @@ class TestFailures:
             (2, "convert net.py:Net -i 2x20 --colour -o net.onnx", ["--colour"]),
             (2, "resolve net.py:Net -i 2x20 -o w.onnx", [".safetensors"]),
             (2, "destroy net.py:Net", ["destroy"]),
+            (2, "", ["Missing command", "--help"]),
+            (1, "convert net.py:Net -i 2x20 -o net.onnx --kwarg width=wide", ["net.py:12", "type str"]),
+            (1, "convert net.py:Wide -i 2x20 -o net.onnx --kwarg width=wide", ["hidden", "'wide'", "whole numbers"]),
+            (2, "convert net.py:Net -i x=@net -o net.onnx", ["no suffix", ".npy"]),
+            (1, "convert net.py:Net -i 2x20 -o net.onnx --weights net.py", ["net.py cannot be read as weights"]),
         ],
     )
     def test_status_message_and_nothing_written(

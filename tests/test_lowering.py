@@ -175,6 +175,35 @@ def test_every_blocker_is_named() -> None:
     assert [blocker.operation for blocker in info.value.blockers] == ["special_bessel_j0", "special_bessel_j1"]
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_types_that_onnx_lacks_are_blockers(dtype: torch.dtype) -> None:
+    class Converts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(5, dtype=dtype), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.cat([x.real.float(), self.weight.real.float()]), x
+
+    with pytest.raises(tracer.UnsupportedOpError) as info:
+        tracer.convert(Converts(), tracer.spec(5, dtype=dtype), route="direct")
+    assert {"input x", "output output_1"} < {blocker.operation for blocker in info.value.blockers}
+
+
+def test_parts_and_magnitude_of_complex_numbers_are_real() -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.LazyLinear(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            spectrum = torch.fft.rfft(x)
+            return self.fc(torch.cat([spectrum.real, spectrum.imag, spectrum.abs(), abs(spectrum)], -1))
+
+    assert tracer.inspect(Spectrum(), tracer.spec("N", 8)).resolved == {"fc": {"in_features": 20}}
+    assert tracer.convert(Spectrum(), tracer.spec("N", 8)).route == "torch"
+
+
 def test_the_torch_route_has_the_same_interface() -> None:
     class Fourier(nn.Module):
         def __init__(self) -> None:
@@ -193,3 +222,19 @@ def test_the_torch_route_has_the_same_interface() -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {"owner": "audio"}
     assert {"fc.weight", "fc.bias"} <= set(names(model.graph.initializer))
     assert b".py" not in model.SerializeToString()
+
+
+def test_the_torch_route_says_where_it_cannot_write_an_opset() -> None:
+    model = nn.Sequential(nn.LazyLinear(3), nn.LayerNorm(3))
+    with pytest.raises(ExportError, match=r"cannot write this model in opset 15; it writes opset 18(?s:.*)--opset 18"):
+        tracer.convert(model, tracer.spec("N", 5), route="torch", opset_version=15)
+
+
+def test_the_torch_route_leaves_no_trace_within_branches(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cond(x.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (x,))
+
+    content = tracer.convert(Branches(), tracer.spec(2, 5), tmp_path / "branches.onnx").path.read_bytes()
+    assert b"test_lowering" not in content
+    assert b".py" not in content

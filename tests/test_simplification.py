@@ -50,6 +50,7 @@ def test_a_batch_norm_is_folded(model: nn.Module, shape: tuple[int, ...]) -> Non
     assert conversion.verification is not None
     assert conversion.verification.largest_difference < 1e-4
     keys = set(model.state_dict())
+    assert [node.name for node in conversion.lowered.proto.graph.node if not node.name.startswith("0/")] == ["0"]
     assert {"0_1.weight", "0_1.bias"} == set(conversion.lowered.weights)
     assert not keys & set(conversion.lowered.weights)
     assert set(conversion.module.state_dict()) == keys
@@ -90,6 +91,17 @@ class BatchStatistics(TwoUsers):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))
+
+
+def test_a_weight_folded_in_one_place_stays_itself_in_another() -> None:
+    class Tied(TwoUsers):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight)
+
+    conversion = convert(trained(Tied()), 2, 4, 4)
+    weights = conversion.lowered.weights
+    assert list(weights) == ["conv_norm.weight", "conv_norm.bias", "conv.weight"]
+    assert weights["conv.weight"] is conversion.module.conv.weight
 
 
 @pytest.mark.parametrize("kind", [TwoUsers, CalledTwice, Hooked, BatchStatistics])

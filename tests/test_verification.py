@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +68,65 @@ def test_without_onnxruntime_the_reference_evaluator_serves(monkeypatch: pytest.
     assert conversion.verification is not None
     assert conversion.verification.runtime == "onnx.reference"
     assert conversion.verification.largest_difference < 1e-5
+
+
+class Of(nn.Module):
+    """A module with the forward it is given, and a layer of a dtype."""
+
+    def __init__(self, forward: Any, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.fc = nn.LazyLinear(3, dtype=dtype)
+        self.call = forward
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.call(self.fc, x)
+
+
+def runtime(model: nn.Module, *shape: int | str, dtype: torch.dtype = torch.float32, **options: Any) -> str:
+    conversion = tracer.convert(model, tracer.spec(*shape, dtype=dtype), route="direct", **options)
+    assert conversion.verification is not None
+    return conversion.verification.runtime
+
+
+def test_types_that_onnxruntime_has_no_kernels_for_run_in_the_reference_evaluator() -> None:
+    conv = nn.Sequential(nn.LazyConv2d(4, 3, dtype=torch.float64), nn.GELU())
+    assert runtime(conv, "N", 3, 6, 6, dtype=torch.float64) == "onnx.reference"
+    conv = nn.Sequential(nn.LazyConv2d(4, 3, dtype=torch.bfloat16), nn.MaxPool2d(2))
+    assert runtime(conv, "N", 3, 6, 6, dtype=torch.bfloat16, opset_version=22) == "onnx.reference"
+    assert runtime(Of(lambda fc, x: fc(x.half()).float(), torch.float16), "N", 3) == "onnxruntime"
+    assert runtime(Of(lambda fc, x: fc(x.bfloat16()).float(), torch.bfloat16), "N", 3) == "onnx.reference"
+    assert runtime(Of(lambda fc, x: fc(x.float())), "N", 3, dtype=torch.uint16) == "onnxruntime"
+
+
+def test_another_dtype_is_a_disagreement() -> None:
+    conversion = tracer.convert(Of(lambda fc, x: fc(x)), tracer.spec("N", 3), seed=0)
+    with pytest.raises(
+        VerificationError, match=r"output output at N=2 is float32, but the module gives torch\.float64"
+    ):
+        compare(conversion, Of(lambda fc, x: conversion.module.fc(x).double()), "N", 3)
+
+
+def test_a_module_that_does_not_run_itself_is_named(tmp_path: Path) -> None:
+    model = Of(lambda fc, x: fc(x.transpose(1, 2).view(x.size(0), -1)))
+    with pytest.raises(
+        tracer.ExportError,
+        match=r"test_verification\.py:\d+\): the module itself does not run at N=2: RuntimeError: view",
+    ):
+        tracer.convert(model, tracer.spec("N", 2, 3), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.uint1])
+def test_a_sample_that_cannot_be_made_is_an_input_error(dtype: torch.dtype) -> None:
+    with pytest.raises(tracer.InputError, match=r"no data can be made for the input x .*: "):
+        tracer.convert(Of(lambda fc, x: fc(x.float())), tracer.spec("N", 3, dtype=dtype))
+
+
+def test_random_numbers_in_the_forward_are_told_from_a_disagreement() -> None:
+    noisy = Of(lambda fc, x: fc(x) + torch.randn_like(x))
+    with pytest.raises(VerificationError, match="another result each time, as it draws random numbers"):
+        tracer.convert(noisy, tracer.spec("N", 3))
+    assert runtime(Of(lambda fc, x: (torch.rand(3), fc(x))[1]), "N", 3) == "onnxruntime"
 
 
 def test_the_random_state_is_restored() -> None:

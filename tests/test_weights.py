@@ -44,6 +44,12 @@ def same(left: nn.Module, right: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_checkpoint_in_torchs_old_format(trained: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(trained.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert same(tracer.resolve(Net(), weights=path), trained)
+
+
 @pytest.mark.parametrize("form", ["mapping", "safetensors", "pt"])
 @pytest.mark.parametrize("sample", [True, False])
 def test_a_checkpoint_resolves(trained: nn.Module, form: str, sample: bool, tmp_path: Path) -> None:

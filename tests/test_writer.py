@@ -81,7 +81,32 @@ def test_a_failure_leaves_the_old_file(conversion: tracer.Conversion, tmp_path: 
         with pytest.raises(RuntimeError, match="no"):
             write_model(conversion.lowered, path, refuse, limit=limit)
         assert path.read_bytes() == b"old"
-        assert not list(tmp_path.glob(".*"))
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_failure_leaves_an_older_models_weights(conversion: tracer.Conversion, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    write_model(conversion.lowered, path, limit=16)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+
+    def refuse(_: Path) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        write_model(conversion.lowered, path, refuse, limit=16)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    run(path)
+
+
+def test_without_unnamed_files_it_is_the_same(
+    conversion: tracer.Conversion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = conversion.save(tmp_path / "one.onnx").read_bytes()
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert conversion.save("two.onnx").read_bytes() == whole
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one.onnx", "two.onnx"]
+    assert os.stat(tmp_path / "one.onnx").st_mode == os.stat(tmp_path / "two.onnx").st_mode
 
 
 def test_a_full_disk_leaves_the_old_file(
@@ -116,6 +141,8 @@ def test_a_killed_run_leaves_the_old_file(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     assert path.read_bytes() == b"old"
+    if hasattr(os, "O_TMPFILE"):
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize("target", ["missing/model.onnx", "."])

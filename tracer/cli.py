@@ -121,8 +121,8 @@ class Invocation:
             return
         from passes.onnx_writer import staged
 
-        with staged(Path(self.json_target)) as (file, _):
-            file.write(text.encode())
+        with staged(Path(self.json_target)) as staging:
+            staging.file.write(text.encode())
 
     @contextmanager
     def _warnings_shown(self) -> Iterator[None]:
@@ -262,7 +262,7 @@ def _loaded(
 # Commands ---------------------------------------------------------------------------------------
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(tracer.__version__, prog_name="lazytracer")
 def cli() -> None:
     """Resolves PyTorch models with lazy layers by tracing, without running them, and exports them to ONNX.

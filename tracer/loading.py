@@ -353,7 +353,8 @@ def _read_tensor(path: Path, name: str) -> torch.Tensor:
     }
     if path.suffix not in readers:
         raise InputError(
-            f"the input file {path} ends in {path.suffix or 'no suffix'!r}", remedy=f"give a {', '.join(readers)} file"
+            f"the input file {path} has {f'the suffix {path.suffix}' if path.suffix else 'no suffix'}",
+            remedy=f"give a {', '.join(readers)} file",
         )
     try:
         return readers[path.suffix](path, name)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tracer.report import Layer, Report
 
 PIPED_WIDTH = 80
+# What columns of a table keep whole, and the room between them.
+WHOLE_PATH, WHOLE_TYPE, WHOLE_AXIS, WHOLE_SIZES, GAP = 24, 15, 12, 18, 2
 # Of longer lists the first few are shown.
 MANY = 4
 
@@ -56,24 +58,46 @@ class ProgressLine:
 
 def inspection(report: Report, verbose: bool = False) -> RenderableType:
     """The table of a model's layers, its totals and its guards."""
-    ruled = box.SIMPLE_HEAD if sys.stdout.isatty() else None
-    table = Table(box=ruled, show_edge=False, padding=(0, 2, 0, 0), pad_edge=False)
-    longest_type = max((len(layer.type) for layer in report.layers), default=0)
-    table.add_column("layer", overflow="fold", style="bold")
-    table.add_column("type", overflow="fold", min_width=min(longest_type, 20))
-    table.add_column("output", overflow="fold")
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("inferred", overflow="fold", style="green")
-    for layer in report.layers:
-        table.add_row(
-            Text(layer.path), layer.type, Text(shape(layer.output_shape)), f"{layer.params:,}", Text(inferred(layer))
-        )
     facts = _facts()
     _add_inputs_and_outputs(facts, report, [])
     facts.add_row("params", f"{report.params:,}")
     facts.add_row("macs", formula(report.macs))
     _add_guards(facts, report.guards, verbose)
-    return Group(Text(report.model, style="bold"), "", table, "", facts)
+    return Group(Text(report.model, style="bold"), "", _layers(report.layers), "", facts)
+
+
+def _layers(layers: Sequence[Layer]) -> Table:
+    """A row for each layer. On a narrow terminal shapes are broken between their axes, and long types; paths and
+    numbers stay whole while that is possible."""
+    head = ("layer", "type", "output", "params", "inferred")
+    rows = [
+        (
+            layer.path,
+            layer.type,
+            shape(layer.output_shape).replace(" + ", "+").replace(" - ", "-"),
+            f"{layer.params:,}",
+            inferred(layer),
+        )
+        for layer in layers
+    ]
+    path, kind, axes, params, sizes = (max(map(len, texts)) for texts in zip(head, *rows, strict=True))
+    path, sizes = min(path, WHOLE_PATH), min(sizes, WHOLE_SIZES)
+    room = _console(sys.stdout).width - (path + params + sizes)
+    gap = GAP if room >= WHOLE_TYPE + WHOLE_AXIS + GAP * (len(head) - 1) else 1
+    room -= gap * (len(head) - 1)
+    kind = min(kind, max(room - axes, WHOLE_TYPE))
+    axes = min(axes, max(room - kind, WHOLE_AXIS))
+    ruled = sys.stdout.isatty()  # the rule's box brings a column between the columns
+    table = Table(
+        box=box.SIMPLE_HEAD if ruled else None, show_edge=False, padding=(0, gap - ruled, 0, 0), pad_edge=False
+    )
+    styles = {"layer": "bold", "inferred": "green"}
+    for name, width in zip(head, (path, kind, axes, params, sizes), strict=True):
+        justify: Literal["left", "right"] = "right" if name == "params" else "left"
+        table.add_column(name, width=width, overflow="fold", style=styles.get(name), justify=justify)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: float, verbose: bool) -> RenderableType:

@@ -50,13 +50,22 @@ class Sample:
         return self._map(lambda leaf: replace(leaf.name, leaf.spec))
 
     def data(self, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments as tensors: copies of the caller's own where they have these sizes, random ones elsewhere."""
+        """The arguments as tensors: copies of the caller's own where they have these sizes, random ones elsewhere.
+
+        Raises InputError where torch cannot make one: too large, or of a dtype without data.
+        """
 
         def tensor(leaf: Leaf) -> torch.Tensor:
             shape = tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
             if leaf.tensor is not None and tuple(leaf.tensor.shape) == shape:
                 return leaf.tensor.detach().clone()
-            return random_tensor(shape, leaf.spec)
+            try:
+                return random_tensor(shape, leaf.spec)
+            except (RuntimeError, TypeError) as error:
+                raise InputError(
+                    f"no data can be made for the input {leaf.name} {leaf.spec}: {str(error).strip().splitlines()[0]}",
+                    remedy="convert with verify=False (--no-verify), or give another sample",
+                ) from error
 
         return self._map(tensor)
 

@@ -28,13 +28,14 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """
     check_weights_target(path)
     entries = {name: value for name, value in module.state_dict().items() if not is_uninitialized(value)}
-    with staged(path) as (file, staging):
-        if path.suffix != ".safetensors":
-            torch.save(entries, file)
+    is_safetensors = path.suffix == ".safetensors"
+    with staged(path, named=is_safetensors) as staging:  # its writer takes a path, beside which it writes
+        if not is_safetensors:
+            torch.save(entries, staging.file)
             return
         from safetensors.torch import save_file
 
-        save_file(_unshared(entries), staging)
+        save_file(_unshared(entries), staging.path)
 
 
 def _unshared(entries: dict[str, object]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def read_weights(source: Weights) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True), str(path))
+        mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 cannot be
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), str(path))
     except LoadError:
         raise
     except Exception as error:  # safetensors, pickle, zipfile and torch each raise their own

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from passes.errors import check
 from passes.ops.op import Op, Owned
-from passes.ops.promotion import as_value, float_dtype
+from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def bind_prelu(module: nn.PReLU, input: Any) -> Mapping[str, Any]:
 @prelu.shape
 def prelu_shape(input: TensorSpec, weight: TensorSpec) -> TensorSpec:
     """One slope for all, or one for each channel; the channels are axis 1 where there are two axes or more."""
-    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
+    check_weight_dtype(input, weight)
     check(weight.ndim <= 1, "prelu's weight has {} axes, but can have at most 1", weight.ndim)
     channels = input.shape[1] if input.ndim >= 2 else 1
     check(
@@ -268,8 +268,11 @@ def refuse_approximation(input: TensorSpec, approximate: str) -> None:
 
 @activation("gelu", F.gelu, modules=(nn.GELU,), refuse=refuse_approximation)
 def lower_gelu(emit: Emitter, input: Value, approximate: str = "none") -> Value:
-    """x/2 * (1 + erf(x / sqrt 2)), or x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
-    if emit.opset >= 20:
+    """x/2 * (1 + erf(x / sqrt 2)), or x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))).
+
+    ONNX defines its Gelu with constants in float32, so it is no operation for float64.
+    """
+    if emit.opset >= 20 and input.dtype != torch.float64:
         return emit.node("Gelu", input, approximate=approximate)
     if approximate == "none":
         inner = emit.node("Erf", emit.node("Div", input, emit.scalar(math.sqrt(2), input)))

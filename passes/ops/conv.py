@@ -19,6 +19,7 @@ from passes.dimension import Dim, Size, product
 from passes.errors import check
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.pad import lower_pad, pad_shape
+from passes.ops.promotion import check_weight_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _check_operands(
     """Strides and dilations per axis, after the checks that both directions share."""
     _check_rank(input, rank)
     check(weight.ndim == rank + 2, "the weight needs {} axes, found {}", rank + 2, weight)
-    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
+    check_weight_dtype(input, weight)
     check(0 not in [s for s in input.shape[-rank:] if isinstance(s, int)], "the input {} is empty", input)
     check(groups >= 1, "groups is {}, but must be at least 1", groups)
     strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)

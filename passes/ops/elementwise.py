@@ -120,8 +120,9 @@ def elementwise(
 
         def lower(emit: Emitter, **arguments: Any) -> Value:
             given, options = split(arguments)
-            computed = compute(result_dtype(*given), **options)
-            if computed.is_complex:
+            promoted = result_dtype(*given)
+            computed = compute(promoted, **options)
+            if promoted.is_complex or computed.is_complex:
                 emit.unsupported("ONNX has no complex arithmetic")
             if KINDS[category(computed)] not in kinds:
                 emit.unsupported(f"torch itself computes no {name} of {computed}")

@@ -351,7 +351,9 @@ def bind_real(input: Any) -> Mapping[str, Any]:
 
 @attribute.shape
 def attribute_shape(input: TensorSpec, name: str) -> TensorSpec:
-    if name not in ORDERS or input.dtype.is_complex:
+    if name in ("real", "imag") and input.dtype.is_complex:
+        return input.with_dtype(input.dtype.to_real())
+    if name not in ORDERS:
         raise UnsupportedOpError(f"the attribute {name!r} of a {input.dtype} tensor is not known")
     check(name != "H" or input.ndim in (0, 2), ".H takes a tensor of 2 axes, found {}", input.ndim)
     check(name not in ("mT", "mH") or input.ndim != 1, ".{} takes 2 axes or more, found 1", name)
@@ -360,9 +362,11 @@ def attribute_shape(input: TensorSpec, name: str) -> TensorSpec:
 
 @attribute.lower
 def lower_attribute(emit: Emitter, input: Value, name: str) -> Value:
+    if input.dtype.is_complex:
+        emit.unsupported("ONNX has no complex numbers")
     return transposed(emit, input, ORDERS[name](input.ndim))
 
 
 @attribute.identity
 def attribute_identity(result: TensorSpec, input: TensorSpec, name: str) -> bool:
-    return name in ("data", "real")
+    return name in ("data", "real") and result == input

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from passes.dimension import Size
 from passes.errors import check
 from passes.ops.op import Inference, Op, Owned
+from passes.ops.promotion import broadcast_shapes, check_weight_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -37,14 +38,25 @@ def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inferenc
 @linear.shape
 def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> TensorSpec:
     check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    check(weight.ndim in (1, 2), "a linear layer needs a weight of 1 or 2 axes, found {}", weight)
     check(
         input.shape[-1] == weight.shape[-1],
         "in_features is {}, but the input's last axis is {}",
         weight.shape[-1],
         input.shape[-1],
     )
-    check(input.dtype == weight.dtype, "the input is {}, but the weight is {}", input.dtype, weight.dtype)
-    return input.with_shape(*input.shape[:-1], *weight.shape[:-1])
+    check_weight_dtype(input, weight)
+    result = input.with_shape(*input.shape[:-1], *weight.shape[:-1])
+    if bias is not None:
+        check(weight.ndim == 2, "a weight of 1 axis takes no bias")
+        check(bias.dtype == weight.dtype, "the bias is {}, but the weight is {}", bias.dtype, weight.dtype)
+        check(
+            broadcast_shapes(result.shape, bias.shape) == result.shape,
+            "the bias {} does not fit the result {}",
+            bias,
+            result,
+        )
+    return result
 
 
 @linear.lower

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from passes.dimension import Dim, Size, hint
-from passes.errors import ShapeError
+from passes.errors import ShapeError, check
 from passes.ratio import Ratio
 from passes.spec import TensorSpec, shape_text
 
@@ -119,6 +119,17 @@ def broadcast(*operands: Any, dtype: torch.dtype | None = None) -> TensorSpec:
     # A 0-d CPU tensor may meet tensors of another device; the result lives with the others.
     device = next((tensor.device for tensor in tensors if tensor.ndim), tensors[0].device)
     return TensorSpec(shape, dtype or result_dtype(*operands), device)
+
+
+def check_weight_dtype(input: TensorSpec, weight: TensorSpec) -> None:
+    """A layer's weight and input have one dtype: torch promotes neither."""
+    check(
+        input.dtype == weight.dtype,
+        "the input is {}, but the weight is {}",
+        input.dtype,
+        weight.dtype,
+        remedy=f"give the input as {str(weight.dtype).removeprefix('torch.')}, or the layer another dtype",
+    )
 
 
 def promote(emit: Emitter, *operands: Any, dtype: torch.dtype | None = None) -> tuple[Value, ...]:

@@ -172,7 +172,19 @@ def lower_square(emit: Emitter, input: Value) -> Value:
     return emit.node("Mul", input, input)
 
 
-@declare("abs", "absolute", functions=(builtins.abs, operator.abs), methods=("__abs__",), kinds="integer float")
+def magnitude(dtype: torch.dtype, **options: Any) -> torch.dtype:
+    """The absolute value of a complex number is real."""
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+@declare(
+    "abs",
+    "absolute",
+    functions=(builtins.abs, operator.abs),
+    methods=("__abs__",),
+    compute=magnitude,
+    kinds="integer float",
+)
 def lower_abs(emit: Emitter, input: Value) -> Value:
     return emit.node("Abs", input)
 

@@ -99,3 +99,13 @@ def test_to_a_size_that_is_dynamic() -> None:
 def test_places_over_dynamic_sizes_are_refused() -> None:
     with pytest.raises(UnsupportedOpError, match="places of maxima in windows over a dynamic size"):
         assert_lowering_matches(MAX[2](3, return_indices=True), torch.randn(1, 2, 9, 8), dynamic={0: {2: "H"}})
+
+
+@pytest.mark.parametrize("output", [(None, 1), (1, None), (None, None), (None, 4), (4, None), (1, 3)])
+def test_an_axis_that_keeps_or_loses_its_size_may_be_dynamic(output: Any) -> None:
+    x, other = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 9, 8)
+    axes = {0: "N", **{axis: name for axis, name, size in zip((2, 3), "HW", output, strict=True) if size in (None, 1)}}
+    if 2 in axes:
+        other = torch.randn(5, 3, 12, 8)
+    for kinds in (AVG, MAX):
+        assert_lowering_matches(kinds[2](output), x, dynamic={0: axes}, also=(other,))

@@ -183,6 +183,26 @@ def test_ceil_mode_over_dynamic_sizes(pool: nn.Module) -> None:
         assert_lowering_matches(pool, x, dynamic={0: {0: "N", 2: "H", 3: "W"}}, also=(other,), atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [11, 12, 13, 14, 15])
+@pytest.mark.parametrize("options", OPTIONS[3:])
+def test_ceil_mode_over_a_dynamic_size(options: dict[str, Any], size: int) -> None:
+    x, other = torch.randn(2, 3, 9, 8), torch.randn(5, 3, size, size + 2)
+    for module in (
+        nn.MaxPool2d(**options),
+        nn.AvgPool2d(**options),
+        nn.AvgPool2d(**options, count_include_pad=False),
+        nn.AvgPool2d(**options, divisor_override=5),
+    ):
+        assert_lowering_matches(module, x, dynamic={0: {0: "N", 2: "H", 3: "W"}}, also=(other,))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_dilated_last_window_may_reach_a_whole_kernel_beyond_the_input(padding: int) -> None:
+    module = nn.MaxPool1d(2, stride=4, dilation=3, ceil_mode=True, padding=padding)
+    assert_lowering_matches(module, torch.randn(2, 3, 9))
+    assert_lowering_matches(module, torch.randn(2, 3, 9), dynamic={0: {2: "T"}}, also=(torch.randn(2, 3, 12),))
+
+
 def test_a_window_too_large_is_named_in_numbers() -> None:
     with pytest.raises(tracer.ShapeError, match="window of 7 elements is larger than spatial axis 0, which has 6"):
         propagated(nn.MaxPool2d(7, padding=1), torch.empty(1, 3, 4, 9))
