@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from passes.dimension import product
 from passes.errors import check
 from passes.ops.op import Op
-from passes.ops.pad import lower_pad
 from passes.ops.windows import Sizes, Windows, check_rank, per_axis
 from passes.spec import TensorSpec
 
@@ -235,16 +233,24 @@ def lower_max_pool(
     if input.dtype == torch.int64:
         emit.unsupported("ONNX has no MaxPool of int64, and no wider dtype")
     windows = Windows(input, rank, kernel_size, stride, padding, dilation, ceil_mode)
+    pads = windows.pads()
+    # onnxruntime refuses a padding as large as the kernel, which a dilated window may need at the end.
+    apart = any(size >= kernel for size, kernel in zip(pads, windows.kernel * 2, strict=True))
+    if apart and return_indices:
+        emit.unsupported("the places of maxima where the last dilated window reaches a kernel's size beyond the input")
 
     def pool(x: Value) -> tuple[Value, ...]:
+        if apart:
+            around = emit.ints(0, 0, *pads[:rank], 0, 0, *pads[rank:])
+            x = emit.node("Pad", x, around, emit.scalar(_lowest(input.dtype), input))
         return emit.nodes(
             "MaxPool",
             x,
             outputs=2 if return_indices else 1,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
+            pads=None if apart else pads,
             dilations=list(windows.dilation),
-            **windows.placement(emit),
         )
 
     result, *places = batched(emit, input, rank, pool)
@@ -252,6 +258,10 @@ def lower_max_pool(
         return result
     plane = emit.size(product(windows.sizes))
     return result, emit.node("Mod", places[0], plane)
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
 
 @avg_pool.lower
@@ -266,30 +276,26 @@ def lower_avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    """AveragePool. What `ceil_mode` adds behind the input never counts, so zeros that do are padded in first.
-
-    With a divisor of its own, a pool is a sum, and all zeros in its windows count.
-    """
+    """AveragePool. Padding counts for torch, what `ceil_mode` adds behind it does not: it is padded away first."""
     windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
+    pads = windows.pads()
+    own = [*windows.padding, *windows.padding]
     summed = divisor_override is not None
-    padded = ceil_mode and (summed or count_include_pad)
-    placement = {} if padded and summed else windows.placement(emit, padded)
+    mixed = count_include_pad and not summed and pads != own
 
     def pool(x: Value) -> tuple[Value, ...]:
-        if padded:
-            behind = [windows.end_padding(axis) if summed else windows.padding[axis] for axis in range(rank)]
-            amounts = [pair for axis in reversed(range(rank)) for pair in (windows.padding[axis], behind[axis])]
-            x = replace(lower_pad(emit, x, amounts), spec=x.spec)
+        if mixed and any(own):
+            x = emit.node("Pad", x, emit.ints(0, 0, *windows.padding, 0, 0, *windows.padding))
         node = emit.node(
             "AveragePool",
             x,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
-            count_include_pad=int((summed or count_include_pad) and not padded) or None,
-            **placement,
+            pads=[after - before for after, before in zip(pads, own, strict=True)] if mixed else pads,
+            count_include_pad=int(summed or (count_include_pad and not mixed)) or None,
         )
         if divisor_override is not None:
-            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / divisor_override, x))
+            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / divisor_override, input))
         return (node,)
 
     return batched(emit, input, rank, pool)[0]

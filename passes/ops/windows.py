@@ -15,7 +15,7 @@ from passes.errors import check
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx_emitter import Value
 
 Sizes = int | Sequence[int]
 
@@ -56,7 +56,6 @@ class Windows:
         self.dilation = per_axis("dilation", dilation, rank)
         self.ceil = ceil
         self.sizes = input.shape[-rank:]
-        self.leaves_out = [False] * rank
         self.counts = tuple(self._count(axis) for axis in range(rank))
 
     def reach(self, axis: int) -> int:
@@ -84,38 +83,25 @@ class Windows:
                 self.sizes[axis] + 2 * padding,
             )
             return room // stride + 1
-        count = (room + stride - 1) // stride + 1
-        # Asked only where the answer can be yes, so that a dynamic size leaves no guard where it cannot.
-        if stride + padding > self.reach(axis) and (count - 1) * stride >= self.sizes[axis] + padding:
-            count = count - 1
-            self.leaves_out[axis] = True
-        check(count >= 1, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
-        return count
+        # With ceil_mode the last window reaches beyond the end, but starts inside the input or its left padding.
+        last_start = self.sizes[axis] + padding - 1 - max(self.reach(axis) - stride - padding, 0)
+        check(last_start >= 0, "the window of {} elements finds no place on spatial axis {}", self.reach(axis), axis)
+        return last_start // stride + 1
 
-    def end_padding(self, axis: int) -> Size:
-        """How far beyond the input the last window reaches; the padding where none reaches further."""
-        if not self.ceil or self.leaves_out[axis]:
-            return self.padding[axis]
-        last = (self.counts[axis] - 1) * self.stride[axis] + self.reach(axis)
-        return last - self.sizes[axis] - self.padding[axis]
+    def end_padding(self, axis: int) -> int:
+        """How far beyond the input the last window reaches, or may reach where the size is dynamic; at least the
+        padding."""
+        padding, stride, size = self.padding[axis], self.stride[axis], self.sizes[axis]
+        if not self.ceil:
+            return padding
+        count = self.counts[axis]
+        if isinstance(size, int) and isinstance(count, int):
+            return max((count - 1) * stride + self.reach(axis) - size - padding, padding)
+        return min(padding + stride, self.reach(axis)) - 1
 
-    def placement(self, emit: Emitter, padded: bool = False) -> dict[str, Any]:
-        """ONNX's attributes for where the windows are, on an input that may be `padded` already."""
-        if any(self.leaves_out) and not all(self.leaves_out):
-            inside = [*self.padding, *self.padding] if padded else [0] * (2 * self.rank)
-            return {"pads": [pad - done for pad, done in zip(self.pads(emit), inside, strict=True)]}
-        pads = [0] * (2 * self.rank) if padded else [*self.padding, *self.padding]
-        return {"pads": pads, "ceil_mode": int(self.ceil and not any(self.leaves_out)) or None}
-
-    def pads(self, emit: Emitter) -> list[int]:
-        """The padding before each spatial axis, then behind each, where the last window ends."""
-        behind = [self.end_padding(axis) for axis in range(self.rank)]
-        fixed = [size for size in behind if isinstance(size, int)]
-        if len(fixed) < self.rank:
-            emit.unsupported("with ceil_mode, the end of the last window over a dynamic size is not known")
-        if any(size >= kernel for size, kernel in zip(fixed, self.kernel, strict=True)):
-            emit.unsupported("with ceil_mode, a dilated window reaches too far beyond the input")
-        return [*self.padding, *fixed]
+    def pads(self) -> list[int]:
+        """ONNX's `pads`: what is before each spatial axis, then what is behind."""
+        return [*self.padding, *(self.end_padding(axis) for axis in range(self.rank))]
 
 
 __all__ = ["Sizes", "Windows", "check_rank", "per_axis"]
