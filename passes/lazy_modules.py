@@ -39,7 +39,7 @@ class LazyLayer:
 
 
 def is_uninitialized(tensor: torch.Tensor | None) -> bool:
-    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+    return issubclass(type(tensor), (nn.UninitializedParameter, nn.UninitializedBuffer))
 
 
 def owns_uninitialized(module: nn.Module) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import enum
+import weakref
 from collections import OrderedDict
-from types import MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from passes.lazy_modules import is_uninitialized
 
-_SHARED_TYPES = (int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size)
-_CONTAINERS = (dict, list, set, OrderedDict)
+_SHARED_TYPES = frozenset({int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size})
+_CONTAINERS = frozenset({dict, list, set, OrderedDict})
 
 
 class Sharing(enum.Enum):
@@ -31,18 +33,19 @@ def copy_model(model: nn.Module, device: torch.device | None = None, *, sharing:
     With `device`, tensors are not shared but stand on that device, the uninitialised ones still so; `sharing`
     says which are copied otherwise.
 
-    Uninitialised tensors are replaced by new ones
-    of the same kind (`copy.deepcopy` refuses lazy buffers). Every other attribute is copied, so that
-    nothing done to the copy reaches the original; what cannot be copied (a lock, an open file) is
-    shared. Aliases stay aliases.
+    Uninitialised tensors are replaced by new ones of the same kind (`copy.deepcopy` refuses lazy buffers). Every other
+    attribute is copied, so that nothing done to the copy reaches the original, hooks and what they close over too; what
+    cannot be copied (a lock, an open file) is shared. Aliases stay aliases.
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _stand_in(tensor, device, sharing)
-        memo[id(module)] = type(module).__new__(type(module))
-    for module in list(model.modules()):
+    modules = list(model.modules())
+    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+        for module in modules:
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None and id(tensor) not in memo:
+                    memo[id(tensor)] = _stand_in(tensor, device, sharing)
+            memo[id(module)] = type(module).__new__(type(module))
+    for module in modules:
         _copy_attributes(module, memo[id(module)], memo)
     result = memo[id(model)]
     assert isinstance(result, nn.Module)
@@ -73,20 +76,47 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
             attributes[name] = value
         elif name in ("_parameters", "_buffers", "_modules"):
             attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
-        elif kind is OrderedDict and "_hooks" in name:
-            attributes[name] = memo[id(value)] = OrderedDict((key, _rebound(hook, memo)) for key, hook in value.items())
         elif id(value) in memo:
             attributes[name] = memo[id(value)]
         elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a deepcopy
             attributes[name] = memo[id(value)] = kind()
+        elif kind is OrderedDict and "_hooks" in name:
+            attributes[name] = memo[id(value)] = OrderedDict((key, _rebound(hook, memo)) for key, hook in value.items())
+        elif kind is tuple and all(type(item) in _SHARED_TYPES for item in value):
+            attributes[name] = value
+        elif kind is RemovableHandle:
+            attributes[name] = memo[id(value)] = _rebound_handle(value, memo)
         else:
             attributes[name] = _copy_value(value, memo)
 
 
 def _rebound(hook: Any, memo: dict[int, Any]) -> Any:
-    """A hook that is a method of a copied module, as that method of the copy; any other as it is."""
+    """A hook that is a method of a copied module, as that method of the copy; a function, with copies of what it
+    closes over; any other as it is."""
     owner = memo.get(id(getattr(hook, "__self__", None)))
-    return hook if owner is None else MethodType(hook.__func__, owner)
+    if owner is not None:
+        return MethodType(hook.__func__, owner)
+    if not isinstance(hook, FunctionType) or not hook.__closure__:
+        return hook
+    cells = tuple(CellType(_copy_value(cell.cell_contents, memo)) for cell in hook.__closure__)
+    rebound = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
+    rebound.__kwdefaults__ = hook.__kwdefaults__
+    return rebound
+
+
+def _rebound_handle(handle: RemovableHandle, memo: dict[int, Any]) -> RemovableHandle:
+    """The handle of a hook, to remove it from the copy."""
+    rebound = RemovableHandle.__new__(RemovableHandle)
+    rebound.id = handle.id
+    rebound.hooks_dict_ref = _rebound_reference(handle.hooks_dict_ref, memo)
+    rebound.extra_dict_ref = tuple(_rebound_reference(reference, memo) for reference in handle.extra_dict_ref)
+    return rebound
+
+
+def _rebound_reference(reference: Any, memo: dict[int, Any]) -> Any:
+    hooks = reference()
+    copied = memo.get(id(hooks))
+    return reference if copied is None else weakref.ref(copied)
 
 
 def _copy_value(value: Any, memo: dict[int, Any]) -> Any:

@@ -10,9 +10,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+from torch import fx
+
+# The types of most leaves, to be told from containers at once.
+ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, fx.Node})
+
 
 def map_structure(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The structure with `leaf(it)` in place of each leaf; a tuple stays a tuple and a list a list."""
+    if type(value) in ATOMS:
+        return leaf(value)
     if isinstance(value, tuple):
         items = [map_structure(item, leaf) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
@@ -47,11 +55,8 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def is_dataclass_value(value: Any) -> bool:
     """Whether the value is an instance of a caller's dataclass; our own are leaves."""
-    return (
-        dataclasses.is_dataclass(value)
-        and not isinstance(value, type)
-        and type(value).__module__.partition(".")[0] not in ("passes", "tracer")
-    )
+    kind = type(value)
+    return hasattr(kind, "__dataclass_fields__") and kind.__module__.partition(".")[0] not in ("passes", "tracer")
 
 
 def fields_of(value: Any) -> dict[str, Any]:

@@ -106,7 +106,8 @@ class Program:
             shape = layer.inference.shapes.get(name)
             if shape is None:
                 continue
-            spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
+            with torch._C.DisableTorchFunctionSubclass():  # a lazy tensor answers through Python
+                spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
             tied = self.inferred.setdefault(id(tensor), spec)
             if tied.shape != spec.shape:
                 raise LazyResolutionError(
@@ -124,7 +125,12 @@ class Program:
     def unreached_lazies(self) -> list[str]:
         """The lazy modules that the sample never calls, a shared one by its first path."""
         reached = {id(self.module(path)) for path in self.lazies}
-        return [path for path, module in self.root.named_modules() if self.awaits(module) and id(module) not in reached]
+        first = {id(module): path for path, module in reversed(self.modules.items())}
+        return [
+            path
+            for path, module in self.modules.items()
+            if first[id(module)] == path and id(module) not in reached and self.awaits(module)
+        ]
 
     def inputs(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
@@ -143,9 +149,14 @@ class Program:
             return self.root
         if path in self.added:
             return self.added[path]
+        return self.modules[path]
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules of `root` by path; a shared one by each."""
         if self._modules is None:
             self._modules = dict(self.root.named_modules(remove_duplicate=False))
-        return self._modules[path]
+        return self._modules
 
     def rebase(self, root: nn.Module) -> None:
         """Makes the graph's targets name the modules of another root with the same structure."""

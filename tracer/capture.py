@@ -18,6 +18,7 @@ from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import (
     LazyLayer,
+    awaits_first_input,
     infer_by_running,
     is_torch_lazy,
     own_tensors,
@@ -80,13 +81,12 @@ class CapturingTracer(fx.Tracer):
         self._model = model
         self._sample = sample
         self._copy = copy_model(model).eval()
-        modules = list(self._copy.named_modules(remove_duplicate=False))
-        tensors = [
-            *self._copy.named_parameters(remove_duplicate=False),
-            *self._copy.named_buffers(remove_duplicate=False),
-        ]
-        self._module_paths = {id(module): path for path, module in reversed(modules)}
-        self._tensor_paths = {id(tensor): path for path, tensor in reversed(tensors)}
+        self._modules = dict(self._copy.named_modules(remove_duplicate=False))
+        self._module_paths: dict[int, str] = {}
+        self._tensor_paths: dict[int, str] = {}
+        for path, module in self._modules.items():
+            self._module_paths.setdefault(id(module), path)
+            self._note_tensors(path, module)
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
@@ -112,7 +112,7 @@ class CapturingTracer(fx.Tracer):
     @property
     def program(self) -> Program:
         if self._program is None:
-            self._program = Program(self.graph, self._copy, self.log)
+            self._program = Program(self.graph, self._copy, self.log, _modules=self._modules)
         return self._program
 
     @property
@@ -266,9 +266,12 @@ class CapturingTracer(fx.Tracer):
 
     def _awaits(self, m: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
-        if owns_uninitialized(m):
-            with self.computing():
-                self.propagator.complete()
+        if awaits_first_input(m):
+            return True
+        if not owns_uninitialized(m):
+            return False
+        with self.computing():
+            self.propagator.complete()
         return self.program.awaits(m)
 
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -277,7 +280,11 @@ class CapturingTracer(fx.Tracer):
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
             self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))
-        for name, tensor in own_tensors(m):
+        self._note_tensors(path, m)
+
+    def _note_tensors(self, path: str, module: nn.Module) -> None:
+        """Notes by which path the graph names the module's own tensors; a shared one has its first."""
+        for name, tensor in own_tensors(module):
             self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
 
     def _meet(self, layer: LazyLayer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
@@ -12,20 +13,22 @@ import passes
 
 COMPILER_FOLDER = str(Path(passes.__file__).parent)
 _NOT_THE_CALLERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), COMPILER_FOLDER, "<")
-_known: dict[CodeType, bool] = {}
 
 
+@functools.lru_cache(maxsize=4096)
 def is_user_code(code: CodeType) -> bool:
     """Whether code is the caller's: neither torch's nor ours."""
-    known = _known.get(code)
-    if known is None:
-        known = _known[code] = not code.co_filename.startswith(_NOT_THE_CALLERS)
-    return known
+    return not code.co_filename.startswith(_NOT_THE_CALLERS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_name(code: CodeType) -> str:
+    return Path(code.co_filename).name
 
 
 def source_line(frame: FrameType, line: int | None = None) -> str:
     """`net.py:41`, for a frame of the caller's."""
-    return f"{Path(frame.f_code.co_filename).name}:{line or frame.f_lineno}"
+    return f"{_file_name(frame.f_code)}:{line or frame.f_lineno}"
 
 
 def current_source(boundary: CodeType) -> str | None:

@@ -29,7 +29,7 @@ from torch import fx, nn
 
 from passes.dimension import Size
 from passes.errors import CaptureError
-from passes.nested import map_structure
+from passes.nested import ATOMS, map_structure
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -339,7 +339,12 @@ def _unless_absent(module: nn.Module, value: Any) -> Any:
 
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The argument structure with every `fx.Node` and `Owned` replaced by `leaf(it)`."""
-    return map_structure(value, lambda item: leaf(item) if isinstance(item, (fx.Node, Owned)) else item)
+    kind = type(value)
+    if kind is fx.Node or kind is Owned:
+        return leaf(value)
+    if kind in ATOMS:
+        return value
+    return map_structure(value, lambda item: leaf(item) if type(item) is fx.Node or type(item) is Owned else item)
 
 
 __all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "TensorSpec", "bind_node"]
