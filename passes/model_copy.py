@@ -52,6 +52,16 @@ def copy_model(model: nn.Module, device: torch.device | None = None, *, sharing:
     return result
 
 
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """`model.eval()`, at once where no module has a way of its own to change its mode."""
+    modules = list(model.modules())
+    if any(type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval for module in modules):
+        return model.eval()
+    for module in modules:
+        module.__dict__["training"] = False
+    return model
+
+
 def _stand_in(tensor: torch.Tensor, device: torch.device | None, sharing: Sharing) -> torch.Tensor:
     """What the copy has in place of a parameter or buffer."""
     if is_uninitialized(tensor):

@@ -26,8 +26,8 @@ from passes.lazy_modules import (
     stand_on,
 )
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import copy_model
-from passes.nested import fields_of, is_dataclass_value, map_structure
+from passes.model_copy import copy_model, in_eval_mode
+from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import find_module, has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
@@ -80,7 +80,7 @@ class CapturingTracer(fx.Tracer):
         self.recording = True
         self._model = model
         self._sample = sample
-        self._copy = copy_model(model).eval()
+        self._copy = in_eval_mode(copy_model(model))
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
@@ -184,11 +184,13 @@ class CapturingTracer(fx.Tracer):
         kind = type(a)
         if kind is TracedTensor:
             return a.node
+        if kind in ATOMS:
+            return a
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):
             return a.node
-        if a is None or a is ... or isinstance(a, _LITERALS):
+        if a is ... or isinstance(a, _LITERALS):
             return a
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]

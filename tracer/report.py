@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from passes.dimension import Dim, Size
+from passes.dimension import Size
 from passes.guards import Guard
 from passes.lazy_modules import LazyLayer
 from passes.ops.op import BoundCall, Owned, map_leaves
@@ -152,7 +152,7 @@ def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
 
 
 def _plain(size: Size) -> int | str:
-    return str(size) if isinstance(size, Dim) else size
+    return size if type(size) is int else str(size)
 
 
 def _axes(spec: TensorSpec) -> list[int | str]:
