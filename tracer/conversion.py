@@ -24,7 +24,9 @@ from passes.model_copy import Sharing, copy_model
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
+from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
+from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
@@ -44,13 +46,13 @@ CallersPasses = Sequence[Pass | Callable[[Program], object]]
 class Conversion:
     """A converted model.
 
-    `module` is the eager model, of the caller's class; `graph_module` its simplified graph for inference;
+    `module` is the eager model, of the caller's class; `program` what the passes made of it;
     `route` is "direct" or "torch" and `route_reason` says why; `verification` is None where it was turned
     off; `timings` holds the seconds of each step.
     """
 
     module: nn.Module
-    graph_module: fx.GraphModule
+    program: Program
     route: str
     route_reason: str
     report: Report
@@ -58,6 +60,14 @@ class Conversion:
     verification: Verification | None = None
     timings: dict[str, float] = field(default_factory=dict)
     path: Path | None = None
+    _graph_module: fx.GraphModule | None = None
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The simplified graph for inference, as a torch.fx module; made when it is first asked for."""
+        if self._graph_module is None:
+            self._graph_module = self.program.graph_module()
+        return self._graph_module
 
     @property
     def onnx_model(self) -> onnx.ModelProto:
@@ -94,6 +104,7 @@ class Conversion:
                 check(file)
 
 
+@without_collection
 def inspect(
     model: nn.Module,
     args: Any,
@@ -112,6 +123,7 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@without_collection
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -155,6 +167,7 @@ def resolve(
     return model
 
 
+@without_collection
 def convert(
     model: nn.Module,
     args: Any,
@@ -191,9 +204,7 @@ def convert(
     resolved = work.resolve(copy_model(model), seed, given)
     export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
-    conversion = Conversion(
-        resolved, work.program.graph_module(), taken, reason, report, lowered, timings=work.timings, path=target
-    )
+    conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
     report.guards = work.log.guards
     conversion._deliver(work, target, verify)
     return conversion
@@ -289,7 +300,8 @@ class _Work:
         self.log = GuardLog()
         self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
         self.timings: dict[str, float] = {}
-        self.program, results = follow(model, self.sample, self.log)
+        with TORCH_STATE:
+            self.program, results = follow(model, self.sample, self.log)
         self._note(results)
         self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
         if self.program.unreached:
@@ -317,7 +329,7 @@ class _Work:
     def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
         """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
         step = LazyResolution(target) if weights is None else WeightLoading(target, weights)
-        with _seeded(seed):
+        with TORCH_STATE, _seeded(seed):
             self.run([step], Stage.SHAPED)
         return target
 
