@@ -286,6 +286,7 @@ class CapturingTracer(fx.Tracer):
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
         with self.computing():
+            self.propagator.complete()  # lazy layers called before this one draw their weights before it
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
             self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))
