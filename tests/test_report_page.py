@@ -192,7 +192,7 @@ class TestGraph:
         expanded = f"return document.querySelector('{header}').getAttribute('aria-expanded')"
         inside = NODE.format("stages_1_2_narrow_0")
         assert browser.run(expanded) == "false"
-        assert browser.texts(f"{header} .quiet") == ["11 operations"]
+        assert browser.texts(f"{header} .quiet") == ["11 operations, 6 lazy"]
         browser.click(header)
         assert browser.run(expanded) == "true"
         browser.click(GROUP.format("stages.1.2.narrow"))

@@ -110,7 +110,9 @@ function groupBox({ item: { group }, x, y, width, height }, layout, chain, act) 
 function groupLine(line, index, x) {
   const y = 21 + TEXT.line * (index + 1);
   if (index > 0) return inferredLine(line, x, y);
-  return svg("text", { class: "quiet", x, y, "font-size": TEXT.small, "text-anchor": "middle" }, line);
+  const [count, lazies] = line.split(/(?=, )/);
+  const marked = lazies ? svg("tspan", { class: "inferred" }, lazies) : null;
+  return svg("text", { class: "quiet", x, y, "font-size": TEXT.small, "text-anchor": "middle" }, count, marked);
 }
 
 function titleText(name, type, x, y, mark = "") {
@@ -128,7 +130,7 @@ function inferredLine(line, x, y) {
 }
 
 function spoken(node) {
-  const facts = [`${subtitle(node) || node.kind} ${node.path || node.type}`, ...inferredText(node.resolved)];
+  const facts = [[subtitle(node) || node.kind, node.path || node.type].join(" "), ...inferredText(node.resolved)];
   if (node.dtype) facts.push(`${shapeText(node.output_shape)} ${node.dtype}`);
   if (node.source) facts.push(node.source);
   return facts.join(", ");

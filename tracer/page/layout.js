@@ -32,7 +32,7 @@ class Hierarchy {
     this.groups = new Map();
     this.homes = new Map(data.nodes.map((node) => [node.id, node.group]));
     for (const group of data.groups) {
-      this.groups.set(group.path, { ...group, items: [], links: new Map(), count: 0, title: within(group.path, group.parent) });
+      this.groups.set(group.path, { ...group, items: [], links: new Map(), count: 0, lazies: 0, title: within(group.path, group.parent) });
     }
     for (const node of data.nodes) this.stand(node);
     for (const group of [...this.groups.values()]) this.divide(group);
@@ -49,6 +49,7 @@ class Hierarchy {
         this.groups.get(group.parent).items.push({ key: `group ${path}`, title: group.title, group });
       }
       group.count += isCalled(node);
+      group.lazies += isLazy(node);
     }
   }
 
@@ -62,7 +63,8 @@ class Hierarchy {
       const part = items.slice(start, start + size);
       const section = { path: `${path}[${start}]`, parent: path, type: "", resolved: {}, items: part, links: new Map() };
       section.title = `${part[0].title} … ${part.at(-1).title}`;
-      section.count = part.reduce((sum, item) => sum + (item.node ? isCalled(item.node) : item.group.count), 0);
+      section.count = sum(part, (item) => (item.node ? isCalled(item.node) : item.group.count));
+      section.lazies = sum(part, (item) => (item.node ? isLazy(item.node) : item.group.lazies));
       for (const item of part) {
         if (item.node) this.homes.set(item.node.id, section.path);
         else item.group.parent = section.path;
@@ -116,7 +118,7 @@ class Hierarchy {
     let level = [this.groups.get("")];
     for (;;) {
       level = level.flatMap((group) => group.items.flatMap((item) => item.group ?? []));
-      visible += level.reduce((sum, group) => sum + group.items.length, 0);
+      visible += sum(level, (group) => group.items.length);
       if (!level.length || visible > READABLE) return open;
       for (const group of level) open.add(group.path);
     }
@@ -259,16 +261,26 @@ function closedSize(group) {
 }
 
 function groupLines(group) {
-  return [`${group.count} ${group.count === 1 ? "operation" : "operations"}`, ...inferredText(group.resolved)];
+  const lazies = group.lazies ? `, ${group.lazies} lazy` : "";
+  return [`${group.count} ${group.count === 1 ? "operation" : "operations"}${lazies}`, ...inferredText(group.resolved)];
 }
 
 function isCalled(node) {
   return node.kind === "layer" || node.kind === "operation" ? 1 : 0;
 }
 
+function isLazy(node) {
+  return Object.keys(node.resolved).length ? 1 : 0;
+}
+
+function sum(items, amountOf) {
+  return items.reduce((total, item) => total + amountOf(item), 0);
+}
+
 /** What stands behind a node's name. */
 function subtitle(node) {
-  return { layer: node.type, input: "input", tensor: "tensor" }[node.kind] ?? "";
+  const behind = { layer: node.type, input: "input", tensor: "tensor" }[node.kind] ?? "";
+  return behind === nameOf(node) ? "" : behind;
 }
 
 function titleWidth(name, type) {

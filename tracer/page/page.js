@@ -42,6 +42,7 @@ function showPage() {
   function openOnly(paths) {
     layout.openOnly(paths);
     draw();
+    pane.toStart();
   }
 
   function search() {
@@ -130,7 +131,12 @@ class Pane {
   begin() {
     this.zoom = Math.min(1, Math.max(0.7, this.element.clientWidth / this.size.width));
     this.scale();
-    this.element.scrollLeft = (this.element.scrollWidth - this.element.clientWidth) / 2;
+    this.toStart();
+  }
+
+  /** Scrolls to where the forward begins. */
+  toStart() {
+    this.bringIntoView(this.drawn.querySelector(".node, .header"), false);
   }
 
   fit() {
