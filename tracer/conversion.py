@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from passes.onnx_lowering import LoweredModel
+    from tracer.drawing import Drawing
     from tracer.verification import Verification
 
 CallersPasses = Sequence[Pass | Callable[[Program], object]]
@@ -121,6 +122,38 @@ def inspect(
     """
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     return build_report(work.program, type(model).__name__)
+
+
+@without_collection
+def draw(
+    model: nn.Module,
+    args: Any,
+    f: str | Path | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    format: str | None = None,
+    dynamic_shapes: Any = None,
+    dims: Mapping[str, int] | None = None,
+    strict: bool = False,
+) -> Drawing:
+    """The graph of `model` with its shapes and what is inferred; writes the file where `f` is given.
+
+    `format` is "html" (one page that needs nothing but itself), "svg", "dot", "mermaid" or "json"; by default the
+    one that the suffix of `f` names. Runs nothing and changes nothing. Raises TracerError.
+    """
+    from passes.onnx_writer import check_target
+    from tracer.drawing import chosen_format, draw_view
+    from tracer.graph_view import build_graph_view
+
+    target = Path(f) if f is not None else None
+    chosen = chosen_format(format, target)
+    if target is not None:
+        check_target(target)
+    work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+    drawing = draw_view(build_graph_view(work.program, type(model).__name__), chosen)
+    if target is not None:
+        drawing.save(target)
+    return drawing
 
 
 @without_collection
@@ -345,4 +378,4 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-__all__ = ["Conversion", "convert", "inspect", "resolve"]
+__all__ = ["Conversion", "convert", "draw", "inspect", "resolve"]
