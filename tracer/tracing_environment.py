@@ -34,7 +34,7 @@ CREATION = (
 # what passes for a tensor for one of its own.
 SIZED = (
     "reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave",
-    "tensor", "as_tensor", "scalar_tensor",
+    "tensor", "as_tensor", "asarray", "scalar_tensor",
 )  # fmt: skip
 
 
