@@ -119,6 +119,16 @@ def numbers(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.fc(torch.clamp(shares, x[0, 0], 3)) + torch.bitwise_and(x.long(), 3).sum(1, keepdim=True)
 
 
+def numbers_from_shapes(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Native functions, of which torch's argument parser wants numbers, given sizes and numbers of axes."""
+    n, c = x.shape
+    y = torch.mul(x, n) + torch.where(x > n, torch.div(x, n + 1), c) + torch.clamp(x, -c, n)
+    y = torch.add(y, x, alpha=n) + torch.masked_fill(x, x > 0, c) + torch.remainder(x, n).addcmul(x, x, value=n)
+    y = torch.softmax(y, x.ndim - 1) + torch.cat([y, y], x.dim() - 1)[:, :c] + torch.special.xlogy(n, x.abs() + 1)
+    y = torch.transpose(y, 0, x.ndim - 1).t() + F.one_hot(torch.zeros(c).long(), n).sum(1)
+    return m.fc(torch.triu(y, n)) + torch.topk(x, n, dim=0)[0].sum(1, keepdim=True) + torch.sqrt(torch.tensor(n))
+
+
 STATIC: list[tuple[Forward, Any, list[str]]] = [
     (branch, spec(2, 8), ["x.shape[1] % 2 == 0"]),
     (length, spec(2, 8), ["x.shape[0] == 2"]),
@@ -145,7 +155,7 @@ def test_sizes_may_be_fixed_or_dynamic(forward: Forward, batch: Any) -> None:
     assert convert(forward, spec(*shape)).route == "direct"
 
 
-@pytest.mark.parametrize("forward", [in_place, best, numbers])
+@pytest.mark.parametrize("forward", [in_place, best, numbers, numbers_from_shapes])
 def test_operations_keep_their_meaning(forward: Forward) -> None:
     assert convert(forward, spec("N", 8)).route == "direct"
 

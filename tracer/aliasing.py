@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import cat, fx, stack  # as they are: while tracing, those of the module are recorded
 
 from passes.dimension import hint
 from passes.errors import CaptureError
@@ -180,9 +180,9 @@ class Aliases:
             order = [axes.index(axis) for axis in range(above.ndim)]
             return create("call_method", "permute", (new, *order), {})
         if name == "unbind":
-            return create("call_function", torch.stack, (new, given["dim"]), {})
+            return create("call_function", stack, (new, given["dim"]), {})
         if name in _PIECES:
-            return create("call_function", torch.cat, (new, given["dim"]), {})
+            return create("call_function", cat, (new, given["dim"]), {})
         subscript = _subscript(name, given, above.ndim)
         return create("call_function", with_item, (parent, subscript, new), {})
 

@@ -10,11 +10,14 @@ import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.fx import _symbolic_trace as symbolic_trace
+from torch.nn import functional as F
 from torch.utils._device import _device_constructors
 
 from passes.plain_attention import plain_attention
@@ -31,12 +34,39 @@ CREATION = (
     "rand", "randn", "randint", "randperm", "normal",
 )  # fmt: skip
 
-# Calls that torch itself would not hand over to be recorded: it turns their sizes into plain integers first, or takes
-# what passes for a tensor for one of its own.
-SIZED = (
-    "reshape", "tile", "broadcast_to", "narrow", "select", "roll", "full_like", "unflatten", "repeat_interleave",
-    "tensor", "as_tensor", "scalar_tensor",
-)  # fmt: skip
+
+# The tracers at work, the innermost last.
+_at_work: list[CapturingTracer] = []
+
+
+def _recordable(native: Callable[..., Any], makes_a_tensor: bool) -> Callable[..., Any]:
+    """The function, recorded where something traced is among its arguments, or always where it `makes_a_tensor`.
+
+    torch hands over tensors by itself, but takes no traced number for a number, and makes a tensor of data at once.
+    """
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not (_at_work and _at_work[-1].recording):
+            return native(*args, **kwargs)
+        if any(type(argument) is TracedTensor for argument in args) or has_traced((args, kwargs)):
+            return TracedTensor.__torch_function__(native, (), args, kwargs)
+        return (
+            _at_work[-1].create_proxy("call_function", native, args, kwargs)
+            if makes_a_tensor
+            else native(*args, **kwargs)
+        )
+
+    return call
+
+
+# Every native function of torch by where it is found, with what stands in for it.
+NATIVE = [
+    (home, name, native, _recordable(native, home is torch and name in CREATION))
+    for home in (torch, torch.special, torch.linalg, F)
+    for name, native in vars(home).items()
+    if isinstance(native, BuiltinFunctionType) and (home is not torch or hasattr(torch._C._VariableFunctions, name))
+]
 
 
 @contextmanager
@@ -47,7 +77,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         torch.no_grad(),
         plain_attention(),
         _passing_for_tensors(),
-        _recorded_creation(tracer),
+        _recorded_natives(tracer),
         _recorded_training(tracer),
         _traced_native_calls(tracer),
         _traced_wrapped_functions(),
@@ -75,27 +105,22 @@ def _passing_for_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def _recorded_creation(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, torch's creation functions become graph nodes, and so do the others that a traced size reaches."""
-    originals = {name: getattr(torch, name) for name in (*CREATION, *SIZED)}
-    _device_constructors()  # torch caches these functions when it first enters a device; it must find its own
-
-    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-        def create(*args: Any, **kwargs: Any) -> Any:
-            made_from_sizes = original.__name__ in CREATION or has_traced((args, kwargs))
-            if not (tracer.recording and made_from_sizes):
-                return original(*args, **kwargs)
-            return tracer.create_proxy("call_function", original, args, kwargs)
-
-        return create
-
-    for name, original in originals.items():
-        setattr(torch, name, recorded(original))
+def _recorded_natives(tracer: CapturingTracer) -> Iterator[None]:
+    """While tracing, torch's creation functions become graph nodes, and so do others that something traced reaches."""
+    # torch caches its functions when it first enters a device or overrides one; it must find its own.
+    _device_constructors()
+    torch.overrides.is_tensor_method_or_property(torch.add)
+    if not _at_work:
+        for home, name, _, stand_in in NATIVE:
+            setattr(home, name, stand_in)
+    _at_work.append(tracer)
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(torch, name, original)
+        _at_work.pop()
+        if not _at_work:
+            for home, name, native, _ in NATIVE:
+                setattr(home, name, native)
 
 
 @contextmanager

@@ -53,12 +53,11 @@ def setitem_shape(input: TensorSpec, index: Any, value: Any) -> TensorSpec:
     target = _target_shape(found, input.shape)
     if isinstance(value, TensorSpec):
         given = _without_lead(value.shape, len(target))
+        # How many elements a mask lets through is for the data to say.
         fits = len(given) <= len(target) and all(
-            (not isinstance(size, Dim) and size == 1) or (room is not None and size == room)
+            (not isinstance(size, Dim) and size == 1) or room is None or size == room
             for size, room in zip(reversed(given), reversed(target), strict=False)
         )
-        if not fits and None in target:
-            raise UnsupportedOpError("a tensor assigned to a mask's elements is laid out by data")
         check(fits, "{} cannot be assigned to elements of shape {}", shape_text(value.shape), shape_text(tuple(target)))
     return input
 
@@ -171,15 +170,34 @@ def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value, reduct
 def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
     """A choice between two tensors; mask and what is assigned are laid along the tensor's own axes."""
     ((place, mask),) = found.picks.items()
+    flags = emit.cast(mask, torch.bool)
     covered = found.layout[place : place + mask.ndim]
     extent: dict[int | None, Size] = dict(zip(covered, mask.shape, strict=True))
     # The view's axes from the back, the mask's taken together as the one that `given` has there.
     view = [*found.layout[:place], None, *found.layout[place + mask.ndim :]]
+    axis = given.ndim - (len(view) - place)
+    if axis >= 0 and not same_size(given.shape[axis], 1):
+        given = spread(emit, given, flags, axis)
+        view = list(found.layout)
     sizes = {axis: size for axis, size in zip(reversed(view), reversed(given.shape), strict=False) if axis is not None}
     if not same_size(product(given.shape), 1):
         given = emit.reshape(given, [sizes.get(axis, 1) for axis in range(tensor.ndim)])
-    where = emit.reshape(emit.cast(mask, torch.bool), [extent.get(axis, 1) for axis in range(tensor.ndim)])
+    where = emit.reshape(flags, [extent.get(axis, 1) for axis in range(tensor.ndim)])
     return replace(chosen(emit, where, given, tensor), spec=tensor.spec)
+
+
+def spread(emit: Emitter, values: Value, mask: Value, axis: int) -> Value:
+    """The values along an axis, one for each place that a mask lets through; the mask's axes replace it.
+
+    The place of a value is how many the mask has let through before. What lies at other places has no meaning.
+    """
+    passed = emit.cast(emit.reshape(mask, [product(mask.shape)]), torch.int64)
+    order = emit.node("Sub", emit.node("CumSum", passed, emit.scalar(0, torch.int64)), emit.ints(1))
+    laid = emit.node("Gather", values, order, axis=axis)
+    assert values.spec is not None
+    before, behind = values.shape[:axis], values.shape[axis + 1 :]
+    row = values.spec.with_shape(*before, product(mask.shape), *behind)
+    return emit.reshape(replace(laid, spec=row), [*before, *mask.shape, *behind])
 
 
 def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Value:

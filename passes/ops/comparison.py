@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import ShapeError, check
+from passes.errors import NeedsDataError, ShapeError, check
 from passes.ops.elementwise import NEVER, Native, elementwise, is_constant, tensors_only
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, broadcast_shapes, category, is_number, promote, result_dtype
@@ -303,7 +303,7 @@ def bind_where(condition: Any, input: Any = None, other: Any = None, **synonyms:
     if input is None or other is None:
         input, other = synonyms.get("self", input), other
     if input is None or other is None:
-        raise ShapeError(
+        raise NeedsDataError(
             "where(condition) lists the places that hold, and how many there are depends on the data",
             remedy="use where(condition, input, other)",
         )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from passes.dimension import Dim, Size, is_static
 from passes.errors import NeedsDataError, check
-from passes.nested import leaves, map_structure
+from passes.nested import leaves
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype
-from passes.ratio import Ratio
 from passes.spec import CPU, TensorSpec
 
 if TYPE_CHECKING:
@@ -131,35 +131,44 @@ def lower_new_full(
     return filled(emit, fill_value)
 
 
-tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.scalar_tensor))
+# From data ------------------------------------------------------------------------------------------
+
+tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.asarray))
+new_tensor = Op("new_tensor", methods=("new_tensor",))
+
+
+def _listed_shape(data: Any) -> tuple[int, ...]:
+    """The shape of nested lists."""
+    if not isinstance(data, (tuple, list)):
+        check(not isinstance(data, TensorSpec) or data.ndim == 0, "a list of numbers holds the tensor {}", data)
+        return ()
+    shapes = {_listed_shape(item) for item in data}
+    check(len(shapes) <= 1, "a list of numbers holds parts of unequal shapes: {}", data)
+    return (len(data), *(shapes.pop() if shapes else ()))
+
+
+def _listed_dtype(data: Any) -> torch.dtype:
+    """What holds every number of nested lists; the default float dtype for none."""
+    dtypes = [leaf.dtype if isinstance(leaf, TensorSpec) else number_dtype(leaf) for leaf in leaves(data)]
+    return reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
+
+
+@tensor.function(torch.scalar_tensor)
+def bind_scalar_tensor(s: Any, dtype: torch.dtype | None = None, device: Device = None, **_: Any) -> Mapping[str, Any]:
+    return {"data": s, "dtype": dtype or torch.get_default_dtype(), "device": device}
 
 
 @tensor.shape
 def tensor_shape(data: Any, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-    """A tensor of numbers and sizes, nested as they are; or of a tensor."""
+    """A tensor of numbers, sizes and 0-d tensors, nested as they are; or of a tensor."""
     if isinstance(data, TensorSpec):
-        return created(data.shape, dtype or data.dtype, device, data)
-    sampled = torch.tensor(map_structure(data, lambda n: n.hint if isinstance(n, (Dim, Ratio)) else n))
-    return created(tuple(sampled.shape), dtype or sampled.dtype, device)
+        return created(data.shape, dtype, device, data)
+    return created(_listed_shape(data), dtype or _listed_dtype(data), device)
 
 
-@tensor.lower
-def lower_tensor(emit: Emitter, data: Any, dtype: Any = None, device: Device = None) -> Value:
-    """A constant; one by one where sizes are dynamic."""
-    numbers = list(leaves(data))
-    if not any(isinstance(number, (Dim, Ratio)) for number in numbers):
-        return (
-            as_value(emit, data, emit.result.dtype)
-            if data is numbers[0]
-            else emit.constant(torch.tensor(data, dtype=emit.result.dtype))
-        )
-    values = [as_value(emit, number, emit.result.dtype) for number in numbers]
-    if not emit.result.shape:
-        return values[0]
-    return emit.reshape(emit.node("Concat", *(emit.unsqueeze(value, 0) for value in values), axis=0), emit.result.shape)
-
-
-new_tensor = Op("new_tensor", methods=("new_tensor",))
+@tensor.identity
+def tensor_identity(result: TensorSpec, data: Any, dtype: torch.dtype | None = None, device: Device = None) -> bool:
+    return isinstance(data, TensorSpec) and result == data
 
 
 @new_tensor.shape
@@ -170,15 +179,25 @@ def new_tensor_shape(
         return created(data.shape, dtype or data.dtype, device, input)
     if isinstance(data, Dim):
         return created((), dtype or torch.int64, device, input)
-    found = torch.tensor(data)
-    return created(found.shape, dtype or input.dtype, device, input)
+    return created(_listed_shape(data), dtype or input.dtype, device, input)
+
+
+@tensor.lower
+def lower_tensor(emit: Emitter, data: Any, dtype: Any = None, device: Device = None) -> Value:
+    """Numbers that are known are a constant. Others are computed one by one, and laid in a row."""
+    kind: torch.dtype = emit.result.dtype
+    if not isinstance(data, (tuple, list)):
+        return as_value(emit, data, kind)
+    numbers = list(leaves(data))
+    if all(isinstance(number, (int, float)) for number in numbers):
+        return emit.constant(torch.tensor(data, dtype=kind))
+    row = emit.node("Concat", *(emit.unsqueeze(as_value(emit, number, kind), 0) for number in numbers), axis=0)
+    return emit.reshape(replace(row, spec=emit.result.with_shape(len(numbers))), emit.result.shape)
 
 
 @new_tensor.lower
 def lower_new_tensor(emit: Emitter, input: Value, data: Any, dtype: Any = None, device: Device = None) -> Value:
-    if isinstance(data, (tuple, list)):
-        return emit.constant(torch.tensor(data, dtype=emit.result.dtype))
-    return as_value(emit, data, emit.result.dtype)
+    return lower_tensor(emit, data)
 
 
 # Numbers in a row -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.errors import check
+from passes.errors import NeedsDataError, check
 from passes.ops.op import Op, Owned
 from passes.spec import TensorSpec
 
@@ -252,12 +252,9 @@ def _reduce_present(emit: Emitter, rows: Value, present: Value, mode: str, weigh
 @one_hot.shape
 def one_hot_shape(input: TensorSpec, num_classes: int = -1) -> TensorSpec:
     check(input.dtype == torch.int64, "one_hot needs int64 indices, found {}", input.dtype)
-    check(
-        num_classes >= 0,
-        "one_hot with num_classes {} takes the number of classes from the data",
-        num_classes,
-        remedy="give num_classes",
-    )
+    if num_classes == -1:
+        raise NeedsDataError("one_hot takes the number of classes from the data", remedy="give num_classes")
+    check(num_classes >= 0, "one_hot cannot have {} classes", num_classes)
     return input.with_shape(*input.shape, num_classes)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from passes.dimension import Dim, Size, product
 from passes.errors import check
-from passes.ops.assignment import chosen
+from passes.ops.assignment import chosen, spread
 from passes.ops.axes import axis_of
 from passes.ops.layout import same_size
 from passes.ops.op import Op
@@ -142,16 +142,12 @@ def masked_scatter_shape(input: TensorSpec, mask: TensorSpec, source: TensorSpec
 
 @masked_scatter.lower
 def lower_masked_scatter(emit: Emitter, input: Value, mask: Value, source: Value) -> Value:
-    """The place of each of the source's elements is how many the mask has let through before."""
     shape = emit.result.shape
     if same_size(product(source.shape), 0):
         return expanded(emit, input, shape)
     flags = expanded(emit, mask, shape)
-    passed = emit.cast(emit.reshape(flags, [product(shape)]), torch.int64)
-    order = emit.node("Sub", emit.node("CumSum", passed, emit.scalar(0, torch.int64)), emit.ints(1))
-    elements = emit.reshape(source, [product(source.shape)])
-    taken = replace(emit.node("Gather", elements, order, axis=0), spec=emit.result.with_shape(product(shape)))
-    return chosen(emit, flags, emit.reshape(taken, shape), input)
+    laid = spread(emit, emit.reshape(source, [product(source.shape)]), flags, 0)
+    return chosen(emit, flags, laid, input)
 
 
 scatter = Op("scatter", functions=(torch.scatter,), methods=("scatter",))

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 Rule = Callable[..., Any]
 
 
-def _refuse(emit: Emitter, *_: Any, **__: Any) -> Value:
+def refuse(emit: Emitter, *_: Any, **__: Any) -> Value:
     emit.unsupported("it draws random numbers, so the exported model could not be compared with this one")
 
 
 def _random(name: str, rule: Rule, *functions: Callable[..., Any], methods: tuple[str, ...] = ()) -> Op:
     op = Op(name, functions=functions, methods=methods, random=True)
     op.shape(rule)
-    op.lowering = _refuse
+    op.lowering = refuse
     return op
 
 

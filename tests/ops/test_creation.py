@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.errors import UnsupportedOpError
-from tests.ops.oracle import assert_lowering_matches, assert_shape_matches
+from passes.errors import ShapeError, UnsupportedOpError
+from passes.program import SPEC
+from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 sizes = st.lists(st.integers(0, 4), max_size=3)
 dtypes = st.sampled_from([None, torch.float16, torch.float64, torch.int64, torch.int32, torch.bool])
@@ -62,6 +63,36 @@ def test_eye_and_linspace_shape(n: int, m: int) -> None:
     assert_shape_matches(lambda x: torch.linspace(0, 1, n, device=x.device), x)
 
 
+numbers = st.integers(0, 3) | st.booleans() | st.floats(0, 1) | st.sampled_from(["size", "element"])
+
+
+@given(
+    shape=st.sampled_from([(1,), (3,), (1, 2), (2, 1, 2)]),
+    leaves=st.lists(numbers, min_size=4, max_size=4),
+    dtype=st.sampled_from([None, torch.float64]),
+)
+def test_tensor_of_data_shape(shape: tuple[int, ...], leaves: list[Any], dtype: torch.dtype | None) -> None:
+    """Lists of numbers, of sizes, and of what is in a tensor."""
+    x = torch.ones(3, dtype=torch.float16)
+
+    def made(x: torch.Tensor) -> torch.Tensor:
+        known = {"size": x.shape[0], "element": x[0]}
+        row: list[Any] = [known[leaf] if isinstance(leaf, str) else leaf for leaf in leaves]
+        for size in reversed(shape):
+            row = [row[start : start + size] for start in range(0, len(row) - size + 1, size)]
+        return torch.tensor([row[0], row[0]], dtype=dtype)
+
+    expected = made(x)
+    if any(isinstance(leaf, str) for leaf in leaves[: expected.numel() // 2]):  # else it is made while tracing
+        found = propagated(made, x).output().meta[SPEC]
+        assert (found.shape, found.dtype) == (tuple(expected.shape), expected.dtype)
+
+
+def test_a_tensor_of_a_ragged_list_is_refused() -> None:
+    with pytest.raises(ShapeError, match="parts of unequal shapes"):
+        propagated(lambda x: torch.tensor([[x.shape[0]], [1, 2]]), torch.ones(2))
+
+
 # Every one is added to the input, so that what is made takes part in the graph.
 CREATIONS: dict[str, Function] = {
     "zeros": lambda x: torch.zeros(x.shape[0], 4),
@@ -75,6 +106,14 @@ CREATIONS: dict[str, Function] = {
     "new_ones": lambda x: x.new_ones((x.shape[0], 2), dtype=torch.bool),
     "new_full": lambda x: x.new_full((x.shape[1],), 3),
     "new_tensor": lambda x: x.new_tensor([1.0, 2.0]),
+    "new_tensor of sizes": lambda x: x.new_tensor([x.shape[1], 2.5]),
+    "tensor of a shape": lambda x: torch.tensor(x.shape),
+    "tensor of a size": lambda x: torch.sqrt(torch.tensor(x.shape[1])),
+    "tensor of sizes and numbers": lambda x: torch.tensor([[x.shape[0], 2.5], [True, x.size(1) // 2]]),
+    "tensor of sizes in a dtype": lambda x: torch.tensor([x.shape[0], x.shape[1]], dtype=torch.float64),
+    "tensor of elements": lambda x: torch.as_tensor([x[0, 0, 0], 1.5, x.sum()]),
+    "as_tensor": lambda x: torch.as_tensor(x, dtype=torch.float64) + torch.asarray(x),
+    "scalar_tensor": lambda x: torch.scalar_tensor(x.shape[0] - 1),
     "arange": lambda x: torch.arange(x.shape[1]),
     "arange from": lambda x: torch.arange(1, x.shape[1] + 1, 2),
     "arange backwards": lambda x: torch.arange(x.shape[1], 0, -1),

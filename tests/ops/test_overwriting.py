@@ -69,6 +69,26 @@ def test_index_put_shape(i: list[int], j: list[int], values: list[int], accumula
         assert_shape_matches(lambda x, i, j, y: x.index_put((i, j), y, accumulate), x, first, second, y)
 
 
+def _masked(mask: Callable[[torch.Tensor], torch.Tensor], values: Callable[[torch.Tensor], Any]) -> Callable[..., Any]:
+    def assign(x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        y[mask(x)] = values(x)
+        return y
+
+    return assign
+
+
+def two_of_four(x: torch.Tensor) -> torch.Tensor:
+    """A mask that lets two of a row's four elements through."""
+    return x.argsort(-1) < 2
+
+
+def assign_columns(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[:, 1:, two_of_four(x[0, 0])] = x[:, 1:, :2] * 10
+    return y
+
+
 LOWERINGS: dict[str, Callable[[torch.Tensor], Any]] = {
     "copy_": lambda x: torch.zeros_like(x).copy_(x[:, :1]),
     "copy_ to integers": lambda x: torch.zeros_like(x, dtype=torch.int64).copy_(x * 5),
@@ -95,6 +115,9 @@ LOWERINGS: dict[str, Callable[[torch.Tensor], Any]] = {
     "masked_scatter": lambda x: x.masked_scatter(x > 0, x.flip(1) * 10),
     "masked_scatter rows": lambda x: x.masked_scatter(x[:, :, :1] > 0, torch.arange(1000.0)),
     "masked_scatter spread": lambda x: x[0, 0].masked_scatter(x > 0, x.neg()),
+    "assigned one by one": _masked(two_of_four, lambda x: x.flip(1)[..., :2].reshape(-1)),
+    "assigned rows": _masked(lambda x: x[:, :, 0].argsort(1) < 1, lambda x: x[:, -1] * 10),
+    "assigned columns": assign_columns,
     "take": lambda x: x.take(torch.tensor([[0, 5], [-1, 3]])),
 }
 
