@@ -209,7 +209,7 @@ def convert(
     report = build_report(work.program, type(model).__name__)
     given = read_weights(weights) if weights is not None else None
     resolved = work.resolve(copy_model(model), seed, given)
-    export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
+    export = _Export(opset_version, input_names, output_names, _texts(metadata or {}), fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
     conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
     report.guards = work.log.guards
@@ -279,12 +279,16 @@ def _of_caller(steps: CallersPasses, stage: Stage) -> list[Pass]:
     return [step if isinstance(step, Pass) else CallerPass(step, stage, stage) for step in steps]
 
 
+def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
 def _check_options(opset: int, route: str) -> None:
     from passes.onnx_emitter import SUPPORTED_OPSETS
 
     if opset not in SUPPORTED_OPSETS:
         first, last = SUPPORTED_OPSETS.start, SUPPORTED_OPSETS.stop - 1
-        raise InputError(f"opset {opset} is not supported", remedy=f"use one of {first} to {last}; 20 is the default")
+        raise InputError(f"opset {opset!r} is not supported", remedy=f"use one of {first} to {last}; 20 is the default")
     if route not in ("auto", "direct", "torch"):
         raise InputError(f"there is no route {route!r}", remedy="use auto, direct or torch")
 
