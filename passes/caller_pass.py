@@ -12,7 +12,7 @@ from passes.shape_propagation import Propagator
 
 @dataclass(slots=True)
 class CallerPass:
-    """A pass of the caller's own: any callable on the program, run on the eager graph."""
+    """A pass of the caller's own: any callable on the program. Shapes are propagated again after it."""
 
     function: Callable[[Program], object]
     requires: Stage = Stage.EAGER

@@ -44,7 +44,7 @@ def copy_model(model: nn.Module, device: torch.device | None = None, *, sharing:
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None and id(tensor) not in memo:
                     memo[id(tensor)] = _stand_in(tensor, device, sharing)
-            memo[id(module)] = type(module).__new__(type(module))
+            memo[id(module)] = object.__new__(type(module))  # a class's own __new__ may do anything
     for module in modules:
         _copy_attributes(module, memo[id(module)], memo)
     result = memo[id(model)]

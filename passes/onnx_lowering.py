@@ -145,6 +145,11 @@ class OnnxLowering:
         values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
         specs = list(tensor_specs(output.meta[SPEC]))
         names = _given_names(self.output_names, _unique(own, emit), "output")
+        for name in names:
+            if name in emit.weights or any(name == value.name for value in emit.graph.input):
+                raise ExportError(
+                    f"an output is named {name!r}, as an input or a weight is", remedy="give it another name"
+                )
         emit.outputs(list(zip(names, values, specs, strict=True)))
         return names
 
@@ -250,12 +255,13 @@ def _leaves(value: Any) -> list[Value]:
 def _given_names(given: Sequence[str] | None, own: list[str], kind: str) -> list[str]:
     if given is None:
         return own
-    if len(given) != len(own) or len(set(given)) != len(own):
+    names = [given] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or len(names) != len(own) or len(set(names)) != len(own) or not all(names):
         raise ExportError(
-            f"{kind}_names has {list(given)}, but the model has {len(own)} {kind}s: {', '.join(own)}",
-            remedy=f"give {len(own)} different names",
+            f"{kind}_names is {given!r}, but the model has {len(own)} {kind}s: {', '.join(own)}",
+            remedy=f"give a list of {len(own)} different names",
         )
-    return list(given)
+    return names
 
 
 def _unique(names: list[str], emit: Emitter) -> list[str]:

@@ -62,8 +62,8 @@ class Propagator:
     def _advance(self, until: fx.Node | None) -> int:
         visited = 0
         graph = self.program.graph
-        node = self._last.next if self._last is not None else next(iter(graph.nodes))
-        while node.op != "root":
+        node = self._last.next if self._last is not None else next(iter(graph.nodes), None)
+        while node is not None and node.op != "root":
             if SPEC not in node.meta:
                 self._visit(node)
                 visited += 1

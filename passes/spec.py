@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from passes.dimension import Size, hint, product
+from passes.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -66,14 +67,16 @@ def spec(*shape: int | str, dtype: torch.dtype = torch.float32, device: str | to
     A number is a fixed size, a string names a dynamic dimension; the same name stands for the same
     size wherever it occurs. No sizes at all describe a 0-d tensor.
 
-    Raises ValueError for a negative size or a name that is not an identifier.
+    Raises InputError for a negative size or a name that is not an identifier.
     """
     for size in shape:
         if isinstance(size, str):
             if not size.isidentifier():
-                raise ValueError(f"a dynamic dimension is named by a word such as 'N', not {size!r}")
+                raise InputError(f"a dynamic dimension is named by a word, not {size!r}", remedy="use one such as 'N'")
         elif isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise ValueError(f"a size is a whole number of at least 0, not {size!r}")
+            raise InputError(f"a size is a whole number of at least 0, not {size!r}", remedy='write spec("N", 3, 224)')
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"the dtype of a sample is a torch.dtype, not {dtype!r}", remedy="write dtype=torch.float32")
     return InputSpec(shape, dtype, torch.device(device))
 
 

@@ -211,8 +211,9 @@ def test_a_layer_that_is_never_reached_is_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * 2
 
-    with pytest.warns(tracer.TracerWarning, match="the sample never reaches the lazy layers fc"):
+    with pytest.warns(tracer.TracerWarning, match="the sample never reaches the lazy layers fc") as warned:
         found: Any = tracer.resolve(Unreached(), spec(2, 8))
+    assert [entry.filename for entry in warned] == [__file__]
     assert isinstance(found.fc.weight, nn.UninitializedParameter)
     with pytest.raises(LazyResolutionError, match="never reaches the lazy layers fc"):
         tracer.resolve(Unreached(), spec(2, 8), strict=True)

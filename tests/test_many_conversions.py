@@ -1,12 +1,10 @@
-"""Many conversions in one process: from several threads at once, and in a loop."""
+"""Many conversions in one process, and the collector that is paused meanwhile."""
 
 from __future__ import annotations
 
 import gc
 import resource
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,39 +23,6 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.conv(x)).relu()
         return self.fc(torch.cat([x, torch.zeros_like(x)], 1).mean((2, 3)))
-
-
-def file_of(width: int, folder: Path) -> bytes:
-    path = folder / f"{width}-{threading.get_ident()}.onnx"
-    tracer.convert(Net(width), tracer.spec("N", 3, 8, 8), path, seed=width)
-    return path.read_bytes()
-
-
-def test_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
-    widths = list(range(2, 10)) * 3
-    alone = [file_of(width, tmp_path) for width in widths]
-    bystander = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout()).eval()
-    x = torch.randn(2, 4)
-    expected, wrong, done = bystander(x), 0, threading.Event()
-
-    def use_torch() -> None:
-        nonlocal wrong
-        while not done.is_set():
-            wrong += not torch.equal(bystander(x), expected) or torch.zeros(2).device.type != "cpu"
-
-    other = threading.Thread(target=use_torch)
-    other.start()
-    state = torch.get_rng_state()
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            together = list(pool.map(lambda width: file_of(width, tmp_path), widths))
-    finally:
-        done.set()
-        other.join()
-    assert together == alone
-    assert not wrong
-    assert torch.equal(torch.get_rng_state(), state)
-    assert gc.isenabled()
 
 
 def test_the_collector_is_as_it_was() -> None:

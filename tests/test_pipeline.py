@@ -95,6 +95,30 @@ def test_a_callers_pass_runs_and_its_shapes_are_propagated() -> None:
     assert conversion.timings["double_the_relu"] > 0
 
 
+def test_a_callers_pass_runs_in_every_verb() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+    report = tracer.inspect(model, tracer.spec("N", 3), passes=[double_the_relu])
+    assert [layer.path for layer in report.layers] == ["0", "1", "2"]
+
+    def look(program: Program) -> None:
+        seen.append(
+            [type(program.module(str(node.target))) for node in program.graph.nodes if node.op == "call_module"]
+        )
+
+    def refuse(program: Program) -> None:
+        raise tracer.ExportError("not in this build")
+
+    seen: list[list[type]] = []
+    tracer.inspect(model, tracer.spec("N", 3), passes=[look])
+    tracer.resolve(model, tracer.spec("N", 3), passes=[look])
+    assert seen == [[nn.LazyLinear, nn.ReLU, nn.LazyLinear], [nn.Linear, nn.ReLU, nn.Linear]]
+    with pytest.raises(tracer.ExportError, match="not in this build"):
+        tracer.resolve(model, tracer.spec("N", 3), passes=[refuse], inplace=True)
+    assert isinstance(model[0], nn.LazyLinear)
+    with pytest.raises(tracer.InputError, match="a sample is needed"):
+        tracer.resolve(model, weights=tracer.resolve(model, tracer.spec("N", 3)).state_dict(), passes=[look])
+
+
 def test_a_callers_pass_that_breaks_the_graph_is_named() -> None:
     model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
     breaking: Callable[[Program], object] = break_the_order

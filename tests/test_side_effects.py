@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,27 @@ def test_torch_is_as_it_was() -> None:
         tracer.inspect(build(), spec("N", 2, 1, 1))
     assert (torch.zeros, nn.Module.__call__, nn.Module.__getattr__) == (zeros, call, getattribute)
     assert "training" not in nn.Module.__dict__
+
+
+def test_torchs_compiler_works_after_it_was_first_loaded_by_a_capture() -> None:
+    """In a process of its own, where nothing has loaded it before."""
+    script = """
+import sys, torch, tracer
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.LazyLinear(3)
+
+    def forward(self, x):
+        return checkpoint(self.fc, x, use_reentrant=False)
+
+assert "torch._dynamo" not in sys.modules
+assert tracer.inspect(Net(), tracer.spec("N", 4)).resolved == {"fc": {"in_features": 4}}
+assert "torch._dynamo" in sys.modules
+compiled = torch.compile(lambda x: x + 1 if isinstance(x, torch.Tensor) else x, backend="eager", fullgraph=True)
+assert compiled(torch.ones(2)).tolist() == [2, 2]
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=True)

@@ -38,7 +38,7 @@ from tracer.known_values import KnownValues
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
-from tracer.tracing_environment import tracing_environment
+from tracer.tracing_environment import as_ever, tracing_environment
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -138,7 +138,8 @@ class CapturingTracer(fx.Tracer):
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
         recording, self._recording = self._recording, False
         try:
-            yield
+            with as_ever():
+                yield
         finally:
             self._recording = recording
 

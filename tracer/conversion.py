@@ -118,9 +118,11 @@ def inspect(
 ) -> Report:
     """What is known of `model` from a sample: every layer's shapes, parameters and multiply-adds.
 
+    `passes` run on the graph with its shapes, before the report is made of it.
     Allocates no weight, runs nothing and changes nothing. Raises TracerError.
     """
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+    work.run(_of_caller(passes, Stage.SHAPED), Stage.SHAPED)
     return build_report(work.program, type(model).__name__)
 
 
@@ -179,7 +181,8 @@ def resolve(
     in place of where they were declared; on "meta" nothing is allocated.
 
     The result is a new model that shares the weights that were initialised before, or `model` itself with
-    `inplace`, whose parameters keep their identity. Raises TracerError, and then nothing is changed.
+    `inplace`, whose parameters keep their identity. `passes` run on the eager graph, and may look at it or refuse it.
+    Raises TracerError, and then nothing is changed.
     """
     resolved = copy_model(model)
     if device is not None:
@@ -187,11 +190,15 @@ def resolve(
             stand_on(module, torch.device(device))
     given = read_weights(weights) if weights is not None else None
     if args is None and kwargs is None and given is not None:
+        if passes:
+            raise InputError("passes run on a graph, for which a sample is needed", remedy="give a sample")
         load_without_sample(resolved, given)
         met = [path for path, module in model.named_modules() if is_lazy(module)]
     else:
         work = _Work(model, args if args is not None else (), kwargs, dynamic_shapes, dims, strict)
         work.resolve(resolved, seed, given)
+        if passes:
+            work.run([EagerRewrite(resolved), *_of_caller(passes, Stage.EAGER)], Stage.SHAPED)
         met = list(work.program.lazies)
     if not inplace:
         return resolved
@@ -235,7 +242,7 @@ def convert(
     report = build_report(work.program, type(model).__name__)
     given = read_weights(weights) if weights is not None else None
     resolved = work.resolve(copy_model(model), seed, given)
-    export = _Export(opset_version, input_names, output_names, dict(metadata or {}), fold_batchnorm)
+    export = _Export(opset_version, input_names, output_names, _texts(metadata or {}), fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
     conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
     report.guards = work.log.guards
@@ -260,9 +267,7 @@ class _Export:
         from passes.onnx_lowering import OnnxLowering
 
         lowering = OnnxLowering(self.opset, self.input_names, self.output_names, self.metadata)
-        steps: list[Pass] = [EagerRewrite(resolved)]
-        steps.extend(step if isinstance(step, Pass) else CallerPass(step) for step in callers)
-        steps.append(Simplification(self.fold_batchnorm))
+        steps = [EagerRewrite(resolved), *_of_caller(callers, Stage.EAGER), Simplification(self.fold_batchnorm)]
         work.run(steps, Stage.SHAPED)
         if route == "torch":
             return self._through_torch(work, resolved), "torch", "asked for"
@@ -302,12 +307,21 @@ class _Export:
             )
 
 
+def _of_caller(steps: CallersPasses, stage: Stage) -> list[Pass]:
+    """The caller's passes, of which those that are mere functions run at a stage and keep it."""
+    return [step if isinstance(step, Pass) else CallerPass(step, stage, stage) for step in steps]
+
+
+def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
 def _check_options(opset: int, route: str) -> None:
     from passes.onnx_emitter import SUPPORTED_OPSETS
 
     if opset not in SUPPORTED_OPSETS:
         first, last = SUPPORTED_OPSETS.start, SUPPORTED_OPSETS.stop - 1
-        raise InputError(f"opset {opset} is not supported", remedy=f"use one of {first} to {last}; 20 is the default")
+        raise InputError(f"opset {opset!r} is not supported", remedy=f"use one of {first} to {last}; 20 is the default")
     if route not in ("auto", "direct", "torch"):
         raise InputError(f"there is no route {route!r}", remedy="use auto, direct or torch")
 
@@ -342,7 +356,7 @@ class _Work:
             message = f"the sample never reaches the lazy layers {listed}"
             if strict:
                 raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
-            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=3)
+            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=4)
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
@@ -120,6 +121,7 @@ def bind_sample(
         _to_leaves(name, value, entry, symbols)
         for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
     ]
+    symbols.check_all_known()
     return Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
 
 
@@ -130,7 +132,13 @@ def input_names(model: nn.Module) -> list[str]:
 
 
 def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-    signature = inspect.signature(model.forward)
+    try:
+        signature = inspect.signature(model.forward)
+    except ValueError as error:
+        raise InputError(
+            f"the forward of {type(model).__name__} is no Python function, so it cannot be traced",
+            remedy="pass the module that it was compiled from",
+        ) from error
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -180,8 +188,14 @@ class _Symbols:
         self.sizes = sizes
         self.log = log
         self.known: dict[str, Dim] = {}
+        self.found: dict[str, int] = {}
 
     def dim(self, name: str, axis: int, sample: int | None) -> Dim:
+        if sample is not None and self.found.setdefault(name, sample) != sample:
+            raise InputError(
+                f"the dynamic dimension {name} is {self.found[name]} in one place of the sample, {sample} in another",
+                remedy="give samples of one size, or two names",
+            )
         if name not in self.known:
             default = BATCH_HINT if axis == 0 else OTHER_HINT
             size = self.sizes.get(name, max(2, sample) if sample is not None else default)
@@ -193,6 +207,12 @@ class _Symbols:
             self.known[name] = Dim.symbol(name, size, self.log)
         return self.known[name]
 
+    def check_all_known(self) -> None:
+        for name in self.sizes:
+            if name not in self.known:
+                listed = f"the dynamic dimensions are {', '.join(self.known)}" if self.known else "none is dynamic"
+                raise InputError(f"dims gives a size for {name}, but {listed}", remedy="name one of them")
+
 
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
@@ -202,6 +222,8 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
         raise InputError(
             f"{name} is a packed sequence, whose sizes depend on data", remedy="give the padded tensor instead"
         )
+    if isinstance(value, np.ndarray):
+        raise InputError(f"{name} is a numpy array, no tensor", remedy="give torch.from_numpy of it")
     if isinstance(value, (tuple, list)):
         entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
         items = [
@@ -231,7 +253,7 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
     names: dict[int, str] = {}
     for axis, dim in pairs:
-        if dim is None or isinstance(dim, int):
+        if dim is None or isinstance(dim, int) or _is_static(dim):
             continue
         if not -ndim <= axis < ndim:
             raise InputError(
@@ -243,6 +265,15 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
             spelled = f"{name}_dim_{axis}"
         names[axis] = spelled
     return names
+
+
+def _is_static(dim: object) -> bool:
+    """Whether a `torch.export.Dim` hint says that an axis keeps its size."""
+    if isinstance(dim, str):
+        return False
+    from torch.export import Dim as ExportDim
+
+    return bool(dim == ExportDim.STATIC)
 
 
 def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from types import BuiltinFunctionType
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn import functional as F
 from torch.utils._device import _device_constructors
 
+from passes.errors import NeedsDataError
 from passes.plain_attention import plain_attention
 from passes.torch_state import TORCH_STATE
 from tracer.source_lines import is_user_code
@@ -81,6 +84,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         _recorded_training(tracer),
         _traced_native_calls(tracer),
         _traced_wrapped_functions(),
+        _undecided_branches(),
     ):
         yield
 
@@ -92,16 +96,53 @@ def _passing_for_tensors() -> Iterator[None]:
     A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
     tensor that is not there.
     """
-    original = builtins.isinstance
+    sys.meta_path.insert(0, _CompilerFinder)
+    try:
+        with _isinstance(_recognising):
+            yield
+    finally:
+        sys.meta_path.remove(_CompilerFinder)
 
-    def answer(instance: Any, kind: Any) -> bool:
-        return original(instance, kind) or (type(instance) is TracedTensor and issubclass(instance.type_for(), kind))
 
-    builtins.isinstance = answer
+@contextmanager
+def as_ever() -> Iterator[None]:
+    """Inside the block, within that of `tracing_environment`, Python's own `isinstance`."""
+    with _isinstance(_GENUINE):
+        yield
+
+
+class _CompilerFinder(MetaPathFinder):
+    """Loads torch's compiler, which much of torch does on first use, with Python's own `isinstance`: it keeps a
+    reference to it, and would not know it after the block."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == "torch._dynamo" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_as_ever(module: ModuleType) -> None:
+                with as_ever():
+                    execute(module)
+
+            spec.loader.exec_module = execute_as_ever  # type: ignore[method-assign]
+        return spec
+
+
+_GENUINE = builtins.isinstance
+
+
+def _recognising(instance: Any, kind: Any) -> bool:
+    return _GENUINE(instance, kind) or (type(instance) is TracedTensor and issubclass(instance.type_for(), kind))
+
+
+@contextmanager
+def _isinstance(answer: Callable[[Any, Any], bool]) -> Iterator[None]:
+    before, builtins.isinstance = builtins.isinstance, answer
     try:
         yield
     finally:
-        builtins.isinstance = original
+        builtins.isinstance = before
 
 
 @contextmanager
@@ -191,3 +232,26 @@ def _traced_wrapped_functions() -> Iterator[None]:
         yield
     finally:
         symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = wrapped
+
+
+@contextmanager
+def _undecided_branches() -> Iterator[None]:
+    """While tracing, `torch.cond` on a traced tensor needs data, as `if` does.
+
+    torch would compile it; and its compiler, first loaded inside the block, would never again know Python's own
+    `isinstance`.
+    """
+    cond = torch.cond
+
+    def undecided(*args: Any, **kwargs: Any) -> Any:
+        if has_traced((args, kwargs)):
+            raise NeedsDataError(
+                "the forward needs data for torch.cond", remedy="use torch.where, which computes both sides"
+            )
+        return cond(*args, **kwargs)
+
+    torch.cond = undecided
+    try:
+        yield
+    finally:
+        torch.cond = cond

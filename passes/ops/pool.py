@@ -242,7 +242,7 @@ def lower_max_pool(
     def pool(x: Value) -> tuple[Value, ...]:
         if apart:
             around = emit.ints(0, 0, *pads[:rank], 0, 0, *pads[rank:])
-            x = emit.node("Pad", x, around, emit.scalar(_lowest(input.dtype), input))
+            x = emit.node("Pad", x, around, emit.scalar(_lowest(x.dtype), x))
         return emit.nodes(
             "MaxPool",
             x,

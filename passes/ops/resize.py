@@ -1,8 +1,8 @@
 """Resampling to another size: `F.interpolate` and the upsampling layers.
 
 Every mode is linear in the input and works axis by axis. ONNX's Resize covers most of it. Where it does not,
-or rounds its coordinates differently, a nearest mode becomes a Gather of the elements that torch picks, and any
-other a product with the matrix of torch's own weights.
+or rounds its coordinates differently, a nearest mode becomes a Gather of the elements that torch picks, area is an
+adaptive pool, and any other a product with the matrix of torch's own weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from passes.dimension import Size, hint, is_static
 from passes.errors import UnsupportedOpError, check
+from passes.ops.adaptive_pool import lower_adaptive_avg_pool
 from passes.ops.op import Op
 from passes.spec import TensorSpec
 
@@ -317,14 +318,15 @@ def _computed_indices(emit: Emitter, axis: Axis, mode: str) -> Value:
 
 
 def _average(emit: Emitter, input: Value, axes: Sequence[Axis]) -> Value:
-    """AveragePool where the windows are of one size, as they are if the result's size divides the input's."""
+    """An adaptive pool; AveragePool where the windows are of one size, as they are if the result's size divides the
+    input's."""
     if any(_is_zero(axis.after) for axis in axes):
         emit.unsupported("there is no average over nothing")
     ratios = [_ratio(axis) for axis in axes]
     if all(ratio is not None and ratio.numerator == 1 for ratio in ratios):
         window = [ratio.denominator for ratio in ratios if ratio is not None]
         return emit.node("AveragePool", input, kernel_shape=window, strides=window)
-    return _product(emit, input, axes, "area", None, False)
+    return lower_adaptive_avg_pool(emit, input, len(axes), [axis.after for axis in axes])
 
 
 def _product(
@@ -333,7 +335,6 @@ def _product(
     """A product with torch's weights along each axis that changes."""
     if not all(axis.is_static for axis in axes):
         emit.unsupported(f"{mode} resampling of a dynamic size needs weights that ONNX cannot compute")
-    options: dict[str, Any] = {} if mode == "area" else {"align_corners": align_corners, "antialias": antialias}
     # A plane of one row: all modes but the cubic ones are the same over any number of axes.
     planar = "bilinear" if mode in ("linear", "trilinear") else mode
     result = input
@@ -344,8 +345,8 @@ def _product(
         target: dict[str, Any] = {"size": (1, int(axis.after))}
         if axis.factor is not None:
             target = {"scale_factor": (1.0, axis.factor)}
-        weights = F.interpolate(one_hot, mode=planar, **target, **options)[0, :, 0, :].to(input.dtype)
-        result = _times(emit, result, weights, place, input.ndim)
+        weights = F.interpolate(one_hot, mode=planar, align_corners=align_corners, antialias=antialias, **target)
+        result = _times(emit, result, weights[0, :, 0, :].to(input.dtype), place, input.ndim)
     return result
 
 

@@ -201,6 +201,8 @@ def test_a_dilated_last_window_may_reach_a_whole_kernel_beyond_the_input(padding
     module = nn.MaxPool1d(2, stride=4, dilation=3, ceil_mode=True, padding=padding)
     assert_lowering_matches(module, torch.randn(2, 3, 9))
     assert_lowering_matches(module, torch.randn(2, 3, 9), dynamic={0: {2: "T"}}, also=(torch.randn(2, 3, 12),))
+    integers = nn.MaxPool2d(2, stride=4, dilation=3, ceil_mode=True, padding=padding)
+    assert_lowering_matches(integers, torch.randint(-9, 9, (2, 3, 9, 9), dtype=torch.int32))
 
 
 def test_a_window_too_large_is_named_in_numbers() -> None:

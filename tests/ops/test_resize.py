@@ -238,6 +238,13 @@ def test_area_is_one_pooling_where_the_windows_are_even() -> None:
         assert ops_of(model) == ["AveragePool"]
 
 
+@pytest.mark.parametrize("target", [{"size": (6, 11)}, {"scale_factor": 2}, {"scale_factor": (0.5, 1.5)}])
+def test_area_of_a_dynamic_size(target: dict[str, Any]) -> None:
+    x, other = torch.randn(2, 3, 8, 10), torch.randn(1, 3, 13, 7)
+    axes = {0: {0: "N", 2: "H", 3: "W"}}
+    assert_lowering_matches(lambda x: F.interpolate(x, mode="area", **target), x, dynamic=axes, also=(other,))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_valid_onnx_in_other_types(dtype: torch.dtype) -> None:
     x = torch.randn(1, 2, 5, 6, dtype=dtype)
