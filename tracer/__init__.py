@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from passes.spec import spec
     from tracer.conversion import Conversion, convert, inspect, resolve
+    from tracer.refreshing import refresh
     from tracer.report import Report
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOMES = {
     ),
     "passes.spec": ("spec",),
     "tracer.conversion": ("Conversion", "convert", "inspect", "resolve"),
+    "tracer.refreshing": ("refresh",),
     "tracer.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -40,7 +42,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
     "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect",
-    "resolve", "spec",
+    "refresh", "resolve", "spec",
 ]  # fmt: skip
 
 
