@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn.modules import transformer
 
+from passes.torch_state import TORCH_STATE
+
 
 def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
     """In place of torch's detection: a mask counts as causal only where the caller says so."""
@@ -24,14 +26,15 @@ def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Inside the block no transformer layer takes its fast path or looks at its mask's data."""
-    enabled, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
-    torch.backends.mha.set_fastpath_enabled(False)
-    transformer._detect_is_causal_mask = _by_hint_alone
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-        transformer._detect_is_causal_mask = detect
+    with TORCH_STATE:
+        enabled, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
+        torch.backends.mha.set_fastpath_enabled(False)
+        transformer._detect_is_causal_mask = _by_hint_alone
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(enabled)
+            transformer._detect_is_causal_mask = detect
 
 
 __all__ = ["plain_attention"]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from passes.spec import spec
-    from tracer.conversion import Conversion, convert, inspect, resolve
+    from tracer.conversion import Conversion, convert, draw, inspect, resolve
+    from tracer.drawing import Drawing
     from tracer.refreshing import refresh
     from tracer.report import Report
 
@@ -33,16 +34,17 @@ _HOMES = {
         "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
     "passes.spec": ("spec",),
-    "tracer.conversion": ("Conversion", "convert", "inspect", "resolve"),
+    "tracer.conversion": ("Conversion", "convert", "draw", "inspect", "resolve"),
+    "tracer.drawing": ("Drawing",),
     "tracer.refreshing": ("refresh",),
     "tracer.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CaptureError", "Conversion", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
-    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "inspect",
-    "refresh", "resolve", "spec",
+    "CaptureError", "Conversion", "Drawing", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
+    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "draw",
+    "inspect", "refresh", "resolve", "spec",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ class CapturingTracer(fx.Tracer):
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.log = log
-        self.recording = True
+        self._recording = True
+        self._thread = threading.get_ident()
         self._model = model
         self._sample = sample
         self._copy = in_eval_mode(copy_model(model))
@@ -134,11 +136,16 @@ class CapturingTracer(fx.Tracer):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
-        recording, self.recording = self.recording, False
+        recording, self._recording = self._recording, False
         try:
             yield
         finally:
-            self.recording = recording
+            self._recording = recording
+
+    @property
+    def recording(self) -> bool:
+        """Whether what happens now belongs to the forward: other threads see fx's patches, too."""
+        return self._recording and threading.get_ident() == self._thread
 
     def record_guard(self, condition: str) -> None:
         self.locate()
@@ -279,6 +286,7 @@ class CapturingTracer(fx.Tracer):
     def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
         with self.computing():
+            self.propagator.complete()  # lazy layers called before this one draw their weights before it
             specs, kwspecs = self._specs(args), self._specs(kwargs)
             stand_on(m, torch.device("meta"))
             self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))

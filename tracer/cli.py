@@ -378,6 +378,34 @@ def resolve(invocation: Invocation, output: Path, weights: Path | None, **subjec
     return Outcome(facts, rendering.resolution_summary(report, output, seconds))
 
 
+@cli.command(short_help="Draw MODEL's graph.")
+@_what_to_trace
+@click.option("-o", "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="The file.")
+@click.option(
+    "--format",
+    type=click.Choice(["html", "svg", "dot", "mermaid", "json"]),
+    help="By default what the file's suffix says. html is one page that needs no network.",
+)
+@_talking
+def report(invocation: Invocation, output: Path, format: str | None, **subject: Any) -> Outcome:
+    """Draws MODEL's graph with the shapes on its edges, its modules, and what is inferred for each lazy layer."""
+    started = time.perf_counter()
+    from tracer import rendering
+
+    with _loaded(invocation, **subject) as loaded:
+        invocation.progress.says(f"drawing {type(loaded.model).__name__}")
+        drawing = tracer.draw(loaded.model, loaded.args, output, format=format, **loaded.options)
+    seconds = time.perf_counter() - started
+    facts = {
+        **drawing.report.to_dict(),
+        "file": str(output),
+        "bytes": output.stat().st_size,
+        "format": drawing.format,
+        "seconds": seconds,
+    }
+    return Outcome(facts, rendering.resolution_summary(drawing.report, output, seconds))
+
+
 @cli.command(short_help="Put new weights into an exported file.")
 @click.argument("model_file", metavar="FILE.onnx", type=click.Path(path_type=Path))
 @click.option(

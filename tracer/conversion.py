@@ -25,8 +25,10 @@ from passes.nested import leaves
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
+from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
 from tracer import __version__
+from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from passes.interface_names import InterfaceNames
     from passes.onnx_lowering import LoweredModel
+    from tracer.drawing import Drawing
     from tracer.verification import Verification
 
 CallersPasses = Sequence[Pass | Callable[[Program], object]]
@@ -47,13 +50,13 @@ CallersPasses = Sequence[Pass | Callable[[Program], object]]
 class Conversion:
     """A converted model.
 
-    `module` is the eager model, of the caller's class; `graph_module` its simplified graph for inference;
+    `module` is the eager model, of the caller's class; `program` what the passes made of it;
     `route` is "direct" or "torch" and `route_reason` says why; `verification` is None where it was turned
     off; `timings` holds the seconds of each step.
     """
 
     module: nn.Module
-    graph_module: fx.GraphModule
+    program: Program
     route: str
     route_reason: str
     report: Report
@@ -61,6 +64,14 @@ class Conversion:
     verification: Verification | None = None
     timings: dict[str, float] = field(default_factory=dict)
     path: Path | None = None
+    _graph_module: fx.GraphModule | None = None
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The simplified graph for inference, as a torch.fx module; made when it is first asked for."""
+        if self._graph_module is None:
+            self._graph_module = self.program.graph_module()
+        return self._graph_module
 
     @property
     def onnx_model(self) -> onnx.ModelProto:
@@ -97,6 +108,7 @@ class Conversion:
                 check(file)
 
 
+@without_collection
 def inspect(
     model: nn.Module,
     args: Any,
@@ -115,6 +127,39 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@without_collection
+def draw(
+    model: nn.Module,
+    args: Any,
+    f: str | Path | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    format: str | None = None,
+    dynamic_shapes: Any = None,
+    dims: Mapping[str, int] | None = None,
+    strict: bool = False,
+) -> Drawing:
+    """The graph of `model` with its shapes and what is inferred; writes the file where `f` is given.
+
+    `format` is "html" (one page that needs nothing but itself), "svg", "dot", "mermaid" or "json"; by default the
+    one that the suffix of `f` names. Runs nothing and changes nothing. Raises TracerError.
+    """
+    from passes.onnx_writer import check_target
+    from tracer.drawing import chosen_format, draw_view
+    from tracer.graph_view import build_graph_view
+
+    target = Path(f) if f is not None else None
+    chosen = chosen_format(format, target)
+    if target is not None:
+        check_target(target)
+    work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+    drawing = draw_view(build_graph_view(work.program, type(model).__name__), chosen)
+    if target is not None:
+        drawing.save(target)
+    return drawing
+
+
+@without_collection
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -158,6 +203,7 @@ def resolve(
     return model
 
 
+@without_collection
 def convert(
     model: nn.Module,
     args: Any,
@@ -197,9 +243,7 @@ def convert(
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
     annotate(lowered, work.program, metadata=metadata or {}, version=__version__, route=taken)
-    conversion = Conversion(
-        resolved, work.program.graph_module(), taken, reason, report, lowered, timings=work.timings, path=target
-    )
+    conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
     report.guards = work.log.guards
     conversion._deliver(work, target, verify)
     return conversion
@@ -295,7 +339,8 @@ class _Work:
         self.log = GuardLog()
         self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
         self.timings: dict[str, float] = {}
-        self.program, results = follow(model, self.sample, self.log)
+        with TORCH_STATE:
+            self.program, results = follow(model, self.sample, self.log)
         self._note(results)
         self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
         if self.program.unreached:
@@ -323,7 +368,7 @@ class _Work:
     def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
         """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
         step = LazyResolution(target) if weights is None else WeightLoading(target, weights)
-        with _seeded(seed):
+        with TORCH_STATE, _seeded(seed):
             self.run([step], Stage.SHAPED)
         return target
 
@@ -339,4 +384,4 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-__all__ = ["Conversion", "convert", "inspect", "resolve"]
+__all__ = ["Conversion", "convert", "draw", "inspect", "resolve"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
 from passes.dimension import Size
 from passes.guards import Guard
 from passes.lazy_modules import LazyLayer
-from passes.ops.op import BoundCall, Owned, map_leaves
-from passes.program import CALL, SPEC, Program, Rung, location_of, tensor_specs
+from passes.program import SPEC, Program, Rung, location_of, tensor_specs
 from passes.spec import TensorSpec
+from tracer.costs import multiply_adds, parameter_count
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ def build_report(program: Program, model_name: str) -> Report:
     layers += [_hidden_layer(lazy, program) for lazy in program.lazies.values() if lazy.path not in shown]
     inputs = {str(node.target): str(node.meta[SPEC]) for node in program.inputs()}
     outputs = [str(spec) for spec in tensor_specs(program.output().meta[SPEC])]
-    macs = sum((_cost(node, node.meta[CALL], program) for node in program.graph.nodes if CALL in node.meta), 0)
+    macs = sum((multiply_adds(node, program) for node in program.graph.nodes), 0)
     return Report(
         model=model_name,
         inputs=inputs,
@@ -90,7 +90,7 @@ def build_report(program: Program, model_name: str) -> Report:
         guards=program.log.guards,
         unreached=program.unreached,
         rungs=program.rungs,
-        params=_parameter_count(program.root, program),
+        params=parameter_count(program.root, program),
         macs=_plain(macs),
     )
 
@@ -99,14 +99,13 @@ def _layer(node: fx.Node, program: Program) -> Layer:
     path = program.path(node)
     module = program.module(path)
     lazy = program.lazies.get(path)
-    call: BoundCall | None = node.meta.get(CALL)
     return Layer(
         path=path,
         type=lazy.type if lazy is not None else type(module).__name__,
         input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
         output_shape=_output_shape(node.meta[SPEC]),
-        params=_parameter_count(module, program),
-        macs=_plain(_cost(node, call, program)) if call is not None else 0,
+        params=parameter_count(module, program),
+        macs=_plain(multiply_adds(node, program)),
         resolved=_inferred(lazy),
         source=location_of(node).source,
     )
@@ -119,7 +118,7 @@ def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
         type=lazy.type,
         input_shapes=[_axes(spec) for spec in tensor_specs([*lazy.args, *lazy.kwargs.values()])],
         output_shape=[],
-        params=_parameter_count(program.module(lazy.path), program),
+        params=parameter_count(program.module(lazy.path), program),
         macs=0,
         resolved=_inferred(lazy),
         source=lazy.location.source,
@@ -128,27 +127,6 @@ def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
 
 def _inferred(lazy: LazyLayer | None) -> dict[str, int]:
     return {name: int(size) for name, size in lazy.inference.attributes.items()} if lazy is not None else {}
-
-
-def _parameter_count(module: nn.Module, program: Program) -> int:
-    """The parameters of a module and all below it, each once; lazy ones as inferred, unreached ones not at all."""
-    specs = [program.tensor_spec(parameter) for parameter in module.parameters()]
-    counts = [spec.numel() for spec in specs if spec is not None]
-    return sum(count for count in counts if isinstance(count, int))
-
-
-def _cost(node: fx.Node, call: BoundCall, program: Program) -> Size:
-    if call.op.cost_rule is None:
-        return 0
-
-    def leaf(item: fx.Node | Owned) -> Any:
-        if isinstance(item, fx.Node):
-            return item.meta[SPEC]
-        return program.owned_spec(call, item.name)
-
-    arguments = {name: map_leaves(value, leaf) for name, value in call.arguments.items()}
-    cost: Size = call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=arguments)
-    return cost
 
 
 def _plain(size: Size) -> int | str:

@@ -18,6 +18,7 @@ from torch.fx import _symbolic_trace as symbolic_trace
 from torch.utils._device import _device_constructors
 
 from passes.plain_attention import plain_attention
+from passes.torch_state import TORCH_STATE
 from tracer.source_lines import is_user_code
 from tracer.traced_values import TracedTensor, has_traced
 
@@ -42,6 +43,7 @@ SIZED = (
 def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
     """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
     with (
+        TORCH_STATE,
         torch.no_grad(),
         plain_attention(),
         _passing_for_tensors(),

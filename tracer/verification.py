@@ -19,6 +19,7 @@ from passes.guards import GuardLog, Location
 from passes.nested import leaves
 from passes.onnx_emitter import onnx_type, raw_bytes
 from passes.plain_attention import plain_attention
+from passes.torch_state import TORCH_STATE
 from tracer.sample import Sample
 from tracer.source_lines import is_user_code, source_line
 
@@ -83,7 +84,7 @@ def verify(
     result = Verification(session.runtime)
     names = sample.dimensions()
     weights = [*module.parameters(), *module.buffers()]
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
+    with TORCH_STATE, torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention():
         torch.manual_seed(0)
         for sizes in _settings(names, log):
             state = torch.get_rng_state()
