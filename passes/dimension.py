@@ -353,6 +353,20 @@ def holds_at(log: GuardLog, sizes: Mapping[str, int]) -> bool:
     return all(test[relation](formula.at(sizes), 0) for formula, relation in log.facts)
 
 
+def fixed_symbols(log: GuardLog) -> set[str]:
+    """The dimensions that guards leave only one size: `T == 64`, `T == U` with such a U."""
+    equalities = [
+        set(formula.symbols())
+        for formula, relation in log.facts
+        if relation == "=="
+        and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in formula.terms for atom in atoms)
+    ]
+    fixed: set[str] = set()
+    while more := {name for names in equalities if len(names - fixed) == 1 for name in names - fixed}:
+        fixed |= more
+    return fixed
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes; 1 for none."""
     result: Size = 1
@@ -489,6 +503,7 @@ __all__ = [
     "Mod",
     "Size",
     "Symbol",
+    "fixed_symbols",
     "hint",
     "holds_at",
     "is_static",

@@ -11,7 +11,7 @@ within the module where it is no module call (`layer1.0/add`); where an op needs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -88,18 +88,22 @@ class Emitter:
     """Builds one ONNX graph, node by node (see the module's docstring).
 
     `opset` is the opset that lowerings honour; `result` is the propagated value of the op being lowered:
-    a TensorSpec, or a tuple of them.
+    a TensorSpec, or a tuple of them; `specs` has those of all results, by name. `state` is the model's state_dict,
+    whose keys name nothing but their own tensors; `interface` are the names of the graph's inputs and outputs.
     """
 
-    def __init__(self, opset: int):
+    def __init__(self, opset: int, state: Mapping[str, torch.Tensor], interface: Collection[str]):
         self.opset = opset
         self.graph = GraphProto()
         self.weights: dict[str, torch.Tensor] = {}
+        self.specs: dict[str, TensorSpec] = {}
         self.result: Any = None
+        self._state = state
+        self._interface = interface
         self._weight_names: dict[int, str] = {}
         self._sizes: dict[Dim, Value] = {}
         self._symbols: dict[str, tuple[Value, int]] = {}
-        self._names: dict[str, int] = {}
+        self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
         self._mark = 0
 
@@ -162,13 +166,15 @@ class Emitter:
     def weight(self, name: str, tensor: torch.Tensor) -> Value:
         """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first.
 
-        A tensor whose key another one has (a weight that is used with a batch norm folded into it, and as it
-        is) gets a name after that key.
+        What is no tensor of the state_dict gets a name that no key has, and so does one whose key names an input.
         """
         known = self._weight_names.get(id(tensor))
         if known is None:
             onnx_type(tensor.dtype)
-            known = self._weight_names[id(tensor)] = self._fresh(name)
+            known = name if self._state.get(name) is tensor else self._fresh(name)
+            while known in self._interface:
+                known = self._fresh(name)
+            self._weight_names[id(tensor)] = known
             self.weights[known] = tensor
         return Value(known, TensorSpec.of(tensor))
 
@@ -343,6 +349,8 @@ class Emitter:
         renamed.update({name: self._fresh(f"{name}/inner") for name in clashing})
         for node in self.graph.node:
             _rename(node, renamed)
+        self.specs = {renamed.get(name, name): spec for name, spec in self.specs.items()}
+        self.specs.update((name, spec) for name, _, spec in outputs)
         for name, value, _ in outputs:
             current = renamed.get(value.name, value.name)
             if current != name:
@@ -373,7 +381,9 @@ class Emitter:
         for size, value in self._sizes.items():
             if value.name in renamed:
                 self._sizes[size] = Value(renamed[value.name])
-        return _with_specs(outputs, self.result, renamed)
+        named = _with_specs(outputs, self.result, renamed)
+        self.specs.update((value.name, value.known) for value in _leaves(named))
+        return named
 
     def _fresh(self, name: str) -> str:
         count = self._names.get(name)

@@ -14,7 +14,7 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ SINGLE_FILE_LIMIT = 2**31 - 2**24
 _DESCRIPTORS = Path("/proc/self/fd")
 
 # Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
 _LENGTH_DELIMITED = 2
 
 
@@ -62,7 +62,8 @@ def write_model(
             if verify is not None:
                 verify(staging.path)
         return
-    with _external_data(lowered, path) as location, staged(path, named=True) as staging:
+    data = (raw_bytes(tensor).data for tensor in lowered.weights.values())
+    with external_data(data, path) as location, staged(path, named=True) as staging:
         staging.file.write(_with_external_data(lowered, location).SerializeToString(deterministic=True))
         staging.file.flush()
         if verify is not None:
@@ -81,12 +82,13 @@ def check_target(path: Path) -> None:
         raise ExportError(f"the output folder {path.parent} is not writable", remedy="choose another folder")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Staging:
-    """A file on its way to its place: open for writing, and where it can be read meanwhile."""
+    """A file on its way to its place `target`: open for writing, and where it can be read meanwhile."""
 
     file: BinaryIO
     path: Path
+    target: Path
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def staged(path: Path, *, named: bool = False) -> Iterator[Staging]:
                 name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
                 os.link(staging.path, name, src_dir_fd=file.fileno())  # that makes it follow the link in /proc
         name.chmod(0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(name, staging.target)
     except OSError as error:
         raise ExportError(
             f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
@@ -130,12 +132,12 @@ def _open_unnamed(path: Path) -> Staging | None:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
     except OSError:  # not every file system has it
         return None
-    return Staging(os.fdopen(descriptor, "wb"), _DESCRIPTORS / str(descriptor))
+    return Staging(os.fdopen(descriptor, "wb"), _DESCRIPTORS / str(descriptor), path)
 
 
 def _open_named(path: Path) -> Staging:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    return Staging(os.fdopen(descriptor, "wb"), Path(name))
+    return Staging(os.fdopen(descriptor, "wb"), Path(name), path)
 
 
 def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
@@ -148,7 +150,7 @@ def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
     sizes = [tensor.numel() * tensor.element_size() for tensor in lowered.weights.values()]
     length = len(graph) + sum(len(header) + size for header, size in zip(headers, sizes, strict=True))
     file.write(frame.SerializeToString(deterministic=True))
-    file.write(_field(_MODEL_GRAPH, length))
+    file.write(_field(MODEL_GRAPH, length))
     file.write(graph)
     for header, tensor in zip(headers, lowered.weights.values(), strict=True):
         file.write(header)
@@ -169,8 +171,8 @@ def with_weights(lowered: LoweredModel) -> onnx.ModelProto:
 def _initializer_header(name: str, tensor: torch.Tensor) -> bytes:
     """Everything of an initializer's field that comes before its data."""
     size = tensor.numel() * tensor.element_size()
-    body: bytes = _declaration(name, tensor).SerializeToString(deterministic=True) + _field(_TENSOR_RAW_DATA, size)
-    return _field(_GRAPH_INITIALIZER, len(body) + size) + body
+    body: bytes = _declaration(name, tensor).SerializeToString(deterministic=True) + _field(TENSOR_RAW_DATA, size)
+    return _field(GRAPH_INITIALIZER, len(body) + size) + body
 
 
 def _declaration(name: str, tensor: torch.Tensor) -> TensorProto:
@@ -191,16 +193,15 @@ def _varint(number: int) -> bytes:
 
 
 @contextmanager
-def _external_data(lowered: LoweredModel, path: Path) -> Iterator[str]:
-    """The weights in a file beside `path`, whose name is given; it is gone again where the block fails."""
+def external_data(chunks: Iterable[memoryview], path: Path) -> Iterator[str]:
+    """A file of these bytes beside the model `path`, whose name is given; it is gone again where the block fails."""
     digest = hashlib.blake2b(digest_size=4)
-    for tensor in lowered.weights.values():
-        digest.update(raw_bytes(tensor).data)
-    target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
-    is_new = not target.exists()
-    with staged(target) as staging:
-        for tensor in lowered.weights.values():
-            staging.file.write(raw_bytes(tensor).data)
+    with staged(path) as staging:
+        for chunk in chunks:
+            digest.update(chunk)
+            staging.file.write(chunk)
+        staging.target = target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
+        is_new = not target.exists()
     try:
         yield target.name
     except BaseException:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.batchnorm_folding import Fold
 from passes.dimension import Dim
 from passes.errors import LazyResolutionError
 from passes.guards import GuardLog, Location
@@ -48,7 +49,8 @@ class Program:
     runs a copy of the model on data, where nothing less would do. `rungs` are the modules that could not be
     traced; `whole` is the target that stands for the root itself, where one does. `unreached` are the lazy
     modules that the sample never calls. `inferred` has, by id, the tensors of `root` that a lazy layer
-    initialises, with what they will be.
+    initialises, with what they will be. `read` has, by path, the model's tensors whose values the forward asked for,
+    and so may have decided something.
 
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
     made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
@@ -65,9 +67,10 @@ class Program:
     dry_run: Callable[[nn.Module], object] | None = None
     rungs: list[Rung] = field(default_factory=list)
     whole: str | None = None
+    read: dict[str, torch.Tensor] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     added: dict[str, nn.Module] = field(default_factory=dict)
-    folds: dict[str, tuple[str, str]] = field(default_factory=dict)
+    folds: dict[str, Fold] = field(default_factory=dict)
     _modules: dict[str, nn.Module] | None = None
 
     def meet_lazy(self, layer: LazyLayer, declared: Mapping[str, torch.device] | None = None) -> None:
@@ -158,11 +161,24 @@ class Program:
             self._modules = dict(self.root.named_modules(remove_duplicate=False))
         return self._modules
 
+    def add(self, path: str, module: nn.Module) -> str:
+        """Adds a module that a pass made, under a path that names nothing of the root; returns the path."""
+        owner = self.module(path.rpartition(".")[0])
+        while path in self.added or hasattr(owner, path.rpartition(".")[2]):
+            path += "_"
+        self.added[path] = module
+        return path
+
     def rebase(self, root: nn.Module) -> None:
         """Makes the graph's targets name the modules of another root with the same structure."""
         self.root = root
         self.inferred = {}
         self._modules = None
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors of the root's state_dict, themselves."""
+        entries: dict[str, Any] = self.root.state_dict(keep_vars=True)
+        return {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
 
     def tensor(self, path: str) -> torch.Tensor:
         """The parameter, buffer or plain tensor attribute that a `get_attr` node names."""

@@ -11,10 +11,11 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from passes.ops.op import map_leaves
+from passes.batchnorm_folding import Fold
+from passes.lazy_modules import own_tensors
+from passes.ops.op import Owned, map_leaves
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, BoundCall, Program
 
@@ -69,16 +70,14 @@ def _fold_batchnorms(program: Program) -> None:
         if (
             not _foldable(layer, norm, producer)
             or calls[str(producer.target)] > 1
+            or producer.target in program.folds
             or _has_hooks(layer)
             or _has_hooks(norm)
         ):
             continue
-        path = f"{producer.target}_{str(node.target).rpartition('.')[2]}"
-        while path in program.added:
-            path += "_"
-        folded = fold(layer, norm)
-        program.added[path] = folded
-        program.folds[path] = (str(producer.target), str(node.target))
+        fold, folded = _fold(str(producer.target), layer, str(node.target), norm)
+        path = program.add(f"{fold.layer}_{fold.norm.rpartition('.')[2]}", folded)
+        program.folds[path] = fold
         producer.target = path
         calls[path] = 1
         producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
@@ -98,40 +97,23 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def fold(layer: Any, norm: Any) -> nn.Module:
-    """`layer` with the running statistics and affine parameters of `norm` in its weight and bias.
-
-    y = (w*x + b - mean) * gamma / sqrt(var + eps) + beta, per output channel. The scale is computed in float64.
-    """
+def _fold(path: str, layer: Any, norm_path: str, norm: Any) -> tuple[Fold, nn.Module]:
+    """The layer with the batch norm in its weight and bias, and what was folded."""
+    fold = Fold(path, norm_path, norm.eps, layer.groups if getattr(layer, "transposed", False) else None)
+    tensors = {
+        f"{owner}.{name}": tensor
+        for owner, module in ((path, layer), (norm_path, norm))
+        for name, tensor in own_tensors(module)
+    }
     folded = copy.copy(layer)
-    folded._parameters = dict(layer._parameters)
-    weight = layer.weight.detach()
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    scale = torch.rsqrt(variance + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -mean * scale
-    if layer.bias is not None:
-        shift = shift + layer.bias.detach().double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    per_channel = scale.to(weight.dtype)
-    trailing = [1] * (weight.ndim - 2)
-    if getattr(layer, "transposed", False):
-        # A transposed convolution's weight is [in, out/groups, ...], its groups laid along the first axis.
-        grouped = weight.unflatten(0, (layer.groups, -1)) * per_channel.view(layer.groups, 1, -1, *trailing)
-        scaled = grouped.flatten(0, 1)
-    else:
-        scaled = weight * per_channel.view(-1, 1, *trailing)
-    folded._parameters["weight"] = nn.Parameter(scaled, requires_grad=False)
-    folded._parameters["bias"] = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-    assert isinstance(folded, nn.Module)
-    return folded
+    folded._parameters = {
+        "weight": nn.Parameter(fold.weight(tensors), requires_grad=False),
+        "bias": nn.Parameter(fold.bias(tensors), requires_grad=False),
+    }
+    return fold, folded
 
 
 def _with_bias(arguments: dict[str, Any]) -> dict[str, Any]:
-    from passes.ops.op import Owned
-
     return {**arguments, "bias": Owned("bias")}
 
 

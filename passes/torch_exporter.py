@@ -1,96 +1,191 @@
-"""The fallback route: the whole resolved module through `torch.onnx.export`."""
+"""The fallback route: the whole resolved module through `torch.onnx.export`.
+
+The exporter gets a module of flat lists of tensors, so that inputs and outputs, nested or not, come in our order, and
+the names of everything on the outside are given afterwards. What it notes about the machine it runs on is dropped.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
+from onnx import helper
 from torch import nn
 
 from passes.errors import ExportError
-from passes.onnx_lowering import PRODUCER, LoweredModel
+from passes.guards import GuardLog
+from passes.interface_names import InterfaceNames
+from passes.nested import leaves
+from passes.onnx_lowering import PRODUCER, LoweredModel, check_model
+
+# torch's exporter writes opset 18 and converts that to later ones; what it converts to earlier ones is not valid.
+TORCH_OPSETS = range(18, 24)
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def export_through_torch(
     module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    tensors: Sequence[torch.Tensor],
+    arguments: Callable[[Sequence[torch.Tensor]], Arguments],
     *,
-    dynamic_axes: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    dynamic_axes: Sequence[Mapping[int, str]],
     opset: int,
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-    metadata: Mapping[str, str],
+    names: InterfaceNames,
 ) -> LoweredModel:
     """The model that torch's exporter makes of `module` (in eval mode), with our names and no local path.
 
-    `dynamic_axes` maps each forward argument to its `{axis: torch.export.Dim}`, nested as the argument is.
-    Raises ExportError with torch's own reason where it refuses the module.
+    `tensors` are the sample's, with the names of their dynamic axes; `arguments` puts such a list into the structure
+    that the forward takes. Every tensor of `state`, the module's state_dict, that the model uses is an initializer
+    under its key: torch's optimizer, which would compute with them, folds only what does not depend on one.
+
+    Raises ExportError with torch's own reason where it refuses the module, and where it has no such opset.
     """
+    if opset not in TORCH_OPSETS:
+        first, last = TORCH_OPSETS.start, TORCH_OPSETS.stop - 1
+        raise ExportError(
+            f"torch.onnx.export has opsets {first} to {last}, not {opset}", remedy=f"use --opset {first} or later"
+        )
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ExportError(
             "the torch route needs the package onnxscript, which is not installed", remedy="pip install onnxscript"
         ) from error
+    dims = {name: torch.export.Dim(name) for axes in dynamic_axes for name in axes.values()}
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            exported = torch.onnx.export(
-                module,
-                args,
-                kwargs=dict(kwargs),
+            program = torch.onnx.export(
+                _Flat(module, arguments),
+                tuple(tensors),
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(input_names),
-                output_names=list(output_names),
-                dynamic_shapes=dict(dynamic_axes),
+                dynamic_shapes={
+                    "tensors": tuple({axis: dims[name] for axis, name in axes.items()} for axes in dynamic_axes)
+                },
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None
+            held = _optimize(program, state)
     except Exception as error:  # torch's exporter documents no narrower class for what it refuses
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(
             f"torch.onnx.export refuses the model: {type(error.__cause__ or error).__name__}: {reason}",
             remedy="rewrite the operations named, or keep them out of the exported module",
         ) from error
-    assert exported is not None
-    return _detached(exported.model, opset, metadata)
+    _rename(program.model, names, held, state)
+    weights = {value.name: state[key] for key, value in held.items()}
+    lowered = _detached(program.model, weights, names, opset)
+    lowered.proto.graph.name = type(module).__name__
+    check_model(lowered, {}, GuardLog())
+    return lowered
 
 
-def _detached(model: Any, opset: int, metadata: Mapping[str, str]) -> LoweredModel:
-    """The exporter's model with its weights set aside, and without what it notes about the machine it ran on."""
-    import onnx
-    from onnx import helper
+class _Flat(nn.Module):
+    """A model between flat lists of tensors, as ONNX has them."""
 
-    weights: dict[str, torch.Tensor] = {}
-    for name, value in list(model.graph.initializers.items()):
-        raw = getattr(value.const_value, "raw", None)
-        if isinstance(raw, torch.Tensor):
-            weights[name] = raw.detach()
-            del model.graph.initializers[name]
+    MODEL = "model"
+
+    def __init__(self, model: nn.Module, arguments: Callable[[Sequence[torch.Tensor]], Arguments]):
+        super().__init__()
+        self.model = model
+        self.arguments = arguments
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        args, kwargs = self.arguments(tensors)
+        return tuple(leaf for leaf in leaves(self.model(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
+
+
+def _optimize(program: Any, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Runs torch's optimizer with the module's tensors as graph inputs, out of its reach; returns those that are used.
+
+    Afterwards they are neither inputs nor initializers, but free values, here by key: a tied one's first.
+    """
+    graph = program.model.graph
+    first = {id(tensor): key for key, tensor in reversed(list(state.items()))}
+    held: dict[str, Any] = {}
+    for key, tensor in state.items():
+        value = graph.initializers.pop(f"{_Flat.MODEL}.{key}", None)
+        if value is not None:
+            value.const_value = None
+            graph.inputs.append(value)
+            held[first[id(tensor)]] = value
+    program.optimize()
+    for value in held.values():
+        graph.inputs.remove(value)
+    return {key: value for key, value in held.items() if value.uses()}
+
+
+def _rename(model: Any, names: InterfaceNames, held: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Gives inputs and outputs their names, weights their keys, and to all else names that are none of these."""
+    top = model.graph
+    outside = dict(zip([*top.inputs, *top.outputs], [*names.inputs, *names.outputs], strict=True))
+    constants = [top.initializers.pop(name) for name in list(top.initializers)]
+    inside = list(constants)
+    for graph in model.graphs():
+        inside.extend(graph.inputs)
+        inside.extend(output for node in graph for output in node.outputs)
+    taken = {*outside.values(), *keys}
+    for value, name in outside.items():
+        value.name = name
+    for key, value in held.items():
+        value.name = _fresh(key, taken) if key in outside.values() else key
+    for value in inside:
+        if value.name and value not in outside:
+            value.name = _fresh(value.name.removeprefix(f"{_Flat.MODEL}."), taken)
+    for value in constants:
+        top.initializers[value.name] = value
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """The name, or one like it that is not taken yet; now it is."""
+    fresh, count = name, 0
+    while fresh in taken:
+        count += 1
+        fresh = f"{name}_{count}"
+    taken.add(fresh)
+    return fresh
+
+
+def _detached(model: Any, weights: dict[str, torch.Tensor], names: InterfaceNames, opset: int) -> LoweredModel:
+    """The exporter's model with all its large tensors set aside, and without what it notes about its origin."""
     import onnx_ir
 
-    proto: onnx.ModelProto = onnx_ir.serde.serialize_model(model)
-    written = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    if written != opset:
+    for name, value in list(model.graph.initializers.items()):
+        constant = getattr(value.const_value, "raw", None)
+        if isinstance(constant, torch.Tensor):
+            weights[name] = constant.detach()
+            del model.graph.initializers[name]
+    proto = onnx_ir.serde.serialize_model(model)
+    found = {entry.domain: entry.version for entry in proto.opset_import}
+    if found != {"": opset}:
         raise ExportError(
-            f"torch.onnx.export cannot write this model in opset {opset}; it writes opset {written}",
-            remedy=f"use --opset {written}, or later",
+            f"torch.onnx.export gave a model of the opsets {found}, not {opset}", remedy="ask for another --opset"
         )
-    proto.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    proto.ir_version = helper.find_min_ir_version_for(list(proto.opset_import))
     proto.producer_name = PRODUCER
     proto.ClearField("producer_version")
-    for holder in (proto, *proto.functions):
-        _forget_origin(holder)
-    helper.set_model_props(proto, dict(metadata))
-    return LoweredModel(
-        proto, weights, [value.name for value in proto.graph.input], [value.name for value in proto.graph.output]
-    )
+    proto.graph.ClearField("value_info")
+    _forget_origin(proto)
+    return LoweredModel(proto, weights, names.inputs, names.outputs)
+
+
+def _forget_origin(message: Any) -> None:
+    """Drops the stack traces and file names that the exporter notes on what it makes, and on all within it."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _forget_origin(part)
 
 
 @contextmanager
@@ -103,13 +198,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _forget_origin(holder: Any) -> None:
-    """Drops the stack traces and file names that the exporter notes on what it makes, and on all within it."""
-    for field, value in holder.ListFields():
-        if field.name in ("doc_string", "metadata_props"):
-            holder.ClearField(field.name)
-        elif field.message_type is not None and field.name != "initializer":
-            for item in value if isinstance(value, Sequence) or hasattr(value, "add") else (value,):
-                _forget_origin(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class WeightLoading:
     structure of the captured model; its tensors are replaced, never written into, so that a model that shares
     them keeps its own. The number of changes is the number of lazy modules resolved.
 
-    Raises LoadError where keys or shapes do not fit, LazyResolutionError where checkpoint and sample disagree.
+    Raises LoadError where keys or shapes do not fit, or a value that the forward reads is another than the model's;
+    LazyResolutionError where checkpoint and sample disagree.
     """
 
     target: nn.Module
@@ -53,6 +54,7 @@ class WeightLoading:
             for name, size in layer.inference.attributes.items():
                 setattr(module, name, size)
         _replace_tensors(self.target, self.weights)
+        _check_decisions(program, self.weights)
         return len(program.lazies)
 
 
@@ -115,14 +117,28 @@ def _finish(module: nn.Module) -> None:
 
 def _check_keys(target: nn.Module, weights: Mapping[str, torch.Tensor], unreached: set[str]) -> None:
     expected = set(target.state_dict(keep_vars=True))
-    missing = sorted(key for key in expected - set(weights) if key.rpartition(".")[0] not in unreached)
-    unknown = sorted(set(weights) - expected)
+    check_keys(weights, expected, {key for key in expected if key.rpartition(".")[0] not in unreached}, "the model")
+
+
+def check_keys(given: Collection[str], known: Collection[str], needed: Collection[str], whole: str) -> None:
+    """Raises LoadError unless all needed keys of a state_dict are given, and only known ones."""
+    missing = sorted(set(needed) - set(given))
+    unknown = sorted(set(given) - set(known))
     faults = [f"{_listed(missing)} missing from it"] if missing else []
-    faults += [f"{_listed(unknown)} not in the model"] if unknown else []
+    faults += [f"{_listed(unknown)} not in {whole}"] if unknown else []
     if faults:
         raise LoadError(
-            f"the weights do not fit the model: {'; '.join(faults)}", remedy="give the model's own state_dict"
+            f"the weights do not fit {whole}: {'; '.join(faults)}", remedy="give the model's own state_dict"
         )
+
+
+def _check_decisions(program: Program, weights: Mapping[str, torch.Tensor]) -> None:
+    for key, tensor in program.read.items():
+        if key in weights and not torch.equal(weights[key].to(tensor), tensor):
+            raise LoadError(
+                f"the forward reads the value of {key}, which is another in the weights than in the model",
+                remedy="load the weights into the model first, with load_state_dict",
+            )
 
 
 def _check_against_sample(layer: LazyLayer, weights: Mapping[str, torch.Tensor]) -> None:

@@ -240,6 +240,35 @@ class TestResolve:
         assert not any(name.startswith("spare") for name in load_file("w.safetensors"))
 
 
+class TestRefresh:
+    def test_new_weights_in_a_file(self, shell: Shell) -> None:
+        for seed, name in (("1", "old"), ("2", "new")):
+            given = ["net.py:Net", "-i", "Nx20", "--seed", seed, "-q"]
+            assert shell.run("convert", *given, "-o", f"{name}.onnx")[0] == 0
+            assert shell.run("resolve", *given, "-o", f"{name}.safetensors")[0] == 0
+        command = ["refresh", "old.onnx", "--weights", "new.safetensors", "-o", "fresh.onnx"]
+        status, out, err = shell.run(*command)
+        assert (status, err) == (0, "")
+        assert contains(out, ["file fresh.onnx,", "time"])
+        assert Path("fresh.onnx").read_bytes() == Path("new.onnx").read_bytes() != Path("old.onnx").read_bytes()
+        facts = json.loads(shell.run(*command, "--json", "-")[1])
+        assert (facts["file"], facts["bytes"]) == ("fresh.onnx", Path("fresh.onnx").stat().st_size)
+
+    @pytest.mark.parametrize(
+        ("status", "arguments", "parts"),
+        [
+            (1, "refresh none.onnx --weights none.pt -o new.onnx", ["none.onnx does not exist"]),
+            (1, "refresh net.py --weights none.pt -o new.onnx", ["net.py cannot be read as an ONNX model"]),
+            (2, "refresh net.py -o new.onnx", ["--weights", "--help"]),
+        ],
+    )
+    def test_failures(self, shell: Shell, status: int, arguments: str, parts: list[str]) -> None:
+        found, out, err = shell.run(*arguments.split())
+        assert contains(err, ["error: ", *parts])
+        assert (found, out) == (status, "")
+        assert shell.files() == ["net.py"]
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("status", "arguments", "parts"),
@@ -268,6 +297,7 @@ class TestFailures:
             (2, "convert net.py:Net -i Nx20 --dim N -o net.onnx", ["--dim", "K=V"]),
             (2, "convert net.py:Net -i 2x20 --kwarg width -o net.onnx", ["--kwarg", "K=V"]),
             (2, "convert net.py:Net -i 2x20 --meta author -o net.onnx", ["--meta", "K=V"]),
+            (2, "convert net.py:Net -i 2x20 --meta lazytracer.x=1 -o net.onnx", ["lazytracer.x", "another key"]),
             (2, "convert net.py:Net -i 2x20 --opset 3 -o net.onnx", ["opset 3"]),
             (2, "convert net.py:Net -i 2x20 --opset x -o net.onnx", ["--opset"]),
             (2, "convert net.py:Net -i 2x20 --seed 99999999999999999999999 -o net.onnx", ["--seed"]),

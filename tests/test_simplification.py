@@ -132,3 +132,26 @@ def test_what_no_output_needs_is_gone() -> None:
     assert op_types(conversion) == ["Gemm"]
     assert set(conversion.lowered.weights) == {"used.weight", "used.bias"}
     assert conversion.report.resolved["unused"] == {"in_features": 5}
+
+
+def test_a_folded_layer_takes_no_name_of_the_models() -> None:
+    class Taken(TwoUsers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv_norm = nn.Conv2d(2, 2, 1)
+            self.conv_norm_ = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv_norm(self.norm(self.conv(x)) * self.conv_norm_)
+
+    conversion = convert(trained(Taken()), 2, 4, 4)
+    weights = conversion.lowered.weights
+    assert weights["conv_norm.weight"] is conversion.module.conv_norm.weight
+    assert {"conv_norm__.weight", "conv_norm__.bias", "conv_norm_"} < set(weights)
+    x = torch.randn(3, 2, 4, 4)
+    torch.testing.assert_close(conversion.graph_module(x), conversion.module.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_of_two_batch_norms_one_is_folded() -> None:
+    conversion = convert(trained(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2))), 2, 4, 4)
+    assert op_types(conversion) == ["Conv", "BatchNormalization"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from passes.spec import spec
     from tracer.conversion import Conversion, convert, draw, inspect, resolve
     from tracer.drawing import Drawing
+    from tracer.refreshing import refresh
     from tracer.report import Report
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOMES = {
     "passes.spec": ("spec",),
     "tracer.conversion": ("Conversion", "convert", "draw", "inspect", "resolve"),
     "tracer.drawing": ("Drawing",),
+    "tracer.refreshing": ("refresh",),
     "tracer.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -42,7 +44,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CaptureError", "Conversion", "Drawing", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
     "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "draw",
-    "inspect", "resolve", "spec",
+    "inspect", "refresh", "resolve", "spec",
 ]  # fmt: skip
 
 

@@ -404,3 +404,26 @@ def report(invocation: Invocation, output: Path, format: str | None, **subject: 
         "seconds": seconds,
     }
     return Outcome(facts, rendering.resolution_summary(drawing.report, output, seconds))
+
+
+@cli.command(short_help="Put new weights into an exported file.")
+@click.argument("model_file", metavar="FILE.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The new weights: a .safetensors or .pt file.",
+)
+@click.option("-o", "--output", metavar="FILE.onnx", required=True, type=click.Path(path_type=Path), help="The file.")
+@_talking
+def refresh(invocation: Invocation, model_file: Path, weights: Path, output: Path) -> Outcome:
+    """Writes an exported file again with new weights, without tracing the model again."""
+    started = time.perf_counter()
+    from tracer import rendering
+
+    invocation.progress.says(f"refreshing {model_file}")
+    tracer.refresh(model_file, weights, output)
+    seconds = time.perf_counter() - started
+    facts = {"file": str(output), "bytes": output.stat().st_size, "seconds": seconds}
+    return Outcome(facts, rendering.written_file(output, seconds))

@@ -21,11 +21,13 @@ from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyResolution
 from passes.model_copy import Sharing, copy_model
+from passes.nested import leaves
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
+from tracer import __version__
 from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import fx
 
+    from passes.interface_names import InterfaceNames
     from passes.onnx_lowering import LoweredModel
     from tracer.drawing import Drawing
     from tracer.verification import Verification
@@ -232,9 +235,12 @@ def convert(
 
     The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
     """
+    from passes.onnx_metadata import annotate, check_metadata
     from passes.onnx_writer import check_target
 
     _check_options(opset_version, route)
+    entries = {str(key): str(value) for key, value in (metadata or {}).items()}
+    check_metadata(entries)
     target = Path(f) if f is not None else None
     if target is not None:
         check_target(target)
@@ -242,8 +248,9 @@ def convert(
     report = build_report(work.program, type(model).__name__)
     given = read_weights(weights) if weights is not None else None
     resolved = work.resolve(copy_model(model), seed, given)
-    export = _Export(opset_version, input_names, output_names, _texts(metadata or {}), fold_batchnorm)
+    export = _Export(opset_version, input_names, output_names, fold_batchnorm)
     lowered, taken, reason = export.run(work, resolved, passes, route)
+    annotate(lowered, work.program, metadata=entries, version=__version__, route=taken)
     conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
     report.guards = work.log.guards
     conversion._deliver(work, target, verify)
@@ -257,63 +264,59 @@ class _Export:
     opset: int
     input_names: Sequence[str] | None
     output_names: Sequence[str] | None
-    metadata: dict[str, str]
     fold_batchnorm: bool
 
     def run(
         self, work: _Work, resolved: nn.Module, callers: CallersPasses, route: str
     ) -> tuple[LoweredModel, str, str]:
         """The lowered model, the route taken, and why it was taken."""
+        from passes.interface_names import interface_names
         from passes.onnx_lowering import OnnxLowering
 
-        lowering = OnnxLowering(self.opset, self.input_names, self.output_names, self.metadata)
         steps = [EagerRewrite(resolved), *_of_caller(callers, Stage.EAGER), Simplification(self.fold_batchnorm)]
         work.run(steps, Stage.SHAPED)
+        names = interface_names(work.program, self.input_names, self.output_names)
+        lowering = OnnxLowering(self.opset, names)
         if route == "torch":
-            return self._through_torch(work, resolved), "torch", "asked for"
+            return self._through_torch(work, resolved, names), "torch", "asked for"
         try:
             work.run([lowering], Stage.EAGER)
         except UnsupportedOpError as error:
             if route == "direct":
                 raise
-            return self._after(error, work, resolved), "torch", "; ".join(map(str, error.blockers))
+            return self._after(error, work, resolved, names), "torch", "; ".join(map(str, error.blockers))
         assert lowering.lowered is not None
         reason = "asked for" if route == "direct" else "every operation has a direct lowering"
         return lowering.lowered, "direct", reason
 
-    def _after(self, blocked: UnsupportedOpError, work: _Work, resolved: nn.Module) -> LoweredModel:
+    def _after(
+        self, blocked: UnsupportedOpError, work: _Work, resolved: nn.Module, names: InterfaceNames
+    ) -> LoweredModel:
         """The torch route in place of the direct one; where it fails too, the error names what blocked both."""
         try:
-            return self._through_torch(work, resolved)
+            return self._through_torch(work, resolved, names)
         except ExportError as error:
             message = f"neither route can export the model. {blocked.message}\nAnd {error.message}"
             raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
 
-    def _through_torch(self, work: _Work, resolved: nn.Module) -> LoweredModel:
-        from passes.onnx_lowering import output_names
+    def _through_torch(self, work: _Work, resolved: nn.Module, names: InterfaceNames) -> LoweredModel:
         from passes.torch_exporter import export_through_torch
 
-        with work.timed("lowering"):
-            args, kwargs = work.sample.data(work.log.sampled)
+        with work.timed("lowering"), _seeded(0):
             return export_through_torch(
                 copy_model(resolved, sharing=Sharing.PARAMETERS).eval(),
-                args,
-                kwargs,
-                dynamic_axes=work.sample.export_dims(),
+                [leaf for leaf in leaves(work.sample.data(work.log.sampled)) if isinstance(leaf, torch.Tensor)],
+                work.sample.filled,
+                state=work.program.state(),
+                dynamic_axes=work.sample.dynamic_axes(),
                 opset=self.opset,
-                input_names=self.input_names or [leaf.name for leaf in work.sample.leaves()],
-                output_names=self.output_names or output_names(work.program),
-                metadata=self.metadata,
+                names=names,
             )
 
 
 def _of_caller(steps: CallersPasses, stage: Stage) -> list[Pass]:
     """The caller's passes, of which those that are mere functions run at a stage and keep it."""
     return [step if isinstance(step, Pass) else CallerPass(step, stage, stage) for step in steps]
-
-
-def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def _check_options(opset: int, route: str) -> None:

@@ -62,7 +62,9 @@ class KnownValues:
 
     def _compute(self, node: fx.Node) -> Any:
         if node.op == "get_attr":
-            return self._tracer.program.tensor(str(node.target)).detach()
+            tensor = self._tracer.program.tensor(str(node.target)).detach()
+            self._tracer.program.read[str(node.target)] = tensor
+            return tensor
         args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._values.__getitem__)
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
         if is_inplace(name):

@@ -125,10 +125,15 @@ def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: 
 
 def resolution_summary(report: Report, path: Path, seconds: float) -> RenderableType:
     """What was inferred and where the weights are."""
+    return Group(_lazy_layers(report), written_file(path, seconds))
+
+
+def written_file(path: Path, seconds: float) -> RenderableType:
+    """What was written, and how long it took."""
     facts = _facts()
     facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}")
     facts.add_row("time", f"{seconds:.2f} s")
-    return Group(_lazy_layers(report), facts)
+    return facts
 
 
 def stage_timings(timings: Mapping[str, float]) -> RenderableType:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.dimension import Dim, Size
 from passes.errors import InputError
 from passes.guards import GuardLog
-from passes.nested import leaves, map_structure
+from passes.nested import fields_of, is_dataclass_value, leaves, map_structure, with_fields
 from passes.spec import InputSpec, TensorSpec
 
 # A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
@@ -74,20 +76,34 @@ class Sample:
         def leaf(value: Any) -> Any:
             return replace(value) if isinstance(value, Leaf) else value
 
-        args, kwargs = map_structure((self.args, self.kwargs), leaf)
+        args, kwargs = map_structure((self.args, self.kwargs), leaf, keep_dataclasses=True)
         return args, kwargs
 
-    def export_dims(self) -> dict[str, Any]:
-        """The dynamic axes as `torch.export` takes them, by argument name."""
-        from torch.export import Dim as ExportDim
+    def filled(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with these tensors, in order, in place of the leaves."""
+        given = iter(tensors)
+        return self._map(lambda _: next(given))
 
-        dims = {name: ExportDim(name) for name in self.dimensions()}
+    def with_distinct_names(self) -> Sample:
+        """The sample with names that are words, and different ones."""
+        taken: set[str] = set()
 
-        def axes(_: str, spec: TensorSpec) -> dict[int, Any]:
-            return {axis: dims[str(size)] for axis, size in enumerate(spec.shape) if isinstance(size, Dim)}
+        def distinct(leaf: Leaf) -> Leaf:
+            name = re.sub(r"\W", "_", leaf.name)
+            while name in taken:
+                name += "_1"
+            taken.add(name)
+            return dataclasses.replace(leaf, name=name)
 
-        args, kwargs = self.replace_leaves(axes)
-        return {name: _only_axes(entry) for name, entry in zip(self.names, [*args, *kwargs.values()], strict=True)}
+        args, kwargs = self._map(distinct)
+        return Sample(args, kwargs, self.names)
+
+    def dynamic_axes(self) -> list[dict[int, str]]:
+        """The names of each leaf's dynamic axes."""
+        return [
+            {axis: str(size) for axis, size in enumerate(leaf.spec.shape) if isinstance(size, Dim)}
+            for leaf in self.leaves()
+        ]
 
     def dimensions(self) -> list[str]:
         """The names of the dynamic dimensions."""
@@ -122,7 +138,8 @@ def bind_sample(
         for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
     ]
     symbols.check_all_known()
-    return Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
+    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
+    return sample.with_distinct_names()
 
 
 def input_names(model: nn.Module) -> list[str]:
@@ -226,14 +243,16 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
         raise InputError(f"{name} is a numpy array, no tensor", remedy="give torch.from_numpy of it")
     if isinstance(value, (tuple, list)):
         entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
+        keys = getattr(value, "_fields", range(len(value)))  # a named tuple's, or positions
         items = [
-            _to_leaves(f"{name}_{index}", item, e, symbols)
-            for index, (item, e) in enumerate(zip(value, entries, strict=True))
+            _to_leaves(f"{name}_{key}", item, e, symbols) for key, item, e in zip(keys, value, entries, strict=True)
         ]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         given = entry if isinstance(entry, Mapping) else {}
         return {key: _to_leaves(f"{name}_{key}", item, given.get(key), symbols) for key, item in value.items()}
+    if is_dataclass_value(value):
+        return with_fields(value, _to_leaves(name, fields_of(value), entry, symbols))
     return value
 
 
@@ -281,14 +300,3 @@ def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:
     if spec.dtype.is_floating_point:
         return torch.randn(shape).to(spec.dtype)
     return torch.randint(0, 2, shape).to(spec.dtype)
-
-
-def _only_axes(entry: Any) -> Any:
-    """An argument's dynamic axes, with None in place of what is no tensor."""
-    if isinstance(entry, dict) and all(isinstance(key, int) for key in entry):
-        return entry or None
-    if isinstance(entry, (tuple, list)):
-        return type(entry)([_only_axes(item) for item in entry])
-    if isinstance(entry, dict):
-        return {key: _only_axes(item) for key, item in entry.items()}
-    return None

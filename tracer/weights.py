@@ -9,19 +9,21 @@ from pathlib import Path
 import torch
 
 from passes.errors import LoadError
+from passes.lazy_modules import is_uninitialized
 
 Weights = Mapping[str, torch.Tensor] | str | Path
 
 
-def read_weights(source: Weights) -> dict[str, torch.Tensor]:
+def read_weights(source: Weights, *, copy: bool = True) -> dict[str, torch.Tensor]:
     """The tensors of a state_dict, a `.safetensors` file or a `.pt` file.
 
     A `.pt` file is read with `weights_only=True`: nothing in it is executed. One that holds the state_dict under
-    the key `state_dict` or `model` is understood. Files are memory-mapped, and tensors of a mapping copied.
-    Raises LoadError.
+    the key `state_dict` or `model` is understood. Files are memory-mapped, and tensors of a mapping copied, unless
+    `copy` says that they need not be. Uninitialised ones are left out. Raises LoadError.
     """
     if isinstance(source, Mapping):
-        return {name: tensor.detach().clone() for name, tensor in _tensors(source, "the given mapping").items()}
+        tensors = _tensors(source, "the given mapping")
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()} if copy else tensors
     path = Path(source)
     if not path.is_file():
         raise LoadError(f"the weights file {path} does not exist", remedy="give the path of a .safetensors or .pt file")
@@ -47,4 +49,4 @@ def _tensors(found: object, origin: str) -> dict[str, torch.Tensor]:
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
         raise LoadError(f"{origin} holds no state_dict", remedy="save model.state_dict()")
-    return dict(found)
+    return {name: tensor for name, tensor in found.items() if not is_uninitialized(tensor)}

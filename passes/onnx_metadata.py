@@ -1,0 +1,120 @@
+"""What an exported file says about itself, in its model's properties.
+
+Beside the caller's own entries there are ours, all under one prefix; but for the first two, their values are JSON.
+
+    lazytracer.version      the version that wrote the file
+    lazytracer.route        direct or torch
+    lazytracer.signature    name, dtype and shape of every input and output, dynamic dimensions by name, and the sizes
+                            at which those were sampled
+    lazytracer.guards       what has to hold of the sizes, and where in the model that was decided
+    lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
+    lazytracer.initializers the initializer that is this entry; tied ones have the same
+    lazytracer.baked_in     a digest of every entry whose value was read while the model was traced
+    lazytracer.folds        by its path in the file, which layer and batch norm a folded layer's weight and bias are of
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+
+from passes.batchnorm_folding import Fold
+from passes.errors import InputError, LoadError
+from passes.onnx_emitter import ONNX_TYPES, raw_bytes
+from passes.onnx_lowering import LoweredModel
+from passes.program import Program
+from passes.spec import TensorSpec
+
+PREFIX = "lazytracer."
+_WEIGHT_KEYS = ("state_dict", "initializers", "baked_in", "folds")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Raises InputError where one of the caller's keys is under our prefix."""
+    for key in metadata:
+        if key.startswith(PREFIX):
+            raise InputError(f"the metadata key {key} begins with {PREFIX}", remedy="choose another key")
+
+
+def annotate(lowered: LoweredModel, program: Program, *, metadata: Mapping[str, str], version: str, route: str) -> None:
+    """Writes the caller's entries and ours into the model's properties."""
+    graph = lowered.proto.graph
+    signature = {
+        "inputs": [_declared(value) for value in graph.input],
+        "outputs": [_declared(value) for value in graph.output],
+        "sampled": program.log.sampled,
+    }
+    ours = {
+        "version": version,
+        "route": route,
+        "signature": _json(signature),
+        "guards": _json([guard.to_dict() for guard in program.log.guards]),
+        **WeightTable.of(lowered, program).properties(),
+    }
+    helper.set_model_props(lowered.proto, {**metadata, **{PREFIX + key: value for key, value in ours.items()}})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTable:
+    """Where in a file each entry of a state_dict is.
+
+    `specs` has every entry, with its dtype and shape as text, or None where the file holds nothing of it;
+    `initializers` says which are initializers themselves (tied ones the same), `folds` which are part of one, and
+    `baked_in` which decided about the graph.
+    """
+
+    specs: dict[str, str | None]
+    initializers: dict[str, str]
+    baked_in: dict[str, str]
+    folds: dict[str, Fold]
+
+    @staticmethod
+    def of(lowered: LoweredModel, program: Program) -> WeightTable:
+        state = program.state()
+        names = {id(tensor): name for name, tensor in lowered.weights.items()}
+        initializers = {key: names[id(tensor)] for key, tensor in state.items() if id(tensor) in names}
+        folds = {path: fold for path, fold in program.folds.items() if f"{path}.weight" in lowered.weights}
+        baked_in = {key: digest(state[key]) for key in program.read if key in state}
+        used = {*initializers, *baked_in, *(key for fold in folds.values() for key in fold.sources())}
+        specs = {key: str(TensorSpec.of(tensor)) if key in used else None for key, tensor in state.items()}
+        return WeightTable(specs, initializers, baked_in, folds)
+
+    @staticmethod
+    def read(file: Path, properties: Mapping[str, str]) -> WeightTable:
+        """The table in the properties of a file. Raises LoadError where there is none."""
+        try:
+            specs, initializers, baked_in, folds = (json.loads(properties[PREFIX + key]) for key in _WEIGHT_KEYS)
+            return WeightTable(specs, initializers, baked_in, {path: Fold(**fold) for path, fold in folds.items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LoadError(
+                f"{file} does not say where its weights come from", remedy="give a file that convert has written"
+            ) from error
+
+    def properties(self) -> dict[str, str]:
+        folds = {path: asdict(fold) for path, fold in self.folds.items()}
+        tables = (self.specs, self.initializers, self.baked_in, folds)
+        return dict(zip(_WEIGHT_KEYS, map(_json, tables), strict=True))
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """What tells a tensor's value from another."""
+    return hashlib.blake2b(raw_bytes(tensor).data, digest_size=16).hexdigest()
+
+
+def _declared(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    dtypes = {number: str(dtype).removeprefix("torch.") for dtype, number in ONNX_TYPES.items()}
+    shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim]
+    return {"name": value.name, "dtype": dtypes[tensor.elem_type], "shape": shape}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

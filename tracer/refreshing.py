@@ -1,0 +1,76 @@
+"""New weights in an exported file, without tracing the model again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from passes.errors import LoadError
+from passes.onnx_metadata import WeightTable, digest
+from passes.onnx_rewriting import read_written, rewrite
+from passes.onnx_writer import check_target
+from passes.spec import TensorSpec
+from passes.weight_loading import check_keys
+from tracer.weights import Weights, read_weights
+
+
+def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = None) -> Path:
+    """Puts new weights into a file that `convert` wrote; returns the path of the result: `f`, or the file itself.
+
+    `state_dict` is a mapping, or a `.safetensors` or `.pt` file. The result is what `convert` gives with these
+    weights, to the byte: batch norms are folded into them again, tied ones stay tied. Entries that the file holds
+    nothing of (of layers that the sample never reaches, or counters that inference does not need) are not looked at.
+    What `passes=` of the caller's own made of the weights is not made of the new ones.
+
+    External data stays external, in a new file: the old one is left to those who use it. Raises LoadError where the
+    file is not one of ours, and where keys, shapes or dtypes do not fit it; ExportError where the result cannot be
+    written. Nothing is written then.
+    """
+    source = Path(onnx_file)
+    target = Path(f) if f is not None else source
+    check_target(target)
+    written = read_written(source)
+    table = WeightTable.read(source, written.properties)
+    weights = read_weights(state_dict, copy=False)
+    _check(table, weights)
+    makers: dict[str, Callable[[], torch.Tensor]] = {}
+    for path, fold in table.folds.items():
+        makers[f"{path}.weight"] = partial(fold.weight, weights)
+        makers[f"{path}.bias"] = partial(fold.bias, weights)
+    for key, name in table.initializers.items():
+        makers[name] = partial(weights.__getitem__, key)
+    lost = sorted(makers.keys() - written.spans.keys())
+    if lost:
+        raise LoadError(f"{source} has no initializer {lost[0]} any more", remedy="export the model again")
+    rewrite(written, target, makers)
+    return target
+
+
+def _check(table: WeightTable, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises LoadError unless the file's entries are all there, as they were, and tied ones still equal."""
+    needed = [key for key, spec in table.specs.items() if spec is not None]
+    check_keys(weights, table.specs, needed, "the file")
+    for key in needed:
+        found = TensorSpec.of(weights[key])
+        if str(found) != table.specs[key]:
+            raise LoadError(
+                f"the weights' {key} is {found}, but the file's is {table.specs[key]}",
+                remedy="give weights of the model that was exported",
+            )
+    for key, expected in table.baked_in.items():
+        if digest(weights[key]) != expected:
+            raise LoadError(
+                f"the model's forward reads the value of {key}, which is another in the weights",
+                remedy="export the model again, with these weights",
+            )
+    holders: dict[str, str] = {}
+    for key, name in table.initializers.items():
+        first = holders.setdefault(name, key)
+        if first != key and digest(weights[key]) != digest(weights[first]):
+            raise LoadError(
+                f"{first} and {key} are one tensor in the file, but differ in the weights",
+                remedy="tie them again, or export the model anew",
+            )
