@@ -13,8 +13,9 @@ from onnx import helper
 from torch import fx
 
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
-from passes.nested import leaves
+from passes.nested import leaves, map_structure
 from passes.onnx_emitter import Emitter, Value, onnx_type, value_info
+from passes.onnx_precision import cast_unsupported
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
@@ -26,17 +27,27 @@ PRODUCER = "lazytracer"
 _ON_CONTAINERS = (operator.getitem, operator.add)
 
 
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What a node of the program became: its name in the ONNX graph, and those of its values, nested as they are."""
+
+    name: str
+    values: Any
+
+
 @dataclass(slots=True)
 class LoweredModel:
     """An ONNX model whose weights are still torch tensors.
 
     `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
+    `results` tells, by the program's node, where a value is found; it is empty on the torch route.
     """
 
     proto: onnx.ModelProto
     weights: dict[str, torch.Tensor]
     input_names: list[str]
     output_names: list[str]
+    results: dict[str, NodeResult] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -55,6 +66,7 @@ class OnnxLowering:
     ensures: Stage = Stage.LOWERED
     lowered: LoweredModel | None = None
     _values: dict[fx.Node, Any] = field(default_factory=dict)
+    _names: dict[fx.Node, str] = field(default_factory=dict)
     _blockers: list[Blocker] = field(default_factory=list)
 
     def run(self, program: Program) -> int:
@@ -67,8 +79,11 @@ class OnnxLowering:
             self._is_typed(f"output {name}", spec)
         if self._blockers:
             raise unsupported(self._blockers)
-        names = self._declare_outputs(program, emit)
-        self.lowered = LoweredModel(self._model(emit, program), emit.weights, self._input_names(program), names)
+        names, renamed = self._declare_outputs(program, emit)
+        cast_unsupported(emit.graph, emit.opset, emit.weights)
+        self.lowered = LoweredModel(
+            self._model(emit, program), emit.weights, self._input_names(program), names, self._results(renamed)
+        )
         check_model(self.lowered)
         return len(emit.graph.node)
 
@@ -101,7 +116,7 @@ class OnnxLowering:
         if call is None or call.op.lowering is None:
             self._block(node, program, "there is no direct lowering for it")
             return
-        emit.begin(_base_name(node, program), result)
+        self._names[node] = emit.begin(_base_name(node, program), result)
         try:
             arguments = {
                 name: map_leaves(value, lambda leaf: self._leaf(leaf, call, program, emit))
@@ -139,14 +154,23 @@ class OnnxLowering:
             return emit.weight(str(node.target), program.tensor(str(node.target)))
         return self._values[node]
 
-    def _declare_outputs(self, program: Program, emit: Emitter) -> list[str]:
+    def _results(self, renamed: dict[str, str]) -> dict[str, NodeResult]:
+        def final_name(value: Any) -> Any:
+            return renamed.get(value.name, value.name) if isinstance(value, Value) else value
+
+        return {
+            node.name: NodeResult(name, map_structure(self._values[node], final_name))
+            for node, name in self._names.items()
+        }
+
+    def _declare_outputs(self, program: Program, emit: Emitter) -> tuple[list[str], dict[str, str]]:
+        """The outputs' names, and the new names of values that became outputs."""
         own = output_names(program)
         output = program.output()
         values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
         specs = list(tensor_specs(output.meta[SPEC]))
         names = _given_names(self.output_names, _unique(own, emit), "output")
-        emit.outputs(list(zip(names, values, specs, strict=True)))
-        return names
+        return names, emit.outputs(list(zip(names, values, specs, strict=True)))
 
     def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
         emit.graph.name = type(program.root).__name__

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from passes.ops.op import map_leaves
 from passes.pipeline import Stage
-from passes.program import CALL, SPEC, BoundCall, Program
+from passes.program import CALL, ORDINAL, SPEC, BoundCall, Program
 
 
 @dataclass(slots=True)
@@ -80,6 +80,7 @@ def _fold_batchnorms(program: Program) -> None:
         program.added[path] = folded
         program.folds[path] = (str(producer.target), str(node.target))
         producer.target = path
+        producer.meta[ORDINAL] = node.meta.get(ORDINAL)
         calls[path] = 1
         producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
         _replace(program, node, producer)
