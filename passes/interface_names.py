@@ -33,13 +33,10 @@ def interface_names(program: Program, inputs: Sequence[str] | None, outputs: Seq
     if not own_outputs:
         raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
     input_names = _checked(inputs, own, "input")
-    taken = {*input_names, *program.state()}
-    output_names = _checked(outputs, _distinct(own_outputs, taken), "output")
-    shared = [name for name in output_names if name in taken]
+    output_names = _checked(outputs, _distinct(own_outputs, {*input_names, *program.state()}), "output")
+    shared = [name for name in output_names if name in input_names]
     if shared:
-        raise ExportError(
-            f"an output is named {shared[0]!r}, as an input or a weight is", remedy="give it another name"
-        )
+        raise ExportError(f"an input and an output are both named {shared[0]!r}", remedy="give different names")
     return InterfaceNames(input_names, output_names)
 
 

@@ -337,8 +337,11 @@ class Emitter:
                 self._symbols.setdefault(str(size), (value, axis))
         return value
 
-    def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> None:
-        """Declares the graph outputs: a value that a node computes takes the output's name, any other is copied."""
+    def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:
+        """Declares the graph outputs: a value that a node computes takes the output's name, any other is copied.
+
+        Returns the new names of values that had another one.
+        """
         produced = {name for node in self.graph.node for name in node.output}
         renamed: dict[str, str] = {}
         for name, value, spec in outputs:
@@ -348,7 +351,7 @@ class Emitter:
         clashing = {name for name in renamed.values() if name in produced and name not in renamed}
         renamed.update({name: self._fresh(f"{name}/inner") for name in clashing})
         for node in self.graph.node:
-            _rename(node, renamed)
+            rename(node, renamed)
         self.specs = {renamed.get(name, name): spec for name, spec in self.specs.items()}
         self.specs.update((name, spec) for name, _, spec in outputs)
         for name, value, _ in outputs:
@@ -357,12 +360,14 @@ class Emitter:
                 self.graph.node.append(
                     NodeProto(op_type="Identity", name=self._fresh(f"{name}/Identity"), input=[current], output=[name])
                 )
+        return renamed
 
-    def begin(self, base: str, result: Any) -> None:
-        """Starts the lowering of one op, whose nodes are named after `base`."""
+    def begin(self, base: str, result: Any) -> str:
+        """Starts the lowering of one op, whose nodes are named after `base`; returns the name it gets."""
         self._base = self._fresh(base)
         self._mark = len(self.graph.node)
         self.result = result
+        return self._base
 
     def finish(self, outputs: Any) -> Any:
         """Ends the lowering of one op: names its nodes and results, and gives the results their specs."""
@@ -377,7 +382,7 @@ class Emitter:
             if value.name in produced and value.name not in renamed:
                 renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
         for node in added:
-            _rename(node, renamed)
+            rename(node, renamed)
         for size, value in self._sizes.items():
             if value.name in renamed:
                 self._sizes[size] = Value(renamed[value.name])
@@ -410,14 +415,15 @@ def _leaves(outputs: Any) -> list[Value]:
     return [leaf for output in outputs for leaf in _leaves(output)]
 
 
-def _rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
+def rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
+    """Gives the node's values other names, also in the graphs inside of it."""
     for names in (node.input, node.output):
         for index, name in enumerate(names):
             if name in renamed:
                 names[index] = renamed[name]
     for attribute in node.attribute:
         for inner in attribute.g.node:
-            _rename(inner, renamed)
+            rename(inner, renamed)
 
 
 def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
@@ -474,4 +480,4 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
         raise ValueError(f"{node.op_type}.{name} is not a number")
 
 
-__all__ = ["DEFAULT_OPSET", "SUPPORTED_OPSETS", "Emitter", "Value", "onnx_type", "raw_bytes", "value_info"]
+__all__ = ["DEFAULT_OPSET", "SUPPORTED_OPSETS", "Emitter", "Value", "onnx_type", "raw_bytes", "rename", "value_info"]

@@ -16,8 +16,9 @@ from passes.dimension import fixed_symbols, hint
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.interface_names import InterfaceNames
-from passes.nested import leaves
+from passes.nested import leaves, map_structure
 from passes.onnx_emitter import Emitter, Value, onnx_type, value_info
+from passes.onnx_precision import cast_unsupported
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
@@ -29,17 +30,27 @@ PRODUCER = "lazytracer"
 _ON_CONTAINERS = (operator.getitem, operator.add)
 
 
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What a node of the program became: its name in the ONNX graph, and those of its values, nested as they are."""
+
+    name: str
+    values: Any
+
+
 @dataclass(slots=True)
 class LoweredModel:
     """An ONNX model whose weights are still torch tensors.
 
     `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
+    `results` tells, by the program's node, where a value is found; it is empty on the torch route.
     """
 
     proto: onnx.ModelProto
     weights: dict[str, torch.Tensor]
     input_names: list[str]
     output_names: list[str]
+    results: dict[str, NodeResult] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,6 +67,7 @@ class OnnxLowering:
     ensures: Stage = Stage.LOWERED
     lowered: LoweredModel | None = None
     _values: dict[fx.Node, Any] = field(default_factory=dict)
+    _emitted: dict[fx.Node, str] = field(default_factory=dict)
     _blockers: list[Blocker] = field(default_factory=list)
 
     def run(self, program: Program) -> int:
@@ -70,8 +82,11 @@ class OnnxLowering:
             self._is_typed(f"output {name}", spec)
         if self._blockers:
             raise unsupported(self._blockers)
-        self._declare_outputs(program, emit)
-        self.lowered = LoweredModel(self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs)
+        renamed = self._declare_outputs(program, emit)
+        cast_unsupported(emit.graph, emit.opset, emit.weights)
+        self.lowered = LoweredModel(
+            self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs, self._results(renamed)
+        )
         check_model(self.lowered, emit.specs, program.log)
         return len(emit.graph.node)
 
@@ -95,7 +110,7 @@ class OnnxLowering:
         if call is None or call.op.lowering is None:
             self._block(node, program, "there is no direct lowering for it")
             return
-        emit.begin(_base_name(node, program), result)
+        self._emitted[node] = emit.begin(_base_name(node, program), result)
         try:
             arguments = {
                 name: map_leaves(value, lambda leaf: self._leaf(leaf, node, program, emit))
@@ -134,11 +149,21 @@ class OnnxLowering:
             return emit.weight(str(node.target), program.tensor(str(node.target)))
         return self._values[node]
 
-    def _declare_outputs(self, program: Program, emit: Emitter) -> None:
+    def _results(self, renamed: dict[str, str]) -> dict[str, NodeResult]:
+        def final_name(value: Any) -> Any:
+            return renamed.get(value.name, value.name) if isinstance(value, Value) else value
+
+        return {
+            node.name: NodeResult(name, map_structure(self._values[node], final_name))
+            for node, name in self._emitted.items()
+        }
+
+    def _declare_outputs(self, program: Program, emit: Emitter) -> dict[str, str]:
+        """Names the outputs; the new names of values that became outputs."""
         output = program.output()
         values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
         specs = list(tensor_specs(output.meta[SPEC]))
-        emit.outputs(list(zip(self.names.outputs, values, specs, strict=True)))
+        return emit.outputs(list(zip(self.names.outputs, values, specs, strict=True)))
 
     def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
         emit.graph.name = type(program.root).__name__

@@ -19,8 +19,8 @@ from passes.ops.op import BoundCall, tensor_at
 from passes.spec import TensorSpec, shape_text
 
 # The keys of `node.meta` that the passes use. "spec" is the node's propagated value, "call" its bound
-# arguments, "location" its place in the caller's model.
-SPEC, CALL, LOCATION = "spec", "call", "location"
+# arguments, "location" its place in the caller's model, "ordinal" which call of its module it is, from 0.
+SPEC, CALL, LOCATION, ORDINAL = "spec", "call", "location", "ordinal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from passes.batchnorm_folding import Fold
 from passes.lazy_modules import own_tensors
 from passes.ops.op import Owned, map_leaves
 from passes.pipeline import Stage
-from passes.program import CALL, SPEC, BoundCall, Program
+from passes.program import CALL, ORDINAL, SPEC, BoundCall, Program
 
 
 @dataclass(slots=True)
@@ -79,6 +79,7 @@ def _fold_batchnorms(program: Program) -> None:
         path = program.add(f"{fold.layer}_{fold.norm.rpartition('.')[2]}", folded)
         program.folds[path] = fold
         producer.target = path
+        producer.meta[ORDINAL] = node.meta.get(ORDINAL)
         calls[path] = 1
         producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
         _replace(program, node, producer)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import tracer
+from tests.sabotage import spoil
 from tracer.cli import main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -326,14 +327,12 @@ class TestFailures:
 
     def test_disagreement_is_status_3(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("net.onnx").write_bytes(b"what was there")
-
-        def disagree(*_: object, **__: object) -> None:
-            raise tracer.VerificationError("output y differs")
-
-        monkeypatch.setattr("tracer.verification.verify", disagree)
-        status, _, err = shell.run("convert", "net.py:Net", "-i", "2x20", "-o", "net.onnx")
+        spoil(monkeypatch, nn.Linear, call=2)
+        status, out, err = shell.run("convert", "net.py:Net", "-i", "2x20", "-o", "net.onnx", "--json", "-")
         assert status == 3
-        assert contains(err, ["error: output y differs"])
+        assert contains(err, ["error: hidden (net.py:17) (Linear): output output differs from the module's by "])
+        assert "it begins here, where the file has " in err
+        assert json.loads(out)["error"]["path"] == "hidden"
         assert Path("net.onnx").read_bytes() == b"what was there"
         assert shell.files() == ["net.onnx", "net.py"]
 

@@ -101,8 +101,7 @@ def test_a_graph_module_is_a_model_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"input_names": ["x"], "output_names": ["x"]}, "an output is named 'x', as an input or a weight is"),
-        ({"output_names": ["fc.weight"]}, "an output is named 'fc.weight'"),
+        ({"input_names": ["x"], "output_names": ["x"]}, "an input and an output are both named 'x'"),
         ({"input_names": "x"}, "input_names is 'x'"),
         ({"input_names": [""]}, r"input_names is \[''\]"),
     ],
@@ -114,4 +113,4 @@ def test_names_that_onnx_would_refuse(names: Any, message: str) -> None:
 
 def test_metadata_is_text() -> None:
     model = tracer.convert(Net(), X, metadata={"version": 3}).onnx_model
-    assert {entry.key: entry.value for entry in model.metadata_props} == {"version": "3"}
+    assert ("version", "3") in {(entry.key, entry.value) for entry in model.metadata_props}

@@ -90,22 +90,23 @@ class Conversion:
 
     def _deliver(self, work: _Work, target: Path | None, verify: bool) -> None:
         """Writes the file where there is a target, verified before it takes the target's place."""
-        from passes.onnx_writer import temporary_model, write_model
+        from passes.onnx_writer import write_model
 
-        def check(file: Path) -> None:
+        def check(file: Path | None) -> None:
+            from tracer.localisation import locator
             from tracer.verification import verify as compare
 
             with work.timed("verification"):
                 eager = copy_model(self.module, sharing=Sharing.PARAMETERS).eval()
-                self.verification = compare(file, eager, work.sample, self.lowered.output_names, work.log)
+                locate = locator(self.lowered, self.program)
+                self.verification = compare(self.lowered, self.program, eager, work.sample, file, locate)
 
         if target is not None:
             with work.timed("writing"):
                 write_model(self.lowered, target, check if verify else None)
             work.timings["writing"] -= work.timings.get("verification", 0.0)
         elif verify:
-            with temporary_model(self.lowered) as file:
-                check(file)
+            check(None)
 
 
 @without_collection

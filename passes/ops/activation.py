@@ -337,7 +337,11 @@ def lower_hardswish(emit: Emitter, input: Value) -> Value:
 
 @activation("hardshrink", torch.hardshrink, modules=(nn.Hardshrink,), methods=("hardshrink",))
 def lower_hardshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
-    return emit.node("Shrink", input, lambd=float(lambd), bias=0.0)
+    """In float64 without Shrink, whose attributes are float32."""
+    if not _is_double(input):
+        return emit.node("Shrink", input, lambd=float(lambd), bias=0.0)
+    small = emit.node("LessOrEqual", emit.node("Abs", input), emit.scalar(lambd, input))
+    return emit.node("Where", small, emit.scalar(0, input), input)
 
 
 def refuse_negative_lambda(input: TensorSpec, lambd: float) -> None:
@@ -346,7 +350,9 @@ def refuse_negative_lambda(input: TensorSpec, lambd: float) -> None:
 
 @activation("softshrink", F.softshrink, modules=(nn.Softshrink,), refuse=refuse_negative_lambda)
 def lower_softshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
-    return emit.node("Shrink", input, lambd=float(lambd), bias=float(lambd))
+    if not _is_double(input):
+        return emit.node("Shrink", input, lambd=float(lambd), bias=float(lambd))
+    return emit.node("Sub", input, emit.node("Clip", input, emit.scalar(-lambd, input), emit.scalar(lambd, input)))
 
 
 # Gated --------------------------------------------------------------------------------------------

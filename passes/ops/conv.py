@@ -357,19 +357,12 @@ def _attributes(
 def _in_batch(
     emit: Emitter, op_type: str, batched: bool, input: Value, weight: Value, bias: Value | None, attributes: Any
 ) -> Value:
-    """The node on a batch of one where there is none, and in float32 where ONNX has no bfloat16 for it."""
-    dtype = weight.dtype
-    if not dtype.is_floating_point:
-        emit.unsupported(f"ONNX has no {op_type} for {dtype}")
-    if dtype == torch.bfloat16 and emit.opset < 22:
-        operands = [emit.cast(operand, torch.float32) for operand in (input, weight, bias) if operand is not None]
-    else:
-        operands = [operand for operand in (input, weight, bias) if operand is not None]
-    if not batched:
-        operands[0] = emit.unsqueeze(operands[0], 0)
+    """The node on a batch of one where there is none."""
+    if not weight.dtype.is_floating_point:
+        emit.unsupported(f"ONNX has no {op_type} for {weight.dtype}")
+    operands = [input if batched else emit.unsqueeze(input, 0), weight, bias]
     result = emit.node(op_type, *operands, **attributes)
-    result = result if batched else emit.squeeze(result, 0)
-    return emit.cast(result, dtype) if dtype == torch.bfloat16 and emit.opset < 22 else result
+    return result if batched else emit.squeeze(result, 0)
 
 
 # Multiply-adds ------------------------------------------------------------------------------------

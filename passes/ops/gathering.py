@@ -193,8 +193,20 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
     for other, (size, found) in enumerate(zip(positions.shape, updates.shape, strict=True)):
         if not same_size(size, found):
             updates = replace(emit.slice(updates, other, 0, size), spec=updates.spec)
-    result = emit.node("ScatterElements", lifted, positions, updates, axis=axis, reduction=reduction)
+    result = _scatter_elements(emit, lifted, positions, updates, axis, reduction)
     return result if input.ndim else emit.squeeze(result, 0)
+
+
+def _scatter_elements(
+    emit: Emitter, data: Value, positions: Value, updates: Value, axis: int, reduction: str | None
+) -> Value:
+    """ScatterElements; a sum or product of two-byte numbers in float32, as onnxruntime has none in float16."""
+    widened = reduction is not None and data.dtype in (torch.float16, torch.bfloat16)
+    if widened:
+        updates = emit.cast(updates, torch.float32)
+    wide = emit.cast(data, torch.float32) if widened else data
+    result = emit.node("ScatterElements", wide, positions, updates, axis=axis, reduction=reduction)
+    return emit.cast(result, data.dtype) if widened else result
 
 
 @scatter.lower
@@ -291,7 +303,7 @@ def _lower_slices(
     along: list[Size] = [count if other == axis else 1 for other in range(lifted.ndim)]
     positions = expanded(emit, emit.reshape(index, along), shape)
     updates = expanded(emit, as_value(emit, fill, input.dtype) if source is None else source, shape)
-    result = emit.node("ScatterElements", lifted, positions, updates, axis=axis, reduction=reduction)
+    result = _scatter_elements(emit, lifted, positions, updates, axis, reduction)
     return result if input.ndim else emit.squeeze(result, 0)
 
 

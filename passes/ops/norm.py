@@ -269,18 +269,13 @@ def _instances(emit: Emitter, input: Value, weight: Value | None, bias: Value | 
 def _with_statistics(
     emit: Emitter, input: Value, mean: Value, var: Value, weight: Value | None, bias: Value | None, eps: float
 ) -> Value:
-    """BatchNormalization; its parameters may have their own dtype since opset 15, and it takes bfloat16 since 14."""
+    """BatchNormalization; its parameters may have their own dtype since opset 15."""
     channels = tuple(map(hint, mean.shape))
     scale = weight or filled(emit, 1, channels, mean.dtype)
     shift = bias or filled(emit, 0, channels, mean.dtype)
-    x = input
     if emit.opset < 15:
-        wide = emit.opset < 14 and input.dtype == torch.bfloat16
-        x, scale, shift, mean, var = (
-            emit.cast(value, torch.float32 if wide else input.dtype) for value in (x, scale, shift, mean, var)
-        )
-    result = emit.node("BatchNormalization", x, scale, shift, mean, var, epsilon=eps)
-    return result if x.dtype == input.dtype else emit.cast(result, input.dtype)
+        scale, shift, mean, var = (emit.cast(value, input.dtype) for value in (scale, shift, mean, var))
+    return emit.node("BatchNormalization", input, scale, shift, mean, var, epsilon=eps)
 
 
 def has_instance_normalization(emit: Emitter, dtype: torch.dtype) -> bool:

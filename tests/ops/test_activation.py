@@ -142,7 +142,7 @@ def test_float64(module: nn.Module) -> None:
         # onnxruntime has no Erf in double precision; the graph is valid all the same.
         tracer.convert(module, (samples(torch.float64),), verify=False, route="direct")
         return
-    assert_lowering_matches(module, samples(torch.float64), rtol=1e-7, atol=1e-7)
+    assert_lowering_matches(module, samples(torch.float64), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name)

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tracer
 from passes.errors import NeedsDataError, ShapeError
-from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
+from tests.ops.oracle import as_module, assert_lowering_matches, assert_shape_matches, propagated
 
 bounds = st.none() | st.integers(-5, 5)
 slices = st.builds(slice, bounds, bounds, st.none() | st.integers(1, 3))
@@ -212,6 +213,13 @@ def test_lowering(name: str, dynamic: bool) -> None:
         dynamic={0: {0: "N", 1: "T"}} if dynamic else None,
         also=(torch.randn(6, 7, 4),) if dynamic else None,
     )
+
+
+@pytest.mark.parametrize("name", ["index_add", "scatter_add", "scatter multiply", "scatter_reduce"])
+def test_reductions_of_two_byte_numbers(name: str) -> None:
+    x = torch.randn(2, 3, 4)
+    assert_lowering_matches(LOWERINGS[name], x.half(), rtol=2e-3, atol=2e-3)
+    assert tracer.convert(as_module(LOWERINGS[name]), x.bfloat16(), route="direct").verification is not None
 
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 23])
