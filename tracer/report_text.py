@@ -53,7 +53,7 @@ def shape(sizes: Sequence[Any]) -> str:
 def _axis(size: int | str) -> str:
     """A size without spaces; a sum in parentheses, since `x` stands between the sizes."""
     text = str(size).replace(" ", "")
-    return f"({text})" if any(sign in text for sign in "+-") and not _is_enclosed(text) else text
+    return text if _is_enclosed(text) else f"({text})"
 
 
 def _is_enclosed(text: str) -> bool:
