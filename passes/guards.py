@@ -54,11 +54,14 @@ class GuardLog:
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
     named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by
     guard, the formula that the guard says is not negative; `facts` every formula with its relation to zero.
+    `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
+    come out as a formula.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     bounds: dict[str, Any] = field(default_factory=dict)
     facts: list[tuple[Any, str]] = field(default_factory=list)
+    explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from onnx import helper
 from torch import fx
 
+from passes.blockers import ON_CONTAINERS, blocker
 from passes.dimension import fixed_symbols, hint
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog
@@ -25,9 +25,6 @@ from passes.program import CALL, SPEC, Program, location_of, operation_of, tenso
 from passes.spec import TensorSpec
 
 PRODUCER = "lazytracer"
-
-# Functions of tuples of tensors: nothing to compute at run time. Where an operand is a tensor an op covers them.
-_ON_CONTAINERS = (operator.getitem, operator.add)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +98,14 @@ class OnnxLowering:
 
     def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
         call: BoundCall | None = node.meta.get(CALL)
-        if call is None and node.target in _ON_CONTAINERS:
+        if call is None and node.target in ON_CONTAINERS:
             assert callable(node.target)
             self._values[node] = node.target(*map_leaves(node.args, lambda leaf: self._value(leaf, program, emit)))
             return
         result = node.meta[SPEC]
         self._values[node] = _placeholder_values(node.name, result)
         if call is None or call.op.lowering is None:
-            self._block(node, program, "there is no direct lowering for it")
+            self._blockers.append(blocker(node, program))
             return
         self._emitted[node] = emit.begin(_base_name(node, program), result)
         try:
@@ -118,18 +115,11 @@ class OnnxLowering:
             }
             outputs = call.op.call(call.op.lowering, emit, arguments=arguments)
         except UnsupportedOpError as error:
-            self._block(node, program, error.message)
+            self._blockers.append(blocker(node, program, error.message))
             return
         except TracerError as error:
             raise error.placed(location_of(node), operation_of(node, program)) from error
         self._values[node] = emit.finish(outputs)
-
-    def _block(self, node: fx.Node, program: Program, reason: str) -> None:
-        location = location_of(node)
-        for rung in program.rungs:
-            if node.target in (rung.path, program.whole):
-                reason, location = rung.reason, rung.location
-        self._blockers.append(Blocker(operation_of(node, program), reason, location))
 
     def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Program, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):

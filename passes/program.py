@@ -80,7 +80,7 @@ class Program:
         LazyResolutionError where sizes differ, also those of a tied tensor, or depend on a dynamic dimension.
         """
         for name, size in layer.inference.attributes.items():
-            if isinstance(size, Dim):
+            if isinstance(size, Dim) and not self.log.explains:
                 symbols = ", ".join(size.symbols())
                 raise LazyResolutionError(
                     f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
@@ -233,6 +233,8 @@ def _sizes_text(layer: LazyLayer) -> str:
 
 def tensor_specs(value: Any) -> Iterator[TensorSpec]:
     """Every TensorSpec in a propagated value."""
+    if type(value) is TensorSpec:  # as most are
+        return iter((value,))
     return (leaf for leaf in leaves(value) if isinstance(leaf, TensorSpec))
 
 

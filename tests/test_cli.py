@@ -198,21 +198,53 @@ class TestConvert:
 
 
 class TestInspect:
-    def test_table(self, shell: Shell) -> None:
+    def test_table(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("COLUMNS", raising=False)
         status, out, _ = shell.run("inspect", "net.py:Net", "-i", "Nx20")
         assert status == 0
-        assert contains(out, ["layer type output params inferred", "hidden LazyLinear [N, 8] 72 in_features=8"])
-        assert contains(out, ["params 267", "macs 248*N", "input x float32[N, 20]"])
+        assert contains(out, ["layer type input output params mult-adds inferred from"])
+        assert contains(out, ["hidden LazyLinear N x 8 N x 8 72 128 in_features=8 first"])
+        assert contains(out, ["params 267", "mult-adds 248*N = 496 (N=2)", "weights 1.07 kB"])
+        assert contains(out, ["peak 224 bytes of activations at first (N=2)", "followed traced", "route direct ("])
+        assert contains(out, ["input x float32[N, 20]"])
         assert out.isascii()
-        assert max(map(len, out.splitlines())) <= 80
         assert shell.files() == ["net.py"]
 
-    def test_paths_and_sizes_stay_whole_in_80_columns(self, shell: Shell) -> None:
+    def test_fits_80_columns(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        lenet = str(REPOSITORY / "examples" / "lenet.py") + ":model"
+        _, out, _ = shell.run("inspect", lenet, "-i", "Nx1x28x28")
+        assert out == (REPOSITORY / "tests" / "golden" / "lenet_inspect.txt").read_text()
+        assert max(map(len, out.splitlines())) <= 80
+
+    def test_paths_and_sizes_stay_whole_in_80_columns(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
         resnet = str(REPOSITORY / "examples" / "resnet50.py") + ":ResNet50"
         _, out, _ = shell.run("inspect", resnet, "-i", "Nx3xHxW")
         words = out.split()
-        assert {"stages.3.2.spatial.1", "num_features=2048", "1,048,576", "(H+31)//32,"} <= set(words)
+        assert {"stages.3.2.spatial.1", "num_features=2048", "1,048,576", "(H+31)//32"} <= set(words)
         assert max(map(len, out.splitlines())) <= 80
+
+    def test_compares_samples(self, shell: Shell) -> None:
+        inputs = ["-i", "2x20", "-i", "Nx20", "-i", "2x21"]
+        status, out, _ = shell.run("inspect", "net.py:Wide", "--compare", *inputs)
+        assert status == 0
+        assert contains(out, ["Wide 2x20 Nx20 2x21", "hidden.in_features 20 20 21", "hidden params 168 168 176"])
+        status, out, _ = shell.run("inspect", "net.py:Net", "--compare", *inputs)
+        assert status == 0
+        assert contains(out, ["works yes yes no", "output 2 x 3 N x 3 -", "2x21 does not work: first (net.py:17)"])
+        facts = json.loads(shell.run("inspect", "net.py:Net", "--compare", *inputs, "--json", "-")[1])
+        assert [list(sample) for sample in facts["samples"]] == [["sample", "report"]] * 2 + [["sample", "error"]]
+        assert facts["samples"][2]["error"]["path"] == "first"
+
+    def test_compares_samples_of_several_inputs(self, shell: Shell) -> None:
+        inputs = ["-i", "x=2x3", "-i", "scale=scalar", "-i", "x=2x5", "-i", "scale=4"]
+        status, out, _ = shell.run("inspect", "net.py:TwoInputs", "--compare", *inputs)
+        assert status == 0
+        assert contains(out, ["2x3, scalar 2x5, 4", "linear.in_features 3 5"])
+        assert shell.run("inspect", "net.py:TwoInputs", *inputs)[0] == 2  # without --compare an input comes once
+        status, _, err = shell.run("inspect", "net.py:TwoInputs", "--compare", *inputs[:4])
+        assert (status, "takes two samples or more, found 1" in err) == (2, True)
 
     def test_json_is_the_report(self, shell: Shell) -> None:
         from tracer.loading import load_model
@@ -220,6 +252,42 @@ class TestInspect:
         facts = json.loads(shell.run("inspect", "net.py:Net", "-i", "2x20", "--json", "-")[1])
         report = tracer.inspect(load_model("net.py:Net"), (tracer.spec(2, 20),)).to_dict()
         assert facts == {**report, "warnings": []}
+
+    def test_a_reader_that_has_read_enough(self, shell: Shell) -> None:
+        resnet = str(REPOSITORY / "examples" / "resnet50.py") + ":ResNet50"
+        command = [sys.executable, "-m", "tracer", "inspect", resnet, "-i", "Nx3x224x224"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait() == 0
+
+
+class TestWhy:
+    def test_chain(self, shell: Shell) -> None:
+        lenet = str(REPOSITORY / "examples" / "lenet.py") + ":model"
+        status, out, _ = shell.run("why", lenet, "7", "-i", "1x1x28x36")
+        assert status == 0
+        assert contains(out, ["input input 1 x 1 x H x W", "= 1 x 1 x 28 x 36", "1 step keeps the shape"])
+        assert contains(out, ["7.in_features = 16*((H//4) - 2)*((W//4) - 2) = 560", "where H=28, W=36"])
+        assert out.isascii()
+
+    def test_lines_and_layers_that_are_not_lazy(self, shell: Shell) -> None:
+        status, out, _ = shell.run("why", "net.py:Net", "first", "-i", "2x20")
+        assert status == 0
+        assert contains(out, ["first Linear", "net.py:17", "first is not lazy: Linear(in_features=20, out_features=8"])
+
+    def test_json(self, shell: Shell) -> None:
+        facts = json.loads(shell.run("why", "net.py:Net", "hidden", "-i", "2x20", "--json", "-")[1])
+        assert facts["sizes"] == [{"name": "hidden.in_features", "formula": "8", "value": 8}]
+        assert [step["name"] for step in facts["steps"]] == ["input x", "first", "hidden"]
+
+    def test_unknown_layer(self, shell: Shell) -> None:
+        status, _, err = shell.run("why", "net.py:Net", "hiden", "-i", "2x20")
+        assert status == 2
+        assert contains(err, ["Net has no layer 'hiden'", "did you mean hidden?"])
 
 
 class TestResolve:

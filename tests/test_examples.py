@@ -118,6 +118,10 @@ def test_resolves_to_the_weights_of_a_dry_run(example: Example) -> None:
 def test_resnet50_has_its_size() -> None:
     report = tracer.inspect(load_model("examples/resnet50.py:ResNet50"), (tracer.spec("N", 3, 224, 224),))
     assert report.params == 25_557_032
+    assert report.macs == "4089184256*N"
+    assert (
+        tracer.inspect(load_model("examples/resnet50.py:ResNet50"), tracer.spec(1, 3, 224, 224)).macs == 4_089_184_256
+    )
     assert report.outputs == ["float32[N, 1000]"]
     assert report.resolved["classifier"] == {"in_features": 2048}
 

@@ -16,7 +16,7 @@ import tracer
 from passes.guards import GuardLog
 from passes.onnx_emitter import ONNX_TYPES
 from tracer import VerificationError
-from tracer.comparison import TOLERANCES, tolerances
+from tracer.agreement import TOLERANCES, tolerances
 from tracer.ladder import follow
 from tracer.sample import bind_sample
 from tracer.verification import verify

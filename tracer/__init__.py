@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from passes.spec import spec
+    from tracer.comparison import Comparison, compare
     from tracer.conversion import Conversion, convert, draw, inspect, resolve
     from tracer.drawing import Drawing
+    from tracer.explanation import Explanation, why
     from tracer.refreshing import refresh
     from tracer.report import Report
 
@@ -34,17 +36,20 @@ _HOMES = {
         "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
     "passes.spec": ("spec",),
+    "tracer.comparison": ("Comparison", "compare"),
     "tracer.conversion": ("Conversion", "convert", "draw", "inspect", "resolve"),
     "tracer.drawing": ("Drawing",),
+    "tracer.explanation": ("Explanation", "why"),
     "tracer.refreshing": ("refresh",),
     "tracer.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CaptureError", "Conversion", "Drawing", "ExportError", "InputError", "LazyResolutionError", "LoadError", "Report",
-    "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError", "convert", "draw",
-    "inspect", "refresh", "resolve", "spec",
+    "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError",
+    "LazyResolutionError", "LoadError", "Report", "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError",
+    "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
+    "why",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 import time
 import traceback
@@ -83,6 +84,9 @@ class Invocation:
             if not self.quiet and self.json_target != "-":
                 rendering.show(outcome.summary)
             self._write_json({**outcome.facts, "warnings": self.warnings})
+            return 0
+        except BrokenPipeError:  # whoever reads our output has read enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except TracerError as error:
             return self._fail(error, error.to_dict(), _status(error))
@@ -224,11 +228,24 @@ _weights: Callable[[Any], Any] = click.option(
 
 @dataclass(slots=True)
 class Subject:
-    """A loaded model and its sample, as `tracer`'s functions take them."""
+    """A loaded model and its samples, as `tracer`'s functions take them; `args` and `kwargs` are those of the first."""
 
     model: nn.Module
-    args: tuple[Any, ...]
-    options: dict[str, Any]
+    samples: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    dims: dict[str, int]
+    strict: bool
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        return self.samples[0][0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return self.samples[0][1]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"kwargs": self.kwargs, "dims": self.dims, "strict": self.strict}
 
 
 @contextmanager
@@ -240,15 +257,18 @@ def _loaded(
     dims: Sequence[str],
     seed: int,
     strict: bool,
+    compare: bool = False,
 ) -> Iterator[Subject]:
     """The model, built under the seed; inside the block torch's random state goes on from there, so that a
-    model gets the weights that it has in a script which sets the seed, builds it and runs it once."""
+    model gets the weights that it has in a script which sets the seed, builds it and runs it once. To `compare`, the
+    inputs are those of several samples."""
     import torch
 
     from tracer import loading
 
-    args, named = loading.load_inputs(inputs)
-    sizes = loading.parse_sizes(dims, "--dim", loading.dimension_names(args, named))
+    samples = loading.load_samples(inputs) if compare else [loading.load_inputs(inputs)]
+    known = [name for args, named in samples for name in loading.dimension_names(args, named)]
+    sizes = loading.parse_sizes(dims, "--dim", list(dict.fromkeys(known)))
     factory_arguments = loading.parse_literals(kwargs, "--kwarg")
     if not -(2**63) <= seed < 2**64:
         raise InputError(f"--seed {seed} does not fit into 64 bits", remedy="choose a smaller one")
@@ -256,7 +276,7 @@ def _loaded(
         torch.manual_seed(seed)
         invocation.progress.says(f"loading {model_name}")
         model = loading.load_model(model_name, factory_arguments)
-        yield Subject(model, args, {"kwargs": named, "dims": sizes, "strict": strict})
+        yield Subject(model, samples, sizes, strict)
 
 
 # Commands ---------------------------------------------------------------------------------------
@@ -343,15 +363,45 @@ def convert(
 
 @cli.command(short_help="Show what is known of MODEL.")
 @_what_to_trace
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Show what changes between samples. Each -i without a name is a sample; of a model with several inputs, name "
+    "them: a name that comes again begins the next sample (-i x=1x8 -i y=1x4 -i x=2x8 -i y=2x4).",
+)
 @_talking
-def inspect(invocation: Invocation, **subject: Any) -> Outcome:
+def inspect(invocation: Invocation, compare: bool, **subject: Any) -> Outcome:
     """Shows MODEL's layers with their shapes and what is inferred; allocates no weight and runs nothing."""
     from tracer import rendering
 
-    with _loaded(invocation, **subject) as loaded:
+    with _loaded(invocation, **subject, compare=compare) as loaded:
         invocation.progress.says(f"inspecting {type(loaded.model).__name__}")
+        if compare:
+            if len(loaded.samples) < 2:
+                raise InputError(
+                    f"--compare takes two samples or more, found {len(loaded.samples)}",
+                    remedy="repeat -i, as in -i 1x28x28 -i 1x64x64",
+                )
+            args, kwargs = zip(*loaded.samples, strict=True)
+            comparison = tracer.compare(loaded.model, args, kwargs, dims=loaded.dims, strict=loaded.strict)
+            return Outcome(comparison.to_dict(), rendering.comparison_table(comparison))
         report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
     return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
+
+
+@cli.command(short_help="Show why a layer of MODEL has its sizes.")
+@_what_to_trace
+@click.argument("layer")
+@_talking
+def why(invocation: Invocation, layer: str, **subject: Any) -> Outcome:
+    """Shows the chain of shapes that leads to LAYER, a module path such as features.3.conv, in formulas of the
+    input's dimensions: sizes of the input of at least 2 are named N, C, H, W."""
+    from tracer import rendering
+
+    with _loaded(invocation, **subject) as loaded:
+        invocation.progress.says(f"following {type(loaded.model).__name__} to {layer}")
+        explanation = tracer.why(loaded.model, loaded.args, layer, loaded.kwargs, dims=loaded.dims)
+    return Outcome(explanation.to_dict(), rendering.explanation_table(explanation))
 
 
 @cli.command(short_help="Write MODEL's resolved weights.")

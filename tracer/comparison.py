@@ -1,89 +1,129 @@
-"""Whether a value of the exported file is the module's: how far apart they are, and how far they may be."""
+"""Two or more samples of a model side by side: what changes between them, and which do not work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from torch import fx
+from torch import nn
 
-from passes.nested import leaves, map_structure
-from passes.program import SPEC, Program, tensor_specs
-
-Array: TypeAlias = np.ndarray[Any, Any]
-
-# Largest difference allowed, relative to a value's range (at least 1), by the coarsest dtype that takes part.
-TOLERANCES: dict[torch.dtype, float] = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
+from passes.errors import InputError, TracerError
+from passes.nested import leaves
+from passes.spec import InputSpec
+from tracer.conversion import inspect
+from tracer.report import Report
+from tracer.report_text import shape
 
 
-def tolerances(program: Program, in_float32: bool = False) -> dict[fx.Node, float]:
-    """The difference allowed in each node's value: that of the coarsest dtype of what it is computed from.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A fact that is not the same for every sample: its value for each, None where there is none."""
 
-    `in_float32` says that what runs the file may compute in that, whatever the program's dtypes.
+    name: str
+    values: list[str | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "values": self.values}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is known of one model from several samples; the error in place of a report where one does not work."""
+
+    model: str
+    samples: list[str]
+    reports: list[Report | TracerError]
+
+    @property
+    def differences(self) -> list[Difference]:
+        """The sizes, outputs, parameters and costs that differ between the samples that work, in order of execution,
+        those of the whole model last."""
+        facts = [dict(_facts(report)) if isinstance(report, Report) else None for report in self.reports]
+        names = dict.fromkeys(name for known in facts if known is not None for name in known)
+        rows = [Difference(name, [known.get(name) if known else None for known in facts]) for name in names]
+        working = [index for index, known in enumerate(facts) if known is not None]
+        return [row for row in rows if len({row.values[index] for index in working}) > 1]
+
+    @property
+    def faults(self) -> list[tuple[str, TracerError]]:
+        """The samples that do not work, each with the reason."""
+        pairs = zip(self.samples, self.reports, strict=True)
+        return [(sample, report) for sample, report in pairs if isinstance(report, TracerError)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "samples": [
+                {"sample": sample, "error" if isinstance(report, TracerError) else "report": report.to_dict()}
+                for sample, report in zip(self.samples, self.reports, strict=True)
+            ],
+            "differences": [difference.to_dict() for difference in self.differences],
+        }
+
+
+def compare(
+    model: nn.Module,
+    samples: Sequence[Any],
+    kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    dims: Mapping[str, int] | None = None,
+    strict: bool = False,
+) -> Comparison:
+    """Inspects `model` from each sample, and says what changes between them.
+
+    Each sample is an `args` as `inspect` takes it; `kwargs` go with every one, or are a list with those of each.
+    `names` are what the samples are called, their shapes by default. A sample that does not work has its error in
+    place of a report. Allocates no weight, runs nothing and changes nothing.
+
+    Raises InputError where the lists are not equally long, or the model is no module.
     """
-    least = TOLERANCES[torch.float32] if in_float32 else 0.0
-    found: dict[fx.Node, float] = {}
-    for node in program.graph.nodes:
-        own = (TOLERANCES.get(dtype, 0.0) for dtype in _dtypes(node, program))
-        found[node] = max([least, *own, *(found[operand] for operand in node.all_input_nodes)])
-    return found
-
-
-def _dtypes(node: fx.Node, program: Program) -> Iterator[torch.dtype]:
-    """The dtypes of a node's value, and of the weights of the module that it calls."""
-    yield from (spec.dtype for spec in tensor_specs(node.meta[SPEC]))
-    if node.op == "call_module":
-        module = program.module(str(node.target))
-        yield from (tensor.dtype for tensor in (*module.parameters(), *module.buffers()))
-
-
-def fault_of(found: Array, expected: torch.Tensor, tolerance: float) -> str | None:
-    """What is wrong with the file's value beside the module's, or None; integers must be equal."""
-    if tuple(found.shape) != tuple(expected.shape):
-        return f"has the shape {list(found.shape)}, but the module gives {list(expected.shape)}"
-    exact, approximate = as_float64(expected), found.astype(np.float64)
-    odd = ~np.isfinite(exact)
-    if not np.array_equal(exact[odd], approximate[odd], equal_nan=True) or not np.isfinite(approximate[~odd]).all():
-        return "has other infinities or NaNs than the module's"
-    difference, scale = distance(found, expected)
-    tolerance = tolerance if expected.dtype.is_floating_point else 0.0
-    if difference > tolerance * max(scale, 1.0):
-        return (
-            f"differs from the module's by {difference:.3g} in a range of {scale:.3g}; "
-            f"{tolerance:g} of the range is allowed"
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            remedy="pass an instance of your model class",
         )
-    return None
+    named = [kwargs] * len(samples) if kwargs is None or isinstance(kwargs, Mapping) else list(kwargs)
+    for what, given in (("kwargs", named), ("names", names)):
+        if given is not None and len(given) != len(samples):
+            raise InputError(f"there are {len(samples)} samples, but {len(given)} {what}", remedy="give one per sample")
+    titles = list(names if names is not None else map(_title, samples, named))
+    reports = [_inspected(model, *pair, dims, strict) for pair in zip(samples, named, strict=True)]
+    return Comparison(type(model).__name__, titles, reports)
 
 
-def distance(found: Array, expected: torch.Tensor) -> tuple[float, float]:
-    """The largest difference between finite numbers, and the largest of the module's."""
-    exact = as_float64(expected)
-    return float(differences(found, exact).max(initial=0.0)), float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0))
+def _inspected(model: nn.Module, args: Any, kwargs: Any, dims: Any, strict: bool) -> Report | TracerError:
+    try:
+        return inspect(model, args, kwargs, dims=dims, strict=strict)
+    except TracerError as error:
+        return error
 
 
-def differences(found: Array, exact: Array) -> Array:
-    """How far the elements are apart, all of them finite; 0 where one is not."""
-    finite = np.isfinite(exact) & np.isfinite(found)
-    return np.abs(np.where(finite, found, 0).astype(np.float64) - np.where(finite, exact, 0))
+def _title(sample: Any, kwargs: Mapping[str, Any] | None) -> str:
+    """The shapes of a sample's tensors: `1x28x28`."""
+    tensors = [leaf for leaf in leaves((sample, kwargs)) if isinstance(leaf, (torch.Tensor, InputSpec))]
+    return ", ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors) or "no tensors"
 
 
-def as_float64(tensor: torch.Tensor) -> Array:
-    array: Array = tensor.detach().cpu().double().numpy()
-    return array
-
-
-def flat_tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors of a nested value, in order."""
-    return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
-def cloned(value: Any) -> Any:
-    """A nested value with clones of its tensors."""
-    return map_structure(value, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Everything about a report that may differ from one sample to the next, by name."""
+    calls: Counter[str] = Counter()
+    for layer in report.steps:
+        calls[layer.path] += 1
+        name = layer.path if calls[layer.path] == 1 else f"{layer.path} (call {calls[layer.path]})"
+        for attribute, size in layer.resolved.items():
+            yield f"{name}.{attribute}", str(size)
+        yield f"{name} output", shape(layer.output_shape)
+        yield f"{name} params", f"{layer.params:,}"
+        yield f"{name} mult-adds", f"{layer.macs_sampled:,}"
+    for name, spec in report.inputs.items():
+        yield f"input {name}", spec
+    for index, spec in enumerate(report.outputs):
+        yield "output" if len(report.outputs) == 1 else f"output {index}", spec
+    yield "params", f"{report.params:,}"
+    yield "mult-adds", f"{report.macs_sampled:,}"
+    yield "weight bytes", f"{report.weight_bytes:,}"
+    yield "peak bytes", f"{report.peak_bytes:,}"

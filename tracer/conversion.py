@@ -88,6 +88,11 @@ class Conversion:
         self.path = Path(path)
         return self.path
 
+    def _repr_html_(self) -> str:
+        from tracer.html_table import conversion_html
+
+        return conversion_html(self)
+
     def _deliver(self, work: _Work, target: Path | None, verify: bool) -> None:
         """Writes the file where there is a target, verified before it takes the target's place."""
         from passes.onnx_writer import write_model

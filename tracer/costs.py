@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from passes.dimension import Size
+from passes.liveness import byte_count
 from passes.ops.op import BoundCall, Owned, map_leaves
 from passes.program import CALL, SPEC, Program
 
@@ -32,3 +33,15 @@ def parameter_count(module: nn.Module, program: Program) -> int:
     specs = [program.tensor_spec(parameter) for parameter in own if parameter is not None]
     counts = [spec.numel() for spec in specs if spec is not None]
     return sum(count for count in counts if isinstance(count, int))
+
+
+def weight_bytes(program: Program) -> int:
+    """The bytes of every parameter and buffer of the model, each once."""
+    owners = program.modules.values()
+    tensors = {
+        id(tensor): tensor
+        for owner in owners
+        for tensor in (*owner._parameters.values(), *owner._buffers.values())
+        if tensor is not None
+    }
+    return sum(byte_count(program.tensor_spec(tensor)) for tensor in tensors.values())

@@ -105,8 +105,9 @@ class GraphView:
         return steps[::-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report's facts with nodes, edges and groups in place of its layers."""
-        facts = {name: fact for name, fact in self.report.to_dict().items() if name != "layers"}
+        """The report's facts with nodes, edges and groups in place of its layers and operations."""
+        told = ("layers", "operations")
+        facts = {name: fact for name, fact in self.report.to_dict().items() if name not in told}
         parts = {name: [asdict(item) for item in getattr(self, name)] for name in ("nodes", "edges", "groups")}
         return {**facts, "lazy_layers": len(self.report.resolved), **parts}
 

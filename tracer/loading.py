@@ -71,6 +71,24 @@ def load_inputs(texts: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(args), kwargs
 
 
+def load_samples(texts: Sequence[str]) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """INPUT strings of several samples, each as (args, kwargs).
+
+    A sample ends before the input whose name it already has. Unnamed ones have the same name, none: each begins a
+    new sample.
+    """
+    samples: list[dict[str, Any]] = []
+    for text in texts:
+        name, value = load_input(text)
+        if not samples or name in samples[-1]:
+            samples.append({})
+        samples[-1][name] = value
+    return [
+        (tuple(value for name, value in sample.items() if not name), {n: v for n, v in sample.items() if n})
+        for sample in samples
+    ]
+
+
 def load_input(text: str) -> tuple[str, InputSpec | torch.Tensor]:
     """One INPUT string as its name (empty for none) and a spec, or a tensor where it names a file.
 

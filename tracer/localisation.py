@@ -22,7 +22,7 @@ from passes.nested import leaves
 from passes.onnx_lowering import LoweredModel
 from passes.ops.op import map_leaves
 from passes.program import CALL, ORDINAL, Program, location_of, operation_of
-from tracer.comparison import as_float64, cloned, differences, fault_of, flat_tensors, tolerances
+from tracer.agreement import as_float64, cloned, differences, fault_of, flat_tensors, tolerances
 from tracer.onnx_session import Session
 from tracer.verification import Locate, Origin
 

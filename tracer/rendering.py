@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from passes.errors import TracerError
+from tracer.report_table import LayerTable
+from tracer.report_text import file_size, followed, inferred, totals
+
 if TYPE_CHECKING:
     from passes.guards import Guard
+    from tracer.comparison import Comparison
     from tracer.conversion import Conversion
-    from tracer.report import Layer, Report
+    from tracer.explanation import Explanation
+    from tracer.report import Report
 
-PIPED_WIDTH = 80
-# What columns of a table keep whole, and the room between them.
-WHOLE_PATH, WHOLE_TYPE, WHOLE_AXIS, WHOLE_SIZES, GAP = 24, 15, 12, 18, 2
+# Nothing is folded for a file or another program, unless the environment's COLUMNS says how wide it may be.
+PIPED_WIDTH = 1000
 # Of longer lists the first few are shown.
 MANY = 4
 
@@ -31,7 +37,7 @@ def show(content: RenderableType, stream: TextIO | None = None) -> None:
     with console.capture() as captured:
         console.print(content)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    print("\n".join(lines), file=stream or sys.stdout)
+    print("\n".join(lines), file=stream or sys.stdout, flush=True)
 
 
 @contextmanager
@@ -57,47 +63,51 @@ class ProgressLine:
 
 
 def inspection(report: Report, verbose: bool = False) -> RenderableType:
-    """The table of a model's layers, its totals and its guards."""
+    """The table of a model's layers, its totals, its guards, how it was followed and which route it takes."""
     facts = _facts()
     _add_inputs_and_outputs(facts, report, [])
-    facts.add_row("params", f"{report.params:,}")
-    facts.add_row("macs", formula(report.macs))
+    for name, text in totals(report):
+        facts.add_row(name, Text(text))
     _add_guards(facts, report.guards, verbose)
-    return Group(Text(report.model, style="bold"), "", _layers(report.layers), "", facts)
+    for text in followed(report):
+        facts.add_row("followed", Text(text))
+    reasons = _shortened(report.route_reason.split("; "), verbose)
+    facts.add_row("route", Text(f"{report.route} ({'; '.join(reasons)})"))
+    return Group(Text(report.model, style="bold"), "", LayerTable(report.steps, _rule()), "", facts)
 
 
-def _layers(layers: Sequence[Layer]) -> Table:
-    """A row for each layer. On a narrow terminal shapes are broken between their axes, and long types; paths and
-    numbers stay whole while that is possible."""
-    head = ("layer", "type", "output", "params", "inferred")
-    rows = [
-        (
-            layer.path,
-            layer.type,
-            shape(layer.output_shape).replace(" + ", "+").replace(" - ", "-"),
-            f"{layer.params:,}",
-            inferred(layer),
-        )
-        for layer in layers
-    ]
-    path, kind, axes, params, sizes = (max(map(len, texts)) for texts in zip(head, *rows, strict=True))
-    path, sizes = min(path, WHOLE_PATH), min(sizes, WHOLE_SIZES)
-    room = _console(sys.stdout).width - (path + params + sizes)
-    gap = GAP if room >= WHOLE_TYPE + WHOLE_AXIS + GAP * (len(head) - 1) else 1
-    room -= gap * (len(head) - 1)
-    kind = min(kind, max(room - axes, WHOLE_TYPE))
-    axes = min(axes, max(room - kind, WHOLE_AXIS))
-    ruled = sys.stdout.isatty()  # the rule's box brings a column between the columns
-    table = Table(
-        box=box.SIMPLE_HEAD if ruled else None, show_edge=False, padding=(0, gap - ruled, 0, 0), pad_edge=False
-    )
-    styles = {"layer": "bold", "inferred": "green"}
-    for name, width in zip(head, (path, kind, axes, params, sizes), strict=True):
-        justify: Literal["left", "right"] = "right" if name == "params" else "left"
-        table.add_column(name, width=width, overflow="fold", style=styles.get(name), justify=justify)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """What changes between samples, a column for each; then why some do not work."""
+    table = Table(box=_rule(), show_edge=False, padding=(0, 1 if _rule() else 2, 0, 0), pad_edge=False)
+    table.add_column(f"{comparison.model}", style="bold", overflow="fold")
+    for sample, report in zip(comparison.samples, comparison.reports, strict=True):
+        style = "red" if isinstance(report, TracerError) else ""
+        table.add_column(Text(sample), style=style, justify="right", overflow="fold")
+    works = [not isinstance(report, TracerError) for report in comparison.reports]
+    if not all(works):
+        table.add_row("works", *("yes" if fine else "no" for fine in works))
+    for difference in comparison.differences:
+        table.add_row(Text(difference.name), *(Text(value or "-") for value in difference.values))
+    if sum(works) > 1 and not comparison.differences:
+        table.add_row("nothing changes")
+    faults = [Text(f"\n{sample} does not work: {error}") for sample, error in comparison.faults]
+    return Group(table, *faults)
+
+
+def explanation_table(explanation: Explanation) -> RenderableType:
+    """The chain of shapes that leads to a layer, and what its sizes come to."""
+    table = Table(box=_rule(), show_edge=False, padding=(0, 1 if _rule() else 2, 0, 0), pad_edge=False)
+    for heading in ("step", "shape", "line"):
+        table.add_column(heading, style="bold" if heading == "step" else "", overflow="fold")
+    for step in explanation.steps:
+        if step.kept:
+            kept = f"{step.kept} steps keep the shape" if step.kept > 1 else "1 step keeps the shape"
+            table.add_row("", Text(kept, style="dim"))
+        name = Text.assemble(step.name, (f" {step.type}" if step.type else "", "dim"))
+        table.add_row(name, Text(str(step).replace(" = ", "\n= ")), step.source or "")
+    named = ", ".join(f"{name}={size}" for name, size in explanation.named.items())
+    where = [Text(f"where {named}", style="dim")] if named else []
+    return Group(table, "", *(Text(str(size), style="green") for size in explanation.conclusion()), *where)
 
 
 def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: float, verbose: bool) -> RenderableType:
@@ -146,32 +156,6 @@ def stage_timings(timings: Mapping[str, float]) -> RenderableType:
     return table
 
 
-def inferred(layer: Layer) -> str:
-    """`in_features=400`, or nothing for a layer that was not lazy."""
-    return ", ".join(f"{name}={size}" for name, size in layer.resolved.items())
-
-
-def shape(sizes: Sequence[Any]) -> str:
-    """`[N, 64, 56, 56]`; several outputs one after the other."""
-    if any(isinstance(size, list) for size in sizes):
-        return " ".join(map(shape, sizes))
-    return f"[{', '.join(map(str, sizes))}]"
-
-
-def formula(size: int | str) -> str:
-    return f"{size:,}" if isinstance(size, int) else size
-
-
-def file_size(size: int) -> str:
-    """A number of bytes in three digits: `1.23 MB`."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:,.3g} GB"
-
-
 def _facts() -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
@@ -216,7 +200,13 @@ def _lazy_layers(report: Report) -> RenderableType:
     return Group(heading, table) if lazies else heading
 
 
+def _rule() -> box.Box | None:
+    return box.SIMPLE_HEAD if sys.stdout.isatty() else None
+
+
 def _console(stream: TextIO) -> Console:
     if stream.isatty():
         return Console(file=stream, highlight=False)
-    return Console(file=stream, highlight=False, width=PIPED_WIDTH, color_system=None, force_terminal=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH
+    return Console(file=stream, highlight=False, width=width, color_system=None, force_terminal=False)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
 
-from passes.dimension import Size
+from passes.blockers import known_blockers
+from passes.dimension import Size, hint
+from passes.errors import Blocker
 from passes.guards import Guard
 from passes.lazy_modules import LazyLayer
-from passes.program import SPEC, Program, Rung, location_of, tensor_specs
+from passes.liveness import peak_activation
+from passes.program import CALL, SPEC, Program, Rung, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
-from tracer.costs import multiply_adds, parameter_count
+from tracer.costs import multiply_adds, parameter_count, weight_bytes
 
 
 @dataclass(slots=True)
 class Layer:
-    """One module call. `resolved` holds what was inferred for a lazy layer, such as `{"in_features": 400}`.
+    """One module call, or one functional operation that multiplies and adds.
 
-    Shapes have an int or a formula's text per axis; `params` counts the module's own parameters, `macs` its
-    multiply-adds, as an int or a formula.
+    `resolved` holds what was inferred for a lazy layer, such as `{"in_features": 400}`, and `inferred_from` the value
+    that decided it. Shapes have an int or a formula's text per axis. `params` counts the module's own parameters.
+    `macs` are the multiply-adds, as an int or a formula, `macs_sampled` at the sampled sizes. `step` is the place in
+    the order of execution.
     """
 
     path: str
@@ -31,6 +38,9 @@ class Layer:
     macs: int | str
     resolved: dict[str, int]
     source: str | None = None
+    inferred_from: str | None = None
+    macs_sampled: int = 0
+    step: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -40,9 +50,13 @@ class Layer:
 class Report:
     """What is known of a model without running it.
 
-    `params` counts every parameter of the model once, but those of lazy layers in `unreached`; `macs` are the
-    multiply-adds of all operations, functional ones too. `rungs` says which modules could not be traced, how they
-    were followed instead, and why.
+    `layers` are the module calls, `operations` the functional ones that multiply and add (matrix products,
+    attention, resampling). `params` counts every parameter of the model once, but those of lazy layers in `unreached`;
+    `weight_bytes` is the size of all parameters and buffers. `macs` are the multiply-adds of all layers and
+    operations; half of what counts of floating-point operations give. `peak_bytes` is the most that values take at once
+    at the sampled sizes, which is `peak_at`. `rungs` says which modules could not be traced, how they were
+    followed instead, and why: what happens inside them is not counted. `blockers` are the operations that keep
+    the model from the direct route.
     """
 
     model: str
@@ -54,11 +68,37 @@ class Report:
     rungs: list[Rung] = field(default_factory=list)
     params: int = 0
     macs: int | str = 0
+    operations: list[Layer] = field(default_factory=list)
+    macs_sampled: int = 0
+    weight_bytes: int = 0
+    peak_bytes: int = 0
+    peak_at: str = ""
+    blockers: list[Blocker] = field(default_factory=list)
+    sampled: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def route(self) -> str:
+        """The route that an export takes, as far as it can be told before lowering."""
+        return "torch" if self.blockers else "direct"
+
+    @property
+    def route_reason(self) -> str:
+        return "; ".join(map(str, self.blockers)) or "every operation has a direct lowering"
+
+    @property
+    def steps(self) -> list[Layer]:
+        """Layers and operations in the order of execution."""
+        return sorted([*self.layers, *self.operations], key=lambda layer: layer.step)
 
     @property
     def resolved(self) -> dict[str, dict[str, int]]:
         """What was inferred, by lazy layer."""
         return {layer.path: layer.resolved for layer in self.layers if layer.resolved}
+
+    def _repr_html_(self) -> str:
+        from tracer.html_table import report_html
+
+        return report_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -66,8 +106,16 @@ class Report:
             "inputs": self.inputs,
             "outputs": self.outputs,
             "layers": [layer.to_dict() for layer in self.layers],
+            "operations": [layer.to_dict() for layer in self.operations],
             "params": self.params,
             "macs": self.macs,
+            "macs_sampled": self.macs_sampled,
+            "weight_bytes": self.weight_bytes,
+            "peak_bytes": self.peak_bytes,
+            "peak_at": self.peak_at,
+            "sampled": self.sampled,
+            "route": self.route,
+            "route_reason": self.route_reason,
             "rungs": [rung.to_dict() for rung in self.rungs],
             "guards": [guard.to_dict() for guard in self.guards],
             "unreached": self.unreached,
@@ -76,42 +124,109 @@ class Report:
 
 def build_report(program: Program, model_name: str) -> Report:
     """The report of a program whose shapes are propagated."""
-    layers = [_layer(node, program) for node in program.graph.nodes if node.op == "call_module"]
+    layers: list[Layer] = []
+    operations: list[Layer] = []
+    entered: dict[str, int] = {}
+    macs: Size = 0
+    for step, node in enumerate(program.graph.nodes):
+        entered.setdefault(location_of(node).path, step)
+        cost = multiply_adds(node, program)
+        macs = macs + cost
+        if node.op == "call_module":
+            layers.append(_layer(node, step, cost, program))
+        elif type(cost) is not int or cost:  # a formula is not asked whether it is 0, which would be recorded
+            operations.append(_operation(node, step, cost, program))
     shown = {layer.path for layer in layers}
-    layers += [_hidden_layer(lazy, program) for lazy in program.lazies.values() if lazy.path not in shown]
-    inputs = {str(node.target): str(node.meta[SPEC]) for node in program.inputs()}
-    outputs = [str(spec) for spec in tensor_specs(program.output().meta[SPEC])]
-    macs = sum((multiply_adds(node, program) for node in program.graph.nodes), 0)
+    hidden = [lazy for lazy in program.lazies.values() if lazy.path not in shown]
+    layers += [_hidden_layer(lazy, _step_of(lazy.path, entered), program) for lazy in hidden]
+    peak = peak_activation(program)
     return Report(
         model=model_name,
-        inputs=inputs,
-        outputs=outputs,
+        inputs={str(node.target): str(node.meta[SPEC]) for node in program.inputs()},
+        outputs=[str(spec) for spec in tensor_specs(program.output().meta[SPEC])],
         layers=layers,
         guards=program.log.guards,
         unreached=program.unreached,
         rungs=program.rungs,
         params=parameter_count(program.root, program),
         macs=_plain(macs),
+        operations=operations,
+        macs_sampled=hint(macs),
+        weight_bytes=weight_bytes(program),
+        peak_bytes=peak.bytes,
+        peak_at=name_of(peak.node, program),
+        blockers=known_blockers(program),
+        sampled=dict(program.log.sampled),
     )
 
 
-def _layer(node: fx.Node, program: Program) -> Layer:
+def name_of(node: fx.Node, program: Program) -> str:
+    """What people call a node: `input image`, a layer's path, `encoder/matmul` for an operation within a module."""
+    if node.op == "placeholder":
+        return f"input {node.target}"
+    if node.op == "call_module":
+        return program.path(node) or type(program.root).__name__
+    if node.op in ("output", "get_attr"):
+        return str(node.target)
+    path = location_of(node).path
+    operation = operation_of(node).strip("_")
+    return f"{path}/{operation}" if path else operation
+
+
+def _layer(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
     path = program.path(node)
     module = program.module(path)
     lazy = program.lazies.get(path)
     return Layer(
         path=path,
         type=lazy.type if lazy is not None else type(module).__name__,
-        input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
-        output_shape=_output_shape(node.meta[SPEC]),
+        input_shapes=_input_shapes(node),
+        output_shape=shape_of(node.meta[SPEC]),
         params=parameter_count(module, program),
-        macs=_plain(multiply_adds(node, program)),
+        macs=_plain(cost),
         resolved=_inferred(lazy),
         source=location_of(node).source,
+        inferred_from=_origin(node, program) if lazy is not None else None,
+        macs_sampled=hint(cost),
+        step=step,
     )
 
 
-def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
+def _operation(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
+    return Layer(
+        path=name_of(node, program),
+        type=node.meta[CALL].op.name,
+        input_shapes=_input_shapes(node),
+        output_shape=shape_of(node.meta[SPEC]),
+        params=0,
+        macs=_plain(cost),
+        resolved={},
+        source=location_of(node).source,
+        macs_sampled=hint(cost),
+        step=step,
+    )
+
+
+def _origin(node: fx.Node, program: Program) -> str | None:
+    """The value that a lazy layer's sizes are inferred from: its first operand, with its line where it is no layer."""
+    operand = next(iter(node.all_input_nodes), None)
+    if operand is None:
+        return None
+    while operand.target is operator.getitem and CALL not in operand.meta:  # one of a layer's several results
+        operand = operand.all_input_nodes[0]
+    source = location_of(operand).source
+    name = name_of(operand, program)
+    return f"{name} ({source})" if source and operand.op not in ("call_module", "placeholder") else name
+
+
+def _step_of(path: str, entered: Mapping[str, int]) -> int:
+    """The step at which a module is entered, or the innermost module around it that the graph shows."""
+    while path and path not in entered:
+        path = path.rpartition(".")[0]
+    return entered.get(path, 0)
+
+
+def _hidden_layer(lazy: LazyLayer, step: int, program: Program) -> Layer:
     """A lazy module that is no node of the graph: traced through, or inside a module that could not be traced."""
     return Layer(
         path=lazy.path,
@@ -122,6 +237,8 @@ def _hidden_layer(lazy: LazyLayer, program: Program) -> Layer:
         macs=0,
         resolved=_inferred(lazy),
         source=lazy.location.source,
+        inferred_from=lazy.location.source,
+        step=step,
     )
 
 
@@ -133,11 +250,16 @@ def _plain(size: Size) -> int | str:
     return size if type(size) is int else str(size)
 
 
+def _input_shapes(node: fx.Node) -> list[list[int | str]]:
+    return [_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])]
+
+
 def _axes(spec: TensorSpec) -> list[int | str]:
     return [_plain(size) for size in spec.shape]
 
 
-def _output_shape(value: Any) -> list[Any]:
+def shape_of(value: Any) -> list[Any]:
+    """A tensor's sizes, each an int or a formula's text; of several tensors, a list of each."""
     if isinstance(value, TensorSpec):
         return _axes(value)
     return [_axes(spec) for spec in tensor_specs(value)]

@@ -20,7 +20,7 @@ from passes.onnx_lowering import LoweredModel
 from passes.plain_attention import plain_attention
 from passes.program import Program
 from passes.torch_state import TORCH_STATE
-from tracer.comparison import cloned, distance, fault_of, flat_tensors, tolerances
+from tracer.agreement import cloned, distance, fault_of, flat_tensors, tolerances
 from tracer.onnx_session import Session
 from tracer.sample import Sample
 from tracer.source_lines import is_user_code, source_line

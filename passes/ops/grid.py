@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PADDING_MODES = ("zeros", "border", "reflection")
 # Torch's modes, with ONNX's names for them before and since opset 20.
 MODES = {"bilinear": ("bilinear", "linear"), "nearest": ("nearest", "nearest"), "bicubic": ("bicubic", "cubic")}
+
+# The neighbours along each axis that a mode weights.
+NEIGHBOURS = {"bilinear": 2, "bicubic": 4}
 
 grid_sample = Op("grid_sample", functions=(F.grid_sample,))
 affine_grid = Op("affine_grid", functions=(F.affine_grid, torch.affine_grid_generator))
@@ -51,6 +54,12 @@ def grid_sample_shape(
     check(0 not in [size for size in input.shape[2:] if isinstance(size, int)], "the input {} is empty", input)
     check(mode != "bicubic" or rank == 2, "bicubic sampling needs an input of 4 axes, found {}", input)
     return input.with_shape(*input.shape[:2], *grid.shape[1:-1])
+
+
+@grid_sample.cost
+def grid_sample_cost(result: TensorSpec, input: TensorSpec, grid: TensorSpec, mode: str, **_: Any) -> Size:
+    """One multiply-add per neighbour of each point."""
+    return result.numel() * NEIGHBOURS[mode] ** (input.ndim - 2) if mode in NEIGHBOURS else 0
 
 
 @grid_sample.lower
@@ -86,6 +95,14 @@ def affine_grid_shape(theta: TensorSpec, size: Sequence[Size], align_corners: bo
     check(theta.shape[0] == size[0], "theta holds {} maps, but the batch is {}", theta.shape[0], size[0])
     check(all(length >= 1 for length in size), "the size {} is not positive", tuple(size))
     return theta.with_shape(size[0], *size[2:], rank)
+
+
+@affine_grid.cost
+def affine_grid_cost(
+    result: TensorSpec, theta: TensorSpec, size: Sequence[Size], align_corners: bool | None = None
+) -> Size:
+    """A product of the map with each point, in homogeneous coordinates."""
+    return result.numel() * theta.shape[-1]
 
 
 @affine_grid.lower

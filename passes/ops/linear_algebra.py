@@ -50,6 +50,11 @@ def cross_shape(input: TensorSpec, other: TensorSpec, dim: int | None = -1) -> T
     return broadcast(input, other)
 
 
+@cross.cost
+def cross_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec, dim: int | None = -1) -> Size:
+    return result.numel() * 2
+
+
 @cross.lower
 def lower_cross(emit: Emitter, input: Value, other: Value, dim: int | None = -1) -> Value:
     """Each vector's elements moved round by one, times the other's by two; less the same the other way round."""
@@ -105,6 +110,11 @@ def kron_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
     """The other tensor once for each element, scaled by it: sizes multiply."""
     shape = [outer * inner for outer, inner in _side_by_side(input.shape, other.shape)]
     return input.with_shape(*shape).with_dtype(torch.promote_types(input.dtype, other.dtype))
+
+
+@kron.cost
+def kron_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
+    return result.numel()
 
 
 @kron.lower

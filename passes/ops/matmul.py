@@ -120,6 +120,11 @@ def rmatmul_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
     return multiplied(other, input)
 
 
+@rmatmul.cost
+def rmatmul_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
+    return result.numel() * other.shape[-1]
+
+
 @rmatmul.lower
 def lower_rmatmul(emit: Emitter, input: Value, other: Value) -> Value:
     return _lower_product(emit, other, input)

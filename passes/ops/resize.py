@@ -39,6 +39,8 @@ SPATIAL_AXES: dict[str, tuple[int, ...]] = {
     "lanczos": (2,),
 }
 PICKING = ("nearest", "nearest-exact")
+# The neighbours along each axis that a mode weights. Picking and averaging multiply nothing.
+NEIGHBOURS = {"linear": 2, "bilinear": 2, "trilinear": 2, "bicubic": 4, "lanczos": 6}
 ANTIALIASED = ("bilinear", "bicubic", "lanczos")
 # Where elements are picked from: Resize's coordinates and rounding.
 NEAREST_ATTRIBUTES = {
@@ -155,6 +157,12 @@ def interpolate_is_identity(
         _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0)
         for axis in _axes(input, size, scale_factor, mode, recompute_scale_factor)
     )
+
+
+@interpolate.cost
+def interpolate_cost(result: TensorSpec, input: TensorSpec, mode: str, **_: Any) -> Size:
+    """One multiply-add per neighbour; antialiasing, whose windows grow with the factor, is counted as if without."""
+    return result.numel() * NEIGHBOURS[mode] ** (input.ndim - 2) if mode in NEIGHBOURS else 0
 
 
 @interpolate.lower

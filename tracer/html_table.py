@@ -1,0 +1,56 @@
+"""Reports and conversions as tables in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from typing import TYPE_CHECKING
+
+from tracer.report_text import COLUMNS, file_size, totals
+
+if TYPE_CHECKING:
+    from tracer.conversion import Conversion
+    from tracer.report import Layer, Report
+
+
+def report_html(report: Report) -> str:
+    """The layers, and what is known of the model as a whole below them."""
+    facts = [*_inputs_and_outputs(report), *totals(report), ("route", f"{report.route} ({report.route_reason})")]
+    return _page(report, facts)
+
+
+def conversion_html(conversion: Conversion) -> str:
+    """The layers, and below them where the file is, which route it took, and how well it agrees."""
+    facts = [*_inputs_and_outputs(conversion.report), *totals(conversion.report)]
+    if conversion.path is not None and conversion.path.exists():
+        facts.append(("file", f"{conversion.path}, {file_size(conversion.path.stat().st_size)}"))
+    facts.append(("route", f"{conversion.route} ({conversion.route_reason})"))
+    if conversion.verification is not None:
+        difference = f"largest difference {conversion.verification.largest_difference:.2g}"
+        facts.append(("checked", f"{difference} in {conversion.verification.runtime}"))
+    return _page(conversion.report, facts)
+
+
+def _inputs_and_outputs(report: Report) -> Iterator[tuple[str, str]]:
+    yield from (("input", f"{name} {spec}") for name, spec in report.inputs.items())
+    yield from (("output", spec) for spec in report.outputs)
+
+
+def _page(report: Report, facts: Iterable[tuple[str, str]]) -> str:
+    heading = "".join(f"<th>{escape(column.heading)}</th>" for column in COLUMNS)
+    rows = "".join(map(_row, report.steps))
+    known = "".join(f"<tr><th>{escape(name)}</th>{_cell(text)}</tr>" for name, text in facts)
+    return (
+        f"<div><b>{escape(report.model)}</b>"
+        f"<table><thead><tr>{heading}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<table><tbody>{known}</tbody></table></div>"
+    )
+
+
+def _row(layer: Layer) -> str:
+    cells = (_cell(column.text(layer), "right" if column.is_number else "left") for column in COLUMNS)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(text: str, align: str = "left") -> str:
+    return f'<td style="text-align: {align}">{escape(text)}</td>'

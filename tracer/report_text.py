@@ -1,0 +1,98 @@
+"""What is told of a report, in words: the columns of its table, its totals, shapes and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracer.report import Layer, Report
+
+
+def totals(report: Report) -> Iterator[tuple[str, str]]:
+    """What is known of the model as a whole, by name."""
+    yield "params", f"{report.params:,}"
+    yield "mult-adds", _at_sample(report)
+    yield "weights", file_size(report.weight_bytes)
+    yield "peak", f"{file_size(report.peak_bytes)} of activations at {report.peak_at}{_sampled(report)}"
+
+
+def _at_sample(report: Report) -> str:
+    if isinstance(report.macs, int):
+        return f"{report.macs:,}"
+    return f"{report.macs} = {report.macs_sampled:,}{_sampled(report)}"
+
+
+def _sampled(report: Report) -> str:
+    sizes = ", ".join(f"{name}={size}" for name, size in report.sampled.items())
+    return f" ({sizes})" if sizes else ""
+
+
+def followed(report: Report) -> Iterator[str]:
+    """How the model was followed: the rungs that were taken in place of tracing."""
+    names = {"meta": "on meta tensors", "real": "on data"}
+    for rung in report.rungs:
+        yield f"{rung.path or report.model} {names[rung.level]}, not counted inside: {rung.reason}"
+    if not report.rungs:
+        yield "traced"
+
+
+def inferred(layer: Layer) -> str:
+    """`in_features=400`, or nothing for a layer that was not lazy."""
+    return ", ".join(f"{name}={size}" for name, size in layer.resolved.items())
+
+
+def shape(sizes: Sequence[Any]) -> str:
+    """`N x 64 x H//2 x W//2`; several outputs one after the other."""
+    if any(isinstance(size, list) for size in sizes):
+        return ", ".join(map(shape, sizes))
+    return " x ".join(_axis(size) for size in sizes) if sizes else "scalar"
+
+
+def _axis(size: int | str) -> str:
+    """A size without spaces; a sum in parentheses, since `x` stands between the sizes."""
+    text = str(size).replace(" ", "")
+    return text if _is_enclosed(text) else f"({text})"
+
+
+def _is_enclosed(text: str) -> bool:
+    """Whether every sign stands in parentheses: `(H+31)//32`."""
+    depth = 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character in "+-" and depth == 0:
+            return False
+    return True
+
+
+def file_size(size: int) -> str:
+    """A number of bytes in three digits: `1.23 MB`."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:,.3g} GB"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What is told of each layer under one heading; `style` is how a terminal shows it."""
+
+    heading: str
+    text: Callable[[Layer], str]
+    style: str = ""
+    is_number: bool = False
+
+
+COLUMNS = (
+    Column("layer", lambda layer: layer.path, "bold"),
+    Column("type", lambda layer: layer.type),
+    Column("input", lambda layer: ", ".join(map(shape, layer.input_shapes))),
+    Column("output", lambda layer: shape(layer.output_shape)),
+    Column("params", lambda layer: f"{layer.params:,}" if layer.params else "-", is_number=True),
+    Column("mult-adds", lambda layer: f"{layer.macs_sampled:,}" if layer.macs_sampled else "-", is_number=True),
+    Column("inferred", lambda layer: inferred(layer), "green"),
+    Column("from", lambda layer: layer.inferred_from or ""),
+)
