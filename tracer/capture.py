@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
 
+from passes.dataflow import latest_steps
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import (
@@ -102,7 +103,9 @@ class CapturingTracer(fx.Tracer):
             with tracing_environment(self):
                 self.trace(self._copy)
         except Exception as error:
-            raise self._explained(error) from error
+            fault = self._explained(error)
+            fault.program = self.program
+            raise fault from error
         program = self.program
         program.constants = {
             str(node.target): program.tensor(str(node.target))
@@ -185,7 +188,8 @@ class CapturingTracer(fx.Tracer):
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         node.meta[LOCATION] = self._here()
         if kind in ("call_function", "call_method") and not has_rule(node):
-            self.value(node)  # it may need data, and must fail here, where another rung can take over
+            with self.computing():
+                self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
         return node
 
     def create_arg(self, a: Any) -> Any:
@@ -383,17 +387,28 @@ class CapturingTracer(fx.Tracer):
     def _explained(self, error: Exception) -> TracerError:
         """The error as one of ours, placed: what the forward raised while it was traced is a capture error.
 
-        A bug inside the compiler is raised as it is.
+        Where shapes do not fit before it, that is the first error. A bug inside the compiler is raised as it is.
         """
         frames = list(traceback.walk_tb(error.__traceback__))
         inside = [place for place in frames if is_user_code(place[0].f_code)]
         location = Location(self._paths[-1], source_line(*inside[-1]) if inside else None)
         if isinstance(error, TracerError):
-            return error.placed(location)
-        if frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
+            fault = error
+        elif frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
             raise error
-        fault = CaptureError(
-            f"the forward raises {type(error).__name__}: {error}",
-            remedy="call the model with real data of this shape to see whether it fails in the same way",
-        )
-        return fault.placed(location)
+        else:
+            fault = CaptureError(
+                f"the forward raises {type(error).__name__}: {error}",
+                remedy="call the model with real data of this shape to see whether it fails in the same way",
+            )
+        if fault.location is not None:
+            return fault
+        with self.computing():
+            self.propagator.complete()
+        fault.placed(location, chain=latest_steps(self.program))
+        before = self.program.fault()
+        if before is None:
+            return fault
+        if not isinstance(fault, CaptureError):
+            before.others = [*before.others, fault]
+        return before

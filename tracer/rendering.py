@@ -66,6 +66,16 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
     return Group(Text(report.model, style="bold"), "", _layers(report.layers), "", facts)
 
 
+def known_part(report: Report) -> RenderableType:
+    """The table of a model's layers up to where it fails, without totals."""
+    facts = _facts()
+    _add_inputs_and_outputs(facts, report, [])
+    parts: list[RenderableType] = [Text(f"{report.model}, as far as it is known", style="bold"), "", facts]
+    if report.layers:
+        parts += ["", _layers(report.layers)]
+    return Group(*parts, "")
+
+
 def _layers(layers: Sequence[Layer]) -> Table:
     """A row for each layer. On a narrow terminal shapes are broken between their axes, and long types; paths and
     numbers stay whole while that is possible."""
