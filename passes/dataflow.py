@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from passes.program import SPEC, Program, location_of, operation_of
+from passes.program import SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import describe
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def dataflow_graph(graph: fx.Graph) -> nx.DiGraph[fx.Node]:
     return flow
 
 
-# How many steps of a chain are shown.
+# How many steps of a chain are shown: the first, and the last ones.
 _STEPS = 4
 
 
@@ -57,8 +57,14 @@ def alive(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _steps(nodes: Iterable[fx.Node], program: Program) -> list[str]:
-    steps = [node for node in nodes if node.op not in ("get_attr", "output") and SPEC in node.meta]
-    return [_step(node, program) for node in steps[-_STEPS:]]
+    steps = [
+        _step(node, program)
+        for node in nodes
+        if node.op not in ("get_attr", "output") and any(tensor_specs(node.meta.get(SPEC)))
+    ]
+    if len(steps) <= _STEPS:
+        return steps
+    return [steps[0], f"... {len(steps) - _STEPS} steps more", *steps[1 - _STEPS :]]
 
 
 def _step(node: fx.Node, program: Program) -> str:

@@ -97,7 +97,7 @@ class NeedsDataError(CaptureError):
 class ShapeError(TracerError):
     """The operands of an operation do not fit together."""
 
-    remedy_by_default = "change the layer's sizes, or give a sample input that fits it"
+    remedy_by_default = "change the sizes there, or give a sample input that fits them"
 
 
 class LazyResolutionError(TracerError):
@@ -137,6 +137,6 @@ class Blocker:
 
 
 def check(holds: bool, message: str, *numbers: object, remedy: str = "") -> None:
-    """Raises ShapeError with the numbers in the message's braces unless `holds`."""
+    """Raises ShapeError with the numbers in the braces of message and remedy unless `holds`."""
     if not holds:
-        raise ShapeError(message.format(*numbers), remedy=remedy)
+        raise ShapeError(message.format(*numbers), remedy=remedy.format(*numbers))

@@ -104,14 +104,27 @@ class Propagator:
         except TracerError as error:
             node.meta[FAULT] = self._placed(error, node)
         except Exception as error:
-            refusal = self._refusal(node)
+            refusal = self._refusal(node, error)
             if refusal is None:
                 raise  # torch takes what the rule does not: a bug of the rule
             node.meta[FAULT] = self._placed(refusal, node)
 
-    def _refusal(self, node: fx.Node) -> ShapeError | None:
+    def _refusal(self, node: fx.Node, failure: Exception) -> ShapeError | None:
         """What torch says to a call that a rule fails at, or None where torch takes it: rules expect arguments of the
         types that torch documents, and a caller may have given others (`kernel_size="3"`)."""
+        refusal = self._without_rule_refused(node)
+        if refusal is None or not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
+            return refusal
+        remedy = "return a tensor from what comes before"
+        if isinstance(failure.obj, (tuple, list)):
+            remedy = "take the tensor out of it, as in `output, state = self.lstm(x)`"
+        given = type(failure.obj).__name__
+        return ShapeError(
+            f"{operation_of(node, self.program)} takes a tensor, but is given a {given}: {describe(failure.obj)}",
+            remedy=remedy,
+        )
+
+    def _without_rule_refused(self, node: fx.Node) -> ShapeError | None:
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
         try:
             self._without_rule(node, module)

@@ -391,7 +391,7 @@ class CapturingTracer(fx.Tracer):
         """
         frames = list(traceback.walk_tb(error.__traceback__))
         inside = [place for place in frames if is_user_code(place[0].f_code)]
-        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else None)
+        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else self._here().source)
         if isinstance(error, TracerError):
             fault = error
         elif frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):

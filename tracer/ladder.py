@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import CaptureError, NeedsDataError
+from passes.errors import CaptureError, InputError, NeedsDataError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
@@ -53,6 +53,10 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
+        if not isinstance(error, InputError):  # that there is no data says nothing of the model
+            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            fault.message += "; run on data, it fails too" + ("" if said in fault.message else f", with {said}")
+            fault.remedy = "make that line run: the model fails on data of this shape, without any tracing"
         raise fault from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
     program.dry_run = lambda scratch: _dry_run(scratch, data)
