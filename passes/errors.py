@@ -108,8 +108,8 @@ class UnsupportedOpError(TracerError):
     """Operations that cannot be lowered to ONNX directly; `blockers` lists every one."""
 
     def __init__(self, message: str, *, remedy: str = "", blockers: list[Blocker] | None = None):
-        super().__init__(message, remedy=remedy)
         self.blockers = blockers or []
+        super().__init__(message, remedy=next((b.remedy for b in self.blockers if b.remedy), remedy))
 
 
 class ExportError(TracerError):
@@ -131,6 +131,7 @@ class Blocker:
     operation: str
     reason: str
     location: Location = field(default_factory=Location)
+    remedy: str = ""
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.location}: {self.reason}"

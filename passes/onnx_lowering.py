@@ -110,11 +110,11 @@ class OnnxLowering:
         self._values[node] = emit.finish(outputs)
 
     def _block(self, node: fx.Node, program: Program, reason: str) -> None:
-        location = location_of(node)
+        location, remedy = location_of(node), ""
         for rung in program.rungs:
             if node.target in (rung.path, program.whole):
-                reason, location = rung.reason, rung.location
-        self._blockers.append(Blocker(operation_of(node, program), reason, location))
+                reason, location, remedy = rung.reason, rung.location, rung.remedy
+        self._blockers.append(Blocker(operation_of(node, program), reason, location, remedy))
 
     def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Program, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):

@@ -28,13 +28,15 @@ SPEC, CALL, LOCATION, FAULT = "spec", "call", "location", "fault"
 class Rung:
     """How a module that could not be traced was followed instead, and why.
 
-    `level` is "meta" (its own forward on meta tensors) or "real" (on data, on a copy).
+    `level` is "meta" (its own forward on meta tensors) or "real" (on data, on a copy); `remedy` is what would make
+    it traceable.
     """
 
     path: str
     level: str
     reason: str
     location: Location
+    remedy: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"path": self.path, "level": self.level, "reason": self.reason, "source": self.location.source}

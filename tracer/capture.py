@@ -37,7 +37,7 @@ from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
 from tracer.sample import Sample
-from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
+from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
 from tracer.tracing_environment import as_ever, tracing_environment
 
@@ -186,7 +186,7 @@ class CapturingTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta[LOCATION] = self._here()
+        node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self._here()
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
@@ -333,7 +333,7 @@ class CapturingTracer(fx.Tracer):
         node.meta[SPEC] = result.value
         for layer in result.lazies:
             self._meet(layer)
-        self.program.rungs.append(Rung(path, "meta", fault.message, location))
+        self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 
     def _specs(self, value: Any) -> Any:

@@ -46,7 +46,7 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         args, kwargs = sample.replace_leaves(lambda _, spec: spec)
         try:
             result = run_module(model, "", args, kwargs, log, location)
-            return _opaque(model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location))
+            return _opaque(model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy))
         except MetaRunError:
             pass
     try:
@@ -58,7 +58,7 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
             fault.message += "; run on data, it fails too" + ("" if said in fault.message else f", with {said}")
             fault.remedy = "make that line run: the model fails on data of this shape, without any tracing"
         raise fault from error
-    program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
+    program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
     program.dry_run = lambda scratch: _dry_run(scratch, data)
     return program
 
