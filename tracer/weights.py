@@ -44,6 +44,8 @@ def read_weights(source: Weights, *, copy: bool = True) -> dict[str, torch.Tenso
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in said:
             said = "it holds other Python objects than tensors, and unpickling those could run code"
+        elif path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
+            said = f"it is no file that torch.save wrote ({said})"
         raise LoadError(
             f"{path} cannot be read as weights: {said}",
             remedy="save the tensors alone, with safetensors or torch.save(model.state_dict(), ...)",
