@@ -62,6 +62,7 @@ class Propagator:
         if SPEC not in node.meta:
             self.advance(node)
         if SPEC not in node.meta:
+            self.complete()  # this ends the work, so that what else is wrong must come to light now
             fault = self.program.fault()
             assert fault is not None
             raise fault

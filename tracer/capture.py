@@ -328,7 +328,8 @@ class CapturingTracer(fx.Tracer):
             try:
                 result = run_module(original, path, self._specs(args), self._specs(kwargs), self.log, location)
             except MetaRunError as error:
-                raise NeedsDataError(fault.message, remedy=fault.remedy).placed(location) from error
+                needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
+                raise needs_data.placed(location, chain=fault.chain) from error
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         node.meta[SPEC] = result.value
         for layer in result.lazies:

@@ -53,14 +53,23 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
-        if not isinstance(error, InputError):  # that there is no data says nothing of the model
-            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            fault.message += "; run on data, it fails too" + ("" if said in fault.message else f", with {said}")
-            fault.remedy = "make that line run: the model fails on data of this shape, without any tracing"
-        raise fault from error
+        if isinstance(error, InputError):  # that there is no data says nothing of the model
+            raise fault from error
+        raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
     program.dry_run = lambda scratch: _dry_run(scratch, data)
     return program
+
+
+def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
+    """What tracing found, where a run on data fails too, and with what."""
+    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    failure = CaptureError(
+        f"{fault.message}; run on data, it fails too" + ("" if said in fault.message else f", with {said}"),
+        remedy="make that line run: the model fails on data of this shape, without any tracing",
+    )
+    failure.program = fault.program
+    return failure.placed(fault.location or Location(), fault.operation, fault.inputs, fault.chain)  # type: ignore[return-value]
 
 
 Data = tuple[tuple[Any, ...], dict[str, Any]]

@@ -42,14 +42,20 @@ def read_weights(source: Weights, *, copy: bool = True) -> dict[str, torch.Tenso
         raise
     except Exception as error:  # safetensors, pickle, zipfile and torch each raise their own
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in said:
+        if path.suffix != ".safetensors" and not _may_be_pickled(path):
+            said = "it is no file that torch.save wrote"
+        elif isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in said:
             said = "it holds other Python objects than tensors, and unpickling those could run code"
-        elif path.suffix != ".safetensors" and not zipfile.is_zipfile(path):
-            said = f"it is no file that torch.save wrote ({said})"
         raise LoadError(
             f"{path} cannot be read as weights: {said}",
             remedy="save the tensors alone, with safetensors or torch.save(model.state_dict(), ...)",
         ) from error
+
+
+def _may_be_pickled(path: Path) -> bool:
+    """Whether a file begins as torch's formats do: with an archive, or with a pickle of protocol 2 or later."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def _tensors(found: object, origin: str) -> dict[str, torch.Tensor]:

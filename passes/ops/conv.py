@@ -244,7 +244,7 @@ def _check_channels(rank: int, input: TensorSpec, expected: Size) -> None:
     if found == expected:
         return
     remedy = f"make in_channels {found}, or declare the layer as its lazy class"
-    if input.shape[-1] == expected:
+    if input.shape[-1] == expected and input.shape[-2] != expected:
         leading = range(input.ndim - rank - 1)
         order = (*leading, input.ndim - 1, *range(len(leading), input.ndim - 1))
         remedy = f"the channels seem to be last; bring them first: x.permute{order}"

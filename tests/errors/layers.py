@@ -379,7 +379,7 @@ class HalfAFeature(Net):
 
 @broken(
     "Nx8", LazyResolutionError, "", "fc.weight is read before its layer is called",
-    chain=("input x float32[N, 8]",), remedy="call the lazy layer first",
+    remedy="call the lazy layer first",
 )  # fmt: skip
 class WeightBeforeItsLayer(Net):
     def build(self) -> None:
