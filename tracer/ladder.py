@@ -46,7 +46,9 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         args, kwargs = sample.replace_leaves(lambda _, spec: spec)
         try:
             result = run_module(model, "", args, kwargs, log, location)
-            return _opaque(model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy))
+            return _opaque(
+                model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy)
+            )
         except MetaRunError:
             pass
     try:

@@ -265,7 +265,9 @@ def split_shape(
         total: Size = 0
         for length in lengths:
             total = total + length
-        check(total == size, "the pieces {} add up to {}, but axis {} has {}", lengths, total, axis, size, remedy=_PIECES)
+        check(
+            total == size, "the pieces {} add up to {}, but axis {} has {}", lengths, total, axis, size, remedy=_PIECES
+        )
         return _pieces(tensor, axis, lengths)
     assert isinstance(split_size_or_sections, (int, Dim))
     length = split_size_or_sections

@@ -86,7 +86,12 @@ def pad_shape(input: TensorSpec, pad: Sequence[Size], mode: str = "constant", va
 def _check_amounts(mode: str, axis: int, size: Size, before: Size, after: Size) -> None:
     text = f"{mode} padding by ({before}, {after}) of axis {axis}, which has size {size},"
     if mode == "reflect":
-        check(before < size and after < size, "{} must be smaller than that size", text, remedy="pad less, or use mode replicate")
+        check(
+            before < size and after < size,
+            "{} must be smaller than that size",
+            text,
+            remedy="pad less, or use mode replicate",
+        )
     elif mode == "circular":
         check(before <= size and after <= size, "{} wraps around more than once", text)
     if mode != "constant":

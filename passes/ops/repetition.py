@@ -133,7 +133,13 @@ repeat.identity(keeps_shape)
 
 @repeat.shape
 def repeat_shape(input: TensorSpec, *repeats: Size) -> TensorSpec:
-    check(len(repeats) >= input.ndim, "{} repeats are given for a tensor of {} axes", len(repeats), input.ndim, remedy=_REPEATS)
+    check(
+        len(repeats) >= input.ndim,
+        "{} repeats are given for a tensor of {} axes",
+        len(repeats),
+        input.ndim,
+        remedy=_REPEATS,
+    )
     return _tiled(input, repeats)
 
 

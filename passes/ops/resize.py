@@ -141,7 +141,13 @@ def interpolate_shape(
         check(antialias and not align_corners, "lanczos needs antialias=True, and no align_corners")
     axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
     after = [axis.after for axis in axes]
-    check(all(new >= (mode != "area") for new in after), "the result would have the spatial sizes {}, from {}", after, list(input.shape[2:]), remedy=_SCALE)
+    check(
+        all(new >= (mode != "area") for new in after),
+        "the result would have the spatial sizes {}, from {}",
+        after,
+        list(input.shape[2:]),
+        remedy=_SCALE,
+    )
     check(0 not in [old for old in input.shape[1:] if isinstance(old, int)], "the input {} is empty", input)
     return input.with_shape(*input.shape[:2], *after)
 

@@ -136,7 +136,9 @@ class ModuleInAList(Net):
         return self.layers[0](x)  # here
 
 
-@broken("NxT", ShapeError, "", "x.shape[1] is the dynamic size T", chain=("input x float32[N, T]",), remedy="fixed size")
+@broken(
+    "NxT", ShapeError, "", "x.shape[1] is the dynamic size T", chain=("input x float32[N, T]",), remedy="fixed size"
+)
 class LoopOverADynamicSize(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         total = x[:, 0]
