@@ -225,7 +225,7 @@ def _check_operands(
     check(0 not in [s for s in input.shape[-rank:] if isinstance(s, int)], "the input {} is empty", input)
     check(groups >= 1, "groups is {}, but must be at least 1", groups)
     strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
-    check(min(strides) >= 1, "stride is {}, but must be at least 1", stride)
+    check(min(strides) >= 1, "stride is {}, but must be at least 1", stride, remedy="give a stride of 1 or more")
     check(min(dilations) >= 1, "dilation is {}, but must be at least 1", dilation)
     return strides, dilations
 

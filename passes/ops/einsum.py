@@ -92,7 +92,15 @@ def _labels(text: str, ndim: int, equation: str) -> tuple[Label, ...]:
     named = len(before) + len(after)
     check(all(letter in ascii_letters for letter in before + after), "{!r} is no equation", equation)
     fits = named <= ndim if found else named == ndim
-    check(fits, "{!r}: the term {!r} names {} axes of a tensor that has {}", equation, text, named, ndim)
+    check(
+        fits,
+        "{!r}: the term {!r} names {} axes of a tensor that has {}",
+        equation,
+        text,
+        named,
+        ndim,
+        remedy="give the term a letter for each of the {3} axes",
+    )
     return (*before, *range(ndim - named)[::-1], *after)
 
 

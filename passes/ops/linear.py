@@ -27,7 +27,11 @@ def bind_linear(module: nn.Linear, input: Any) -> Mapping[str, Any]:
 
 @linear.infer(nn.LazyLinear)
 def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inference:
-    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    check(
+        input.ndim >= 1,
+        "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
+        remedy="keep the axis of features, which an operation before it took away",
+    )
     in_features = input.shape[-1]
     shapes: dict[str, tuple[Size, ...]] = {"weight": (module.out_features, in_features)}
     if module.bias is not None:
@@ -37,7 +41,11 @@ def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inferenc
 
 @linear.shape
 def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> TensorSpec:
-    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    check(
+        input.ndim >= 1,
+        "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
+        remedy="keep the axis of features, which an operation before it took away",
+    )
     check(weight.ndim in (1, 2), "a linear layer needs a weight of 1 or 2 axes, found {}", weight)
     _check_features(input, weight.shape[-1])
     check_weight_dtype(input, weight)

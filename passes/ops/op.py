@@ -316,8 +316,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
             given = dict(bind_module(module, *node.args, **node.kwargs))
         except TypeError as error:
             raise CaptureError(
-                f"{type(module).__name__}.forward{inspect.signature(module.forward)} does not take this call: "
-                f"{_call_text(node)}",
+                f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
                 remedy="give its forward the arguments that it declares",
             ) from error
         arguments = {name: _unless_absent(module, value) for name, value in given.items()}
@@ -332,6 +331,12 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
         return None
     op, adapter = found
     return BoundCall(op, op.bind(node.args, node.kwargs, adapter))
+
+
+def _parameters(module: nn.Module) -> str:
+    """The parameters of a module's forward as they are declared, without their types."""
+    declared = inspect.signature(module.forward).parameters.values()
+    return ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in declared)
 
 
 def _call_text(node: fx.Node) -> str:

@@ -263,7 +263,13 @@ def _block_counts(
         )
     )
     for size, count in zip(spatial, counts, strict=True):
-        check(count >= 1, "no block of {} fits into a padded size of {}", kernel_size, size)
+        check(
+            count >= 1,
+            "no block of {} fits into a padded size of {}",
+            kernel_size,
+            size,
+            remedy="give a larger image or a smaller kernel",
+        )
     return counts
 
 

@@ -83,7 +83,7 @@ class CallOfAModuleList(Net):
         return self.layers(x)  # here
 
 
-@broken("Nx3x8x8", CaptureError, "conv", "forward(input: torch.Tensor)", "2 by position", remedy="")
+@broken("Nx3x8x8", CaptureError, "conv", "forward(input) does not", "2 by position", remedy=ON_DATA)
 class LayerWithTwoArguments(Net):
     def build(self) -> None:
         self.conv = nn.LazyConv2d(4, 3)
@@ -117,7 +117,7 @@ class ControlFlowOnData(Net):
 
 @broken(
     "Nx8", UnsupportedOpError, "", "needs the data of x float32[N, 8] for numpy()",
-    remedy="tensor operations", exports_only=True,
+    remedy="torch's operations", exports_only=True,
 )  # fmt: skip
 class ThirdPartyCall(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,15 @@ class ReturnsText(Net):
         return "yes"
 
 
-@broken("Nx8", InputError, "", "1 positional", "missing a required argument: 'mask'", remedy="image, mask")
+@broken(
+    "Nx8",
+    InputError,
+    "",
+    "forward(image, mask)",
+    "1 positional",
+    "missing a required argument: 'mask'",
+    remedy="image, mask",
+)
 class MissingInput(Net):
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return image * mask

@@ -62,7 +62,7 @@ class InsideSequential(Net):
 
 
 @broken(
-    "Nx3", ShapeError, "fc", "at least 1 axis", "0-d", chain=("mean -> float32[]",), remedy="sample input that fits",
+    "Nx3", ShapeError, "fc", "at least 1 axis", "0-d", chain=("mean -> float32[]",), remedy="keep the axis of features",
 )  # fmt: skip
 class LinearOnScalar(Net):
     def build(self) -> None:
@@ -158,7 +158,7 @@ class SampleOfWrongRank(Net):
 
 @broken(
     "Nx3x8x8", ShapeError, "conv", "stride is (0, 0)", "at least 1",
-    chain=("input x float32[N, 3, 8, 8]",), remedy="change the sizes there",
+    chain=("input x float32[N, 3, 8, 8]",), remedy="a stride of 1",
 )  # fmt: skip
 class StrideOfZero(Net):
     def build(self) -> None:
@@ -303,7 +303,7 @@ class TupleIntoLayer(Net):
 
 @broken(
     "Nx3x4", ShapeError, "act", "num_parameters is 4", "the input has 3 channels",
-    chain=("input x float32[N, 3, 4]",), remedy="change the sizes there",
+    chain=("input x float32[N, 3, 4]",), remedy="make num_parameters 3",
 )  # fmt: skip
 class ActivationParameters(Net):
     def build(self) -> None:
@@ -315,7 +315,7 @@ class ActivationParameters(Net):
 
 @broken(
     "Nx8", ShapeError, "bilinear", "in2_features is 8", "input2 has 4",
-    chain=("getitem -> float32[N, 4]",), remedy="change the sizes there",
+    chain=("getitem -> float32[N, 4]",), remedy="make in2_features 4",
 )  # fmt: skip
 class BilinearFeatures(Net):
     def build(self) -> None:

@@ -167,7 +167,7 @@ class SqueezeOutOfRange(Net):
         return x.squeeze(3)  # here
 
 
-@broken("Nx8", ShapeError, "", "dim is 2", "2 axes", chain=ROWS, remedy="change the sizes there")
+@broken("Nx8", ShapeError, "", "dim is 2", "2 axes", chain=ROWS, remedy="dim=-1")
 class SoftmaxOutOfRange(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.softmax(2)  # here
@@ -185,7 +185,7 @@ class TooManyIndices(Net):
         return x[:, 0, 0]  # here
 
 
-@broken("Nx8", ShapeError, "", "4 elements from 6", "axis 1 of size 8", chain=ROWS, remedy="change the sizes there")
+@broken("Nx8", ShapeError, "", "4 elements from 6", "axis 1 of size 8", chain=ROWS, remedy="at most 8")
 class NarrowBeyondTheEnd(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.narrow(1, 6, 4)  # here
@@ -209,19 +209,19 @@ class RepeatOfTooFewAxes(Net):
         return x.repeat(2)  # here
 
 
-@broken("Nx8", ShapeError, "", "topk of 9", "axis 1 has only 8", chain=ROWS, remedy="change the sizes there")
+@broken("Nx8", ShapeError, "", "topk of 9", "axis 1 has only 8", chain=ROWS, remedy="at most 8")
 class MoreThanThereAre(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.topk(9, 1)[0]  # here
 
 
-@broken("Nx8", ShapeError, "", "torch.float32", "neither int64 nor int32", chain=ROWS, remedy="")
+@broken("Nx8", ShapeError, "", "torch.float32", "neither int64 nor int32", chain=ROWS, remedy="index.long()")
 class GatherByFloats(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.gather(1, x)  # here
 
 
-@broken("Nx8", ShapeError, "", "a mask of bool", "found torch.float32", chain=ROWS, remedy="")
+@broken("Nx8", ShapeError, "", "a mask of bool", "found torch.float32", chain=ROWS, remedy="x > 0")
 class MaskOfFloats(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.masked_fill(x, 0.0)  # here
@@ -229,7 +229,7 @@ class MaskOfFloats(Net):
 
 @broken(
     "Nx8", ShapeError, "", "[N, 4] cannot be assigned to elements of shape [N, 3]",
-    chain=("getitem -> float32[N, 4]",), remedy="change the sizes there",
+    chain=("getitem -> float32[N, 4]",), remedy="of shape [N, 3]",
 )  # fmt: skip
 class AssignmentOfOtherWidth(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -280,7 +280,15 @@ class EinsumOfTwoSizes(Net):
         return torch.einsum("nij,njk->nik", x, x)  # here
 
 
-@broken("Nx8x5", ShapeError, "", "'ij' names 2 axes", "has 3", chain=("input x float32[N, 8, 5]",), remedy="")
+@broken(
+    "Nx8x5",
+    ShapeError,
+    "",
+    "'ij' names 2 axes",
+    "has 3",
+    chain=("input x float32[N, 8, 5]",),
+    remedy="each of the 3 axes",
+)
 class EinsumOfOtherRank(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.einsum("ij,jk->ik", x, x)  # here
@@ -288,7 +296,7 @@ class EinsumOfOtherRank(Net):
 
 @broken(
     "Nx2x10x32", ShapeError, "", "query's last axis is 32, the key's 16",
-    chain=("getitem -> float32[N, 2, 10, 16]",), remedy="",
+    chain=("getitem -> float32[N, 2, 10, 16]",), remedy="one width",
 )  # fmt: skip
 class AttentionOfTwoWidths(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -325,13 +333,13 @@ class ReflectBeyondTheSize(Net):
         return F.pad(x, (9, 9, 1, 1), mode="reflect")  # here
 
 
-@broken("Nx3x8x8", ShapeError, "", "no block of 11", "size of 8", chain=IMAGE, remedy="change the sizes there")
+@broken("Nx3x8x8", ShapeError, "", "no block of 11", "size of 8", chain=IMAGE, remedy="a smaller kernel")
 class UnfoldLargerThanTheImage(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.unfold(x, 11)  # here
 
 
-@broken("Nx3", ShapeError, "", "halves axis 1, whose size 3 is odd", chain=("input x float32[N, 3]",), remedy="")
+@broken("Nx3", ShapeError, "", "halves axis 1, whose size 3 is odd", chain=("input x float32[N, 3]",), remedy="even")
 class HalfOfAnOddSize(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.glu(x, 1)  # here
