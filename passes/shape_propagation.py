@@ -81,7 +81,7 @@ class Propagator:
         graph = self.program.graph
         node = self._last.next if self._last is not None else next(iter(graph.nodes), None)
         while node is not None and node.op != "root":
-            if SPEC not in node.meta and all(SPEC in operand.meta for operand in node.all_input_nodes):
+            if self._awaits_value(node):
                 self._visit(node)
                 visited += 1
             self._last = node
@@ -89,6 +89,10 @@ class Propagator:
                 break
             node = node.next
         return visited
+
+    def _awaits_value(self, node: fx.Node) -> bool:
+        known = SPEC in node.meta or FAULT in node.meta
+        return not known and all(SPEC in operand.meta for operand in node.all_input_nodes)
 
     def _visit(self, node: fx.Node) -> None:
         log = self.program.log
@@ -111,9 +115,9 @@ class Propagator:
             node.meta[FAULT] = self._placed(refusal, node)
 
     def _refusal(self, node: fx.Node, failure: Exception) -> ShapeError | None:
-        """What torch says to a call that a rule fails at, or None where torch takes it: rules expect arguments of the
-        types that torch documents, and a caller may have given others (`kernel_size="3"`)."""
-        refusal = self._without_rule_refused(node)
+        """What is wrong with a call that a rule fails at, or None where torch takes it: rules expect arguments of the
+        types that torch documents, and a caller may have given others (`kernel_size="3"`, a tuple for a tensor)."""
+        refusal = self._torchs_refusal(node)
         if refusal is None or not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
             return refusal
         remedy = "return a tensor from what comes before"
@@ -125,7 +129,8 @@ class Propagator:
             remedy=remedy,
         )
 
-    def _without_rule_refused(self, node: fx.Node) -> ShapeError | None:
+    def _torchs_refusal(self, node: fx.Node) -> ShapeError | None:
+        """What torch says to a call, or None where it takes it."""
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
         try:
             self._without_rule(node, module)
