@@ -263,7 +263,7 @@ class TracedTensor(fx.Proxy):
         elif not hasattr(value, name):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
-            pure = name[:-1] if name[:-1] in METHODS else name
+            pure = name[:-1] if name not in METHODS and name[:-1] in METHODS else name
             return lambda *args, **kwargs: self._become("call_method", pure, (self, *args), kwargs)
         return fx.proxy.Attribute(self, name)
 
