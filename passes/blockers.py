@@ -17,11 +17,11 @@ NO_LOWERING = "there is no direct lowering for it"
 
 def blocker(node: fx.Node, program: Program, reason: str = NO_LOWERING) -> Blocker:
     """What the node blocks, and where; for a module that could not be traced, why it could not."""
-    location = location_of(node)
+    location, remedy = location_of(node), ""
     for rung in program.rungs:
         if node.target in (rung.path, program.whole):
-            reason, location = rung.reason, rung.location
-    return Blocker(operation_of(node, program), reason, location)
+            reason, location, remedy = rung.reason, rung.location, rung.remedy
+    return Blocker(operation_of(node, program), reason, location, remedy)
 
 
 def lacks_lowering(node: fx.Node) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import fx
 
-from passes.program import SPEC, Program, location_of, operation_of
+from passes.program import SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import describe
 
 if TYPE_CHECKING:
@@ -24,15 +25,23 @@ def dataflow_graph(graph: fx.Graph) -> nx.DiGraph[fx.Node]:
     return flow
 
 
-def shape_chain(node: fx.Node, program: Program, limit: int = 4) -> list[str]:
+# How many steps of a chain are shown: the first, and the last ones.
+_STEPS = 4
+
+
+def shape_chain(node: fx.Node, program: Program) -> list[str]:
     """The last steps that led to the node's operands, nearest last: what each is, where, and its shape."""
     import networkx as nx
 
     flow = dataflow_graph(program.graph)
     order = {member: index for index, member in enumerate(program.graph.nodes)}
     behind = sorted(nx.ancestors(flow, node), key=order.__getitem__)
-    steps = [member for member in behind if member.op != "get_attr" and SPEC in member.meta]
-    return [_step(member, program) for member in steps[-limit:]]
+    return _steps(behind, program)
+
+
+def latest_steps(program: Program) -> list[str]:
+    """The last steps that were recorded, nearest last."""
+    return _steps(program.graph.nodes, program)
 
 
 def alive(graph: fx.Graph) -> set[fx.Node]:
@@ -45,6 +54,17 @@ def alive(graph: fx.Graph) -> set[fx.Node]:
     for output in outputs:
         kept |= {output, *nx.ancestors(flow, output)}
     return kept
+
+
+def _steps(nodes: Iterable[fx.Node], program: Program) -> list[str]:
+    steps = [
+        _step(node, program)
+        for node in nodes
+        if node.op not in ("get_attr", "output") and any(tensor_specs(node.meta.get(SPEC)))
+    ]
+    if len(steps) <= _STEPS:
+        return steps
+    return [steps[0], f"... {len(steps) - _STEPS} steps more", *steps[1 - _STEPS :]]
 
 
 def _step(node: fx.Node, program: Program) -> str:

@@ -6,6 +6,7 @@ A shape rule or a lowering knows only its operands, so it raises the bare fact (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ class TracerError(Exception):
 
     `message` is the fact in numbers; `location` the module path and the caller's source line;
     `inputs` describes the values that went in; `chain` the steps that led there, nearest last;
-    `remedy` is one thing to do about it.
+    `remedy` is one thing to do about it. `others` are faults of the same model that do not follow from this one, in
+    execution order. Where the model's forward was followed up to the fault, `report` says what is known of it.
     """
 
     remedy_by_default = ""
@@ -30,19 +32,25 @@ class TracerError(Exception):
         self.inputs: list[str] = []
         self.chain: list[str] = []
         self.remedy = remedy or self.remedy_by_default
+        self.others: Sequence[TracerError] = ()
+        self.report: Any = None
+        self.program: Any = None  # what the report is made from
 
     def placed(
         self, location: Location, operation: str = "", inputs: list[str] | None = None, chain: list[str] | None = None
     ) -> TracerError:
-        """Adds the place where the error arose; the innermost place stands."""
+        """Adds what is not known yet of the place where the error arose; what an inner place said stands."""
         if self.location is None:
             self.location = location
             self.operation = operation
-            self.inputs = inputs or []
-            self.chain = chain or []
+        self.inputs = self.inputs or inputs or []
+        self.chain = self.chain or chain or []
         return self
 
     def __str__(self) -> str:
+        return "\n".join([self._text(), *(f"also: {other._text()}" for other in self.others)])
+
+    def _text(self) -> str:
         text = self.message
         if self.location is not None:
             what = f" ({self.operation})" if self.operation and self.operation not in str(self.location) else ""
@@ -66,6 +74,7 @@ class TracerError(Exception):
             "inputs": self.inputs,
             "chain": self.chain,
             "remedy": self.remedy or None,
+            "others": [other.to_dict() for other in self.others],
         }
 
 
@@ -88,7 +97,7 @@ class NeedsDataError(CaptureError):
 class ShapeError(TracerError):
     """The operands of an operation do not fit together."""
 
-    remedy_by_default = "change the layer's sizes, or give a sample input that fits it"
+    remedy_by_default = "change the sizes there, or give a sample input that fits them"
 
 
 class LazyResolutionError(TracerError):
@@ -99,8 +108,8 @@ class UnsupportedOpError(TracerError):
     """Operations that cannot be lowered to ONNX directly; `blockers` lists every one."""
 
     def __init__(self, message: str, *, remedy: str = "", blockers: list[Blocker] | None = None):
-        super().__init__(message, remedy=remedy)
         self.blockers = blockers or []
+        super().__init__(message, remedy=next((b.remedy for b in self.blockers if b.remedy), remedy))
 
 
 class ExportError(TracerError):
@@ -122,12 +131,13 @@ class Blocker:
     operation: str
     reason: str
     location: Location = field(default_factory=Location)
+    remedy: str = ""
 
     def __str__(self) -> str:
         return f"{self.operation} at {self.location}: {self.reason}"
 
 
 def check(holds: bool, message: str, *numbers: object, remedy: str = "") -> None:
-    """Raises ShapeError with the numbers in the message's braces unless `holds`."""
+    """Raises ShapeError with the numbers in the braces of message and remedy unless `holds`."""
     if not holds:
-        raise ShapeError(message.format(*numbers), remedy=remedy)
+        raise ShapeError(message.format(*numbers), remedy=remedy.format(*numbers))

@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import fx
+
 from passes.errors import ExportError
-from passes.program import SPEC, Program
+from passes.program import SPEC, Program, location_of
 from passes.spec import TensorSpec, describe
 
 
@@ -29,15 +31,23 @@ def interface_names(program: Program, inputs: Sequence[str] | None, outputs: Seq
     no tensor, or something that is none.
     """
     own = [str(node.target) for node in program.inputs()]
-    own_outputs = _named("", program.output().meta[SPEC])
-    if not own_outputs:
-        raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
+    own_outputs = _output_names(program.output())
     input_names = _checked(inputs, own, "input")
     output_names = _checked(outputs, _distinct(own_outputs, {*input_names, *program.state()}), "output")
     shared = [name for name in output_names if name in input_names]
     if shared:
         raise ExportError(f"an input and an output are both named {shared[0]!r}", remedy="give different names")
     return InterfaceNames(input_names, output_names)
+
+
+def _output_names(output: fx.Node) -> list[str]:
+    try:
+        names = _named("", output.meta[SPEC])
+        if not names:
+            raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
+    except ExportError as error:
+        raise error.placed(location_of(output)) from error
+    return names
 
 
 def _named(name: str, value: Any) -> list[str]:

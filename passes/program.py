@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from passes.batchnorm_folding import Fold
 from passes.dimension import Dim
-from passes.errors import LazyResolutionError
+from passes.errors import LazyResolutionError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.nested import leaves
@@ -19,21 +19,24 @@ from passes.ops.op import BoundCall, tensor_at
 from passes.spec import TensorSpec, shape_text
 
 # The keys of `node.meta` that the passes use. "spec" is the node's propagated value, "call" its bound
-# arguments, "location" its place in the caller's model, "ordinal" which call of its module it is, from 0.
-SPEC, CALL, LOCATION, ORDINAL = "spec", "call", "location", "ordinal"
+# arguments, "location" its place in the caller's model, "ordinal" which call of its module it is, from 0, "fault" why
+# it has no value. A node that has neither a value nor a fault depends on one with a fault.
+SPEC, CALL, LOCATION, ORDINAL, FAULT = "spec", "call", "location", "ordinal", "fault"
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
     """How a module that could not be traced was followed instead, and why.
 
-    `level` is "meta" (its own forward on meta tensors) or "real" (on data, on a copy).
+    `level` is "meta" (its own forward on meta tensors) or "real" (on data, on a copy); `remedy` is what would make
+    it traceable.
     """
 
     path: str
     level: str
     reason: str
     location: Location
+    remedy: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {"path": self.path, "level": self.level, "reason": self.reason, "source": self.location.source}
@@ -134,6 +137,23 @@ class Program:
             for path, module in self.modules.items()
             if first[id(module)] == path and id(module) not in reached and self.awaits(module)
         ]
+
+    def fault(self) -> TracerError | None:
+        """The first fault in execution order, with the others that do not follow from it; None where there is none."""
+        faults: list[TracerError] = [node.meta[FAULT] for node in self.graph.nodes if FAULT in node.meta]
+        if not faults:
+            return None
+        first, *first.others = faults
+        first.program = self
+        return first
+
+    def keep_known(self) -> None:
+        """Leaves the nodes that have a value: a program that ends where the model's fault is."""
+        for node in reversed(self.graph.nodes):
+            if SPEC not in node.meta:
+                self.graph.erase_node(node)
+        if not any(node.op == "output" for node in self.graph.nodes):
+            self.graph.output(()).meta.update({SPEC: (), LOCATION: Location()})
 
     def inputs(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]

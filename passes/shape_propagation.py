@@ -1,7 +1,8 @@
 """A value on every node: specs for tensors, sizes for numbers. No data, no FLOPs.
 
 `Propagator` computes values on demand, each node once and in graph order, so capture can ask it questions
-while the graph is still growing; the pass then completes the rest.
+while the graph is still growing; the pass then completes the rest. A node that does not fit gets no value, and neither
+does what depends on it; all others do, so that independent faults are found together.
 """
 
 from __future__ import annotations
@@ -20,20 +21,27 @@ from passes.lazy_modules import LazyLayer
 from passes.meta_execution import MetaRunError, run_module, run_op
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.pipeline import Stage
-from passes.program import CALL, SPEC, Program, location_of, operation_of
+from passes.program import CALL, FAULT, SPEC, Program, location_of, operation_of
 from passes.spec import TensorSpec, describe
 
 
 @dataclass(slots=True)
 class ShapePropagation:
-    """The pass: a value on every node. The number of changes is the number of nodes visited."""
+    """The pass: a value on every node. The number of changes is the number of nodes visited.
+
+    Raises the first fault in execution order, which names the others.
+    """
 
     name: str = "shape propagation"
     requires: Stage = Stage.CAPTURED
     ensures: Stage = Stage.SHAPED
 
     def run(self, program: Program) -> int:
-        return Propagator(program).complete()
+        visited = Propagator(program).complete()
+        fault = program.fault()
+        if fault is not None:
+            raise fault
+        return visited
 
 
 class Propagator:
@@ -49,22 +57,31 @@ class Propagator:
     def value(self, node: fx.Node) -> Any:
         """The node's value, computing it and everything before it that has none yet.
 
-        Raises TracerError, placed at the node that does not fit.
+        Raises the first fault where the node has no value.
         """
         if SPEC not in node.meta:
-            self._advance(node)
+            self.advance(node)
+        if SPEC not in node.meta:
+            self.complete()  # this ends the work, so that what else is wrong must come to light now
+            fault = self.program.fault()
+            assert fault is not None
+            raise fault
         return node.meta[SPEC]
 
     def complete(self) -> int:
-        """Gives every remaining node its value; the number of nodes visited."""
-        return self._advance(None)
+        """Gives every remaining node its value, where it has one; the number of nodes visited."""
+        return self.advance(None)
 
-    def _advance(self, until: fx.Node | None) -> int:
+    def advance(self, until: fx.Node | None) -> int:
+        """Gives the nodes up to `until` their values, where they have one; the number of nodes visited.
+
+        Raises CaptureError where a node cannot be followed in this way.
+        """
         visited = 0
         graph = self.program.graph
         node = self._last.next if self._last is not None else next(iter(graph.nodes), None)
         while node is not None and node.op != "root":
-            if SPEC not in node.meta:
+            if self._awaits_value(node):
                 self._visit(node)
                 visited += 1
             self._last = node
@@ -73,24 +90,47 @@ class Propagator:
             node = node.next
         return visited
 
+    def _awaits_value(self, node: fx.Node) -> bool:
+        known = SPEC in node.meta or FAULT in node.meta
+        return not known and all(SPEC in operand.meta for operand in node.all_input_nodes)
+
     def _visit(self, node: fx.Node) -> None:
         log = self.program.log
         log.location = location_of(node)
         try:
             node.meta[SPEC] = self._evaluate(node)
-        except DynamicSizeError as error:
-            raise self._placed(ShapeError(str(error), remedy="give a fixed size for that dimension"), node) from error
-        except TracerError as error:
+        except CaptureError as error:
             raise self._placed(error, node) from error
+        except _UnknownTensorError:
+            return
+        except DynamicSizeError as error:
+            fault = ShapeError(str(error), remedy="give a fixed size for that dimension")
+            node.meta[FAULT] = self._placed(fault, node)
+        except TracerError as error:
+            node.meta[FAULT] = self._placed(error, node)
         except Exception as error:
-            refusal = self._refusal(node)
+            refusal = self._refusal(node, error)
             if refusal is None:
                 raise  # torch takes what the rule does not: a bug of the rule
-            raise self._placed(refusal, node) from error
+            node.meta[FAULT] = self._placed(refusal, node)
 
-    def _refusal(self, node: fx.Node) -> ShapeError | None:
-        """What torch says to a call that a rule fails at, or None where torch takes it: rules expect arguments of the
-        types that torch documents, and a caller may have given others (`kernel_size="3"`)."""
+    def _refusal(self, node: fx.Node, failure: Exception) -> ShapeError | None:
+        """What is wrong with a call that a rule fails at, or None where torch takes it: rules expect arguments of the
+        types that torch documents, and a caller may have given others (`kernel_size="3"`, a tuple for a tensor)."""
+        refusal = self._torchs_refusal(node)
+        if refusal is None or not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
+            return refusal
+        remedy = "return a tensor from what comes before"
+        if isinstance(failure.obj, (tuple, list)):
+            remedy = "take the tensor out of it, as in `output, state = self.lstm(x)`"
+        given = type(failure.obj).__name__
+        return ShapeError(
+            f"{operation_of(node, self.program)} takes a tensor, but is given a {given}: {describe(failure.obj)}",
+            remedy=remedy,
+        )
+
+    def _torchs_refusal(self, node: fx.Node) -> ShapeError | None:
+        """What torch says to a call, or None where it takes it."""
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
         try:
             self._without_rule(node, module)
@@ -149,6 +189,7 @@ class Propagator:
     def _attribute(self, path: str) -> TensorSpec:
         spec = self.program.tensor_spec(self.program.tensor(path))
         if spec is None:
+            self._excuse()
             raise LazyResolutionError(
                 f"{path} is read before its layer is called, so it has no shape yet",
                 remedy="call the lazy layer first, or declare it with its sizes",
@@ -158,6 +199,7 @@ class Propagator:
     def _infer(self, node: fx.Node, call: BoundCall, module: nn.Module) -> None:
         rule = call.op.inference_rules.get(type(module))
         if rule is None:
+            self._excuse()
             raise LazyResolutionError(f"{type(module).__name__} is a lazy module of an unknown kind")
         arguments = {
             name: map_leaves(value, _value_of) for name, value in call.arguments.items() if not isinstance(value, Owned)
@@ -168,15 +210,22 @@ class Propagator:
         kind = type(module).__name__
         self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))
 
+    def _excuse(self) -> None:
+        """A tensor without a shape is no fault of its own where a layer before has one: it may be that layer's."""
+        if self.program.fault() is not None:
+            raise _UnknownTensorError
+
     def _placed(self, error: TracerError, node: fx.Node) -> TracerError:
-        if error.location is not None:
-            return error
         from passes.dataflow import shape_chain
 
         inputs = [f"{operand.name} {describe(_value_of(operand))}" for operand in node.all_input_nodes]
         return error.placed(
             location_of(node), operation_of(node, self.program), inputs, shape_chain(node, self.program)
         )
+
+
+class _UnknownTensorError(Exception):
+    """A tensor's layer has a fault, so the tensor has no shape."""
 
 
 # Functions that Python itself computes where no operand is a tensor: arithmetic on sizes, access to containers.

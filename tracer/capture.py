@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
 
+from passes.dataflow import latest_steps
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import (
@@ -36,7 +37,7 @@ from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
 from tracer.sample import Sample
-from tracer.source_lines import COMPILER_FOLDER, current_source, is_user_code, source_line
+from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
 from tracer.tracing_environment import as_ever, tracing_environment
 
@@ -102,7 +103,9 @@ class CapturingTracer(fx.Tracer):
             with tracing_environment(self):
                 self.trace(self._copy)
         except Exception as error:
-            raise self._explained(error) from error
+            fault = self._explained(error)
+            fault.program = self.program
+            raise fault from error
         program = self.program
         program.constants = {
             str(node.target): program.tensor(str(node.target))
@@ -183,9 +186,10 @@ class CapturingTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta[LOCATION] = self._here()
+        node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self._here()
         if kind in ("call_function", "call_method") and not has_rule(node):
-            self.value(node)  # it may need data, and must fail here, where another rung can take over
+            with self.computing():
+                self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
         return node
 
     def create_arg(self, a: Any) -> Any:
@@ -324,12 +328,13 @@ class CapturingTracer(fx.Tracer):
             try:
                 result = run_module(original, path, self._specs(args), self._specs(kwargs), self.log, location)
             except MetaRunError as error:
-                raise NeedsDataError(fault.message, remedy=fault.remedy).placed(location) from error
+                needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
+                raise needs_data.placed(location, chain=fault.chain) from error
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         node.meta[SPEC] = result.value
         for layer in result.lazies:
             self._meet(layer)
-        self.program.rungs.append(Rung(path, "meta", fault.message, location))
+        self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 
     def _specs(self, value: Any) -> Any:
@@ -383,17 +388,28 @@ class CapturingTracer(fx.Tracer):
     def _explained(self, error: Exception) -> TracerError:
         """The error as one of ours, placed: what the forward raised while it was traced is a capture error.
 
-        A bug inside the compiler is raised as it is.
+        Where shapes do not fit before it, that is the first error. A bug inside the compiler is raised as it is.
         """
         frames = list(traceback.walk_tb(error.__traceback__))
         inside = [place for place in frames if is_user_code(place[0].f_code)]
-        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else None)
+        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else self._here().source)
         if isinstance(error, TracerError):
-            return error.placed(location)
-        if frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
+            fault = error
+        elif frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):
             raise error
-        fault = CaptureError(
-            f"the forward raises {type(error).__name__}: {error}",
-            remedy="call the model with real data of this shape to see whether it fails in the same way",
-        )
-        return fault.placed(location)
+        else:
+            fault = CaptureError(
+                f"the forward raises {type(error).__name__}: {error}",
+                remedy="call the model with real data of this shape to see whether it fails in the same way",
+            )
+        if fault.location is not None:
+            return fault
+        with self.computing():
+            self.propagator.complete()
+        fault.placed(location, chain=latest_steps(self.program))
+        before = self.program.fault()
+        if before is None:
+            return fault
+        if not isinstance(fault, CaptureError):
+            before.others = [*before.others, fault]
+        return before

@@ -66,6 +66,7 @@ class Invocation:
     verbose: bool
     progress: ProgressLine = field(init=False)
     warnings: list[str] = field(default_factory=list)
+    known: RenderableType | None = None  # what to print of a model that fails
 
     def carry_out(self, command: Callable[[Invocation], Outcome]) -> int:
         """Runs the command and tells how it ended; returns the exit status."""
@@ -97,7 +98,13 @@ class Invocation:
     def _fail(self, error: TracerError, facts: dict[str, Any], status: int) -> int:
         if self.verbose:
             click.echo(traceback.format_exc(), err=True)
+        if self.known is not None and not self.quiet and self.json_target != "-":
+            from tracer import rendering
+
+            rendering.show(self.known)
         _say("error", str(error))
+        if error.report is not None:
+            facts = {**facts, "report": error.report.to_dict()}
         try:
             self._write_json({"error": facts, "warnings": self.warnings})
         except ExportError as unwritable:
@@ -385,7 +392,12 @@ def inspect(invocation: Invocation, compare: bool, **subject: Any) -> Outcome:
             args, kwargs = zip(*loaded.samples, strict=True)
             comparison = tracer.compare(loaded.model, args, kwargs, dims=loaded.dims, strict=loaded.strict)
             return Outcome(comparison.to_dict(), rendering.comparison_table(comparison))
-        report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
+        try:
+            report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
+        except TracerError as error:
+            if error.report is not None:
+                invocation.known = rendering.known_part(error.report)
+            raise
     return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
 
 

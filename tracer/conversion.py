@@ -16,7 +16,7 @@ from torch import nn
 from passes import ops  # noqa: F401  registers every op
 from passes.caller_pass import CallerPass
 from passes.eager_rewrite import EagerRewrite
-from passes.errors import ExportError, InputError, LazyResolutionError, TracerWarning, UnsupportedOpError
+from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyResolution
@@ -356,7 +356,7 @@ class _Work:
         self.log = GuardLog()
         self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
         self.timings: dict[str, float] = {}
-        with TORCH_STATE:
+        with TORCH_STATE, _report_of_failure(type(model).__name__):
             self.program, results = follow(model, self.sample, self.log)
         self._note(results)
         self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
@@ -388,6 +388,18 @@ class _Work:
         with TORCH_STATE, _seeded(seed):
             self.run([step], Stage.SHAPED)
         return target
+
+
+@contextmanager
+def _report_of_failure(model_name: str) -> Iterator[None]:
+    """An error of the block gets the report of what was known before it."""
+    try:
+        yield
+    except TracerError as error:
+        if error.program is not None:
+            error.program.keep_known()
+            error.report, error.program = build_report(error.program, model_name), None
+        raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import CaptureError, NeedsDataError
+from passes.errors import CaptureError, InputError, NeedsDataError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
@@ -51,17 +51,32 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         args, kwargs = sample.replace_leaves(lambda _, spec: spec)
         try:
             result = run_module(model, "", args, kwargs, log, location)
-            return _opaque(model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location))
+            return _opaque(
+                model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy)
+            )
         except MetaRunError:
             pass
     try:
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
-        raise fault from error
-    program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location))
+        if isinstance(error, InputError):  # that there is no data says nothing of the model
+            raise fault from error
+        raise _fails_on_data(fault, error) from error
+    program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
     program.dry_run = lambda scratch: _dry_run(scratch, data)
     return program
+
+
+def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
+    """What tracing found, where a run on data fails too, and with what."""
+    said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    failure = CaptureError(
+        f"{fault.message}; run on data, it fails too" + ("" if said in fault.message else f", with {said}"),
+        remedy="make that line run: the model fails on data of this shape, without any tracing",
+    )
+    failure.program = fault.program
+    return failure.placed(fault.location or Location(), fault.operation, fault.inputs, fault.chain)  # type: ignore[return-value]
 
 
 Data = tuple[tuple[Any, ...], dict[str, Any]]

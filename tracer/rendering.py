@@ -110,6 +110,16 @@ def explanation_table(explanation: Explanation) -> RenderableType:
     return Group(table, "", *(Text(str(size), style="green") for size in explanation.conclusion()), *where)
 
 
+def known_part(report: Report) -> RenderableType:
+    """The table of a model's layers up to where it fails, without totals."""
+    facts = _facts()
+    _add_inputs_and_outputs(facts, report, [])
+    parts: list[RenderableType] = [Text(f"{report.model}, as far as it is known", style="bold"), "", facts]
+    if report.steps:
+        parts += ["", LayerTable(report.steps, _rule())]
+    return Group(*parts, "")
+
+
 def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: float, verbose: bool) -> RenderableType:
     """What was inferred, what was written, which route it took, and how well the file agrees with the module."""
     report = conversion.report

@@ -159,13 +159,14 @@ def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
+        listed = ", ".join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())
         required = [
             p.name
             for p in signature.parameters.values()
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
         raise InputError(
-            f"{type(model).__name__}.forward{signature} does not take this sample of {len(args)} positional "
+            f"{type(model).__name__}.forward({listed}) does not take this sample of {len(args)} positional "
             f"and {len(kwargs)} named inputs: {error}",
             remedy=f"give an input for each of: {', '.join(required) or 'none'}",
         ) from error

@@ -6,6 +6,7 @@ import functools
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 
@@ -29,6 +30,14 @@ def _file_name(code: CodeType) -> str:
 def source_line(frame: FrameType, line: int | None = None) -> str:
     """`net.py:41`, for a frame of the caller's."""
     return f"{_file_name(frame.f_code)}:{line or frame.f_lineno}"
+
+
+def definition(function: Any) -> str | None:
+    """`net.py:12`, where a function of the caller's is defined, None for any other."""
+    code = getattr(function, "__code__", None)
+    if code is None or not is_user_code(code):
+        return None
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
 
 
 def current_source(boundary: CodeType) -> str | None:

@@ -127,9 +127,10 @@ class TracedNumber:
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
         if self.is_dynamic:
+            names = ", ".join(self.value.symbols()) if isinstance(self.value, Dim) else "that dimension"
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
-                remedy="give a fixed size for that dimension",
+                remedy=f"give a fixed size for {names}, or compute with tensor operations",
             )
         self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.value
@@ -262,7 +263,7 @@ class TracedTensor(fx.Proxy):
         elif not hasattr(value, name):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
-            pure = name[:-1] if name[:-1] in METHODS else name
+            pure = name[:-1] if name not in METHODS and name[:-1] in METHODS else name
             return lambda *args, **kwargs: self._become("call_method", pure, (self, *args), kwargs)
         return fx.proxy.Attribute(self, name)
 
@@ -358,7 +359,7 @@ class TracedTensor(fx.Proxy):
     def _needs_data(self, use: str) -> CaptureError:
         return CaptureError(
             f"the forward needs the data of {self.node.name} {self.tracer.value(self.node)} for {use}",
-            remedy="compute it with tensor operations (torch.where instead of if), or keep it out of the forward",
+            remedy=_REMEDIES.get(use, "compute it with torch's operations, or before the forward"),
         )
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -431,6 +432,9 @@ def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
     strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
     return strides if dim is None else strides[dim]
 
+
+# What to do in place of a question about a tensor's data.
+_REMEDIES = {"control flow": "choose with torch.where instead of if, or give the choice to the model as an argument"}
 
 # torch's named results (`x.max(dim).values`), which rules give as plain tuples.
 _RESULT_FIELDS = {"values": 0, "indices": 1}

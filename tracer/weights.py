@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,14 +35,27 @@ def read_weights(source: Weights, *, copy: bool = True) -> dict[str, torch.Tenso
 
             return load_file(path)
         mapped = zipfile.is_zipfile(path)  # torch's format before 1.6 cannot be
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused in any case
+            return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped), str(path))
     except LoadError:
         raise
     except Exception as error:  # safetensors, pickle, zipfile and torch each raise their own
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        if path.suffix != ".safetensors" and not _may_be_pickled(path):
+            said = "it is no file that torch.save wrote"
+        elif isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in said:
+            said = "it holds other Python objects than tensors, and unpickling those could run code"
         raise LoadError(
-            f"{path} cannot be read as weights: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            remedy="save it with safetensors, or with torch.save(model.state_dict(), ...)",
+            f"{path} cannot be read as weights: {said}",
+            remedy="save the tensors alone, with safetensors or torch.save(model.state_dict(), ...)",
         ) from error
+
+
+def _may_be_pickled(path: Path) -> bool:
+    """Whether a file begins as torch's formats do: with an archive, or with a pickle of protocol 2 or later."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
 
 
 def _tensors(found: object, origin: str) -> dict[str, torch.Tensor]:

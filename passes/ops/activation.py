@@ -180,6 +180,7 @@ def prelu_shape(input: TensorSpec, weight: TensorSpec) -> TensorSpec:
         "num_parameters is {}, but the input has {} channels",
         weight.numel(),
         channels,
+        remedy="make num_parameters {1}, or 1 for all channels",
     )
     return floating(input, "prelu")
 
@@ -371,7 +372,7 @@ def glu_shape(input: TensorSpec, dim: int = -1) -> TensorSpec:
     check(-input.ndim <= dim < input.ndim, "dim is {}, but the input has {} axes", dim, input.ndim)
     axis = dim % input.ndim
     size = input.shape[axis]
-    check(size % 2 == 0, "glu halves axis {}, whose size {} is odd", axis, size)
+    check(size % 2 == 0, "glu halves axis {}, whose size {} is odd", axis, size, remedy="make that size even")
     halved = input.with_shape(*input.shape[:axis], size // 2, *input.shape[axis + 1 :])
     return floating(halved, "glu")
 

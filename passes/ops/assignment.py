@@ -58,7 +58,13 @@ def setitem_shape(input: TensorSpec, index: Any, value: Any) -> TensorSpec:
             (not isinstance(size, Dim) and size == 1) or room is None or size == room
             for size, room in zip(reversed(given), reversed(target), strict=False)
         )
-        check(fits, "{} cannot be assigned to elements of shape {}", shape_text(value.shape), shape_text(tuple(target)))
+        check(
+            fits,
+            "{} cannot be assigned to elements of shape {}",
+            shape_text(value.shape),
+            shape_text(tuple(target)),
+            remedy="assign a value of shape {1}",
+        )
     return input
 
 

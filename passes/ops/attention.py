@@ -67,7 +67,13 @@ def attention_shape(
             operand.dtype == query.dtype, "attention takes one dtype, but {} is {} and query {}", name, operand, query
         )
     check(0 <= dropout_p <= 1, "a dropout probability lies between 0 and 1, found {}", dropout_p)
-    check(query.shape[-1] == key.shape[-1], "the query's last axis is {}, the key's {}", query.shape[-1], key.shape[-1])
+    check(
+        query.shape[-1] == key.shape[-1],
+        "the query's last axis is {}, the key's {}",
+        query.shape[-1],
+        key.shape[-1],
+        remedy="project both to one width",
+    )
     check(key.shape[-2] == value.shape[-2], "there are {} keys, but {} values", key.shape[-2], value.shape[-2])
     if enable_gqa:
         key, value = _serving(key, query, "key"), _serving(value, query, "value")

@@ -13,14 +13,19 @@ def axis_of(dim: Any, ndim: int) -> int:
     if not isinstance(dim, int):
         raise ShapeError(f"an axis is a whole number, not {dim}")
     axes = max(ndim, 1)
-    check(-axes <= dim < axes, "axis {} is out of range for a tensor of {} axes", dim, ndim)
+    check(
+        -axes <= dim < axes,
+        "axis {} is out of range for a tensor of {} axes",
+        dim, ndim, axes - 1,
+        remedy="name an axis from 0 to {2}, or from the end with -1",
+    )  # fmt: skip
     return dim % axes
 
 
 def axes_of(dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """One axis or several, counted from the front; each at most once."""
     axes = tuple(axis_of(dim, ndim) for dim in ([dims] if isinstance(dims, int) else dims))
-    check(len(set(axes)) == len(axes), "the axes {} name one axis twice", dims)
+    check(len(set(axes)) == len(axes), "the axes {} name one axis twice", dims, remedy="name each axis once")
     return axes
 
 

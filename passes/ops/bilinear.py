@@ -45,7 +45,12 @@ def bilinear_shape(
     )  # fmt: skip
     for number, tensor in enumerate((input1, input2), 1):
         expected, found = weight.shape[number], tensor.shape[-1]
-        check(expected == found, "in{}_features is {}, but input{} has {}", number, expected, number, found)
+        check(
+            expected == found,
+            "in{}_features is {}, but input{} has {}",
+            number, expected, number, found,
+            remedy="make in{0}_features {3}",
+        )  # fmt: skip
     out = weight.shape[0]
     check(bias is None or bias.shape == (out,), "the bias needs {} elements, found {}", out, bias)
     return input1.with_shape(*lead, out)

@@ -337,7 +337,12 @@ masked_fill = Op("masked_fill", functions=(torch.masked_fill,), methods=("masked
 def masked_fill_shape(input: TensorSpec, mask: TensorSpec, value: Any, inplace: bool = False) -> TensorSpec:
     """The value is converted to the input's dtype, unlike in `where`."""
     tensors_only(input, mask)
-    check(mask.dtype == torch.bool, "masked_fill needs a mask of bool, found {}", mask.dtype)
+    check(
+        mask.dtype == torch.bool,
+        "masked_fill needs a mask of bool, found {}",
+        mask.dtype,
+        remedy="compare, as in x > 0, or convert: mask.bool()",
+    )
     if isinstance(value, TensorSpec):
         check(value.ndim == 0, "masked_fill takes a 0-d value, found one of shape {}", shape_text(value.shape))
     elif not is_number(value):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from passes.dimension import Dim, Size, product
-from passes.errors import check
+from passes.errors import ShapeError, check
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.pad import lower_pad, pad_shape
 from passes.ops.promotion import check_weight_dtype
@@ -72,8 +72,11 @@ def infer_conv(module: Any, rank: int, input: TensorSpec, **_: Any) -> Inference
     _check_rank(input, rank)
     channels = input.shape[-rank - 1]
     check(
-        channels % module.groups == 0, "the input's {} channels do not divide into {} groups", channels, module.groups
-    )
+        channels % module.groups == 0,
+        "the input's {} channels do not divide into {} groups",
+        channels, module.groups,
+        remedy="choose groups that divide {0}",
+    )  # fmt: skip
     outside, inside = (
         (channels, module.out_channels // module.groups)
         if module.transposed
@@ -117,8 +120,7 @@ def conv_shape(
     padding_mode: str = "zeros",
 ) -> TensorSpec:
     strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
-    channels, expected = input.shape[-rank - 1], weight.shape[1] * groups
-    check(channels == expected, "in_channels is {}, but the input has {} channels", expected, channels)
+    _check_channels(rank, input, weight.shape[1] * groups)
     _check_groups("out_channels", weight.shape[0], groups)
     _check_bias(weight, bias, weight.shape[0])
     pads = _padding(rank, padding, weight, strides, dilations)
@@ -136,7 +138,12 @@ def conv_shape(
 def _conv_size(axis: int, size: Size, kernel: Size, stride: int, pads: tuple[int, int], dilation: int) -> Size:
     reach = dilation * (kernel - 1) + 1
     padded = size + sum(pads)
-    check(padded >= reach, "the kernel reaches over {} elements, but spatial axis {} has {}", reach, axis, padded)
+    check(
+        padded >= reach,
+        "the kernel reaches over {} elements, but spatial axis {} has {} with its padding",
+        reach, axis, padded,
+        remedy="give a larger input, or a kernel that reaches over at most {2} elements",
+    )  # fmt: skip
     return (padded - reach) // stride + 1
 
 
@@ -154,8 +161,7 @@ def conv_transpose_shape(
     output_size: Sequence[Size] | None = None,
 ) -> TensorSpec:
     strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
-    channels = input.shape[-rank - 1]
-    check(channels == weight.shape[0], "in_channels is {}, but the input has {} channels", weight.shape[0], channels)
+    _check_channels(rank, input, weight.shape[0])
     _check_groups("in_channels", weight.shape[0], groups)
     _check_bias(weight, bias, weight.shape[1] * groups)
     smallest = _smallest_sizes(rank, input, weight, strides, _pads(rank, padding), dilations)
@@ -219,7 +225,7 @@ def _check_operands(
     check(0 not in [s for s in input.shape[-rank:] if isinstance(s, int)], "the input {} is empty", input)
     check(groups >= 1, "groups is {}, but must be at least 1", groups)
     strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
-    check(min(strides) >= 1, "stride is {}, but must be at least 1", stride)
+    check(min(strides) >= 1, "stride is {}, but must be at least 1", stride, remedy="give a stride of 1 or more")
     check(min(dilations) >= 1, "dilation is {}, but must be at least 1", dilation)
     return strides, dilations
 
@@ -229,11 +235,29 @@ def _check_rank(input: TensorSpec, rank: int) -> None:
         input.ndim in (rank + 1, rank + 2),
         "a {}d convolution needs an input of {} axes, or of {} without a batch, found {}",
         rank, rank + 2, rank + 1, input,
+        remedy="give it [batch, channels, and {0} spatial axes]; x.unsqueeze or x.flatten add and join axes",
     )  # fmt: skip
 
 
+def _check_channels(rank: int, input: TensorSpec, expected: Size) -> None:
+    found = input.shape[-rank - 1]
+    if found == expected:
+        return
+    remedy = f"make in_channels {found}, or declare the layer as its lazy class"
+    if input.shape[-1] == expected and input.shape[-2] != expected:
+        leading = range(input.ndim - rank - 1)
+        order = (*leading, input.ndim - 1, *range(len(leading), input.ndim - 1))
+        remedy = f"the channels seem to be last; bring them first: x.permute{order}"
+    raise ShapeError(f"in_channels is {expected}, but the input has {found} channels", remedy=remedy)
+
+
 def _check_groups(what: str, channels: Size, groups: int) -> None:
-    check(channels >= groups and channels % groups == 0, "{} is {}, but there are {} groups", what, channels, groups)
+    check(
+        channels >= groups and channels % groups == 0,
+        "{} is {}, which does not divide into {} groups",
+        what, channels, groups,
+        remedy="choose groups that divide {1}",
+    )  # fmt: skip
 
 
 def _check_bias(weight: TensorSpec, bias: TensorSpec | None, channels: Size) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Size, product
-from passes.errors import check
+from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op
@@ -65,7 +65,15 @@ def read_equation(equation: str, operands: Sequence[TensorSpec | Value]) -> Equa
                 size,
             )
         for label, size in own.items():
-            (sizes[label],) = broadcast_shapes((sizes.get(label, 1),), (size,))
+            known = sizes.get(label, 1)
+            try:
+                (sizes[label],) = broadcast_shapes((known,), (size,))
+            except ShapeError as error:
+                name = label if isinstance(label, str) else "an axis of ..."
+                raise ShapeError(
+                    f"{equation!r}: {name} is {known} in one operand and {size} in another",
+                    remedy="give axes of different sizes letters of their own, or transpose an operand",
+                ) from error
     dots = tuple(sorted((label for label in sizes if isinstance(label, int)), reverse=True))
     letters = [label for term in terms for label in term if isinstance(label, str)]
     output: tuple[Label, ...]
@@ -84,7 +92,15 @@ def _labels(text: str, ndim: int, equation: str) -> tuple[Label, ...]:
     named = len(before) + len(after)
     check(all(letter in ascii_letters for letter in before + after), "{!r} is no equation", equation)
     fits = named <= ndim if found else named == ndim
-    check(fits, "{!r}: the term {!r} names {} axes of a tensor that has {}", equation, text, named, ndim)
+    check(
+        fits,
+        "{!r}: the term {!r} names {} axes of a tensor that has {}",
+        equation,
+        text,
+        named,
+        ndim,
+        remedy="give the term a letter for each of the {3} axes",
+    )
     return (*before, *range(ndim - named)[::-1], *after)
 
 

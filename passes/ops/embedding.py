@@ -77,7 +77,7 @@ def _check_lookup(input: TensorSpec, weight: TensorSpec, padding_idx: int | None
         input.dtype in (torch.int64, torch.int32),
         "an embedding is indexed by int64 or int32, found {}",
         input.dtype,
-        remedy="give the indices as int64",
+        remedy="give the indices as int64: a sample of that type, or x.long()",
     )
     check(weight.ndim == 2, "an embedding's weight has 2 axes, found {}", weight.ndim)
     rows = weight.shape[0]

@@ -35,7 +35,12 @@ index_select = Op("index_select", functions=(torch.index_select,), methods=("ind
 def index_select_shape(input: TensorSpec, dim: int, index: TensorSpec) -> TensorSpec:
     axis = axis_of(dim, input.ndim)
     check(index.ndim <= 1, "index_select takes an index of 1 axis, found {}", index.ndim)
-    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    check(
+        index.dtype in INDEX_DTYPES,
+        "the index is {}, which is neither int64 nor int32",
+        index.dtype,
+        remedy="convert it: index.long()",
+    )
     if not input.ndim:
         check(index.numel() == 1, "index_select of a 0-d tensor takes 1 index, found {}", index.numel())
         return input
@@ -64,7 +69,12 @@ def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: Tensor
     """An index has as many axes as the tensor, and is nowhere larger but along the axis that it indexes."""
     if same_size(index.numel(), 0):
         return
-    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    check(
+        index.dtype in INDEX_DTYPES,
+        "the index is {}, which is neither int64 nor int32",
+        index.dtype,
+        remedy="convert it: index.long()",
+    )
     check(max(index.ndim, 1) == max(input.ndim, 1), "index {} and tensor {} have unlike axes", index, input)
     for other, size in enumerate(index.shape):
         if input.ndim and other != axis:
@@ -270,7 +280,12 @@ def _highest(dtype: torch.dtype) -> float:
 def _check_slices(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec | None) -> TensorSpec:
     axis = axis_of(dim, input.ndim)
     check(index.ndim <= 1, "the index must have 1 axis, found {}", index.ndim)
-    check(index.dtype in INDEX_DTYPES, "the index is {}, which is neither int64 nor int32", index.dtype)
+    check(
+        index.dtype in INDEX_DTYPES,
+        "the index is {}, which is neither int64 nor int32",
+        index.dtype,
+        remedy="convert it: index.long()",
+    )
     if source is not None:
         check(source.dtype == input.dtype, "a {} tensor takes no {}", input.dtype, source.dtype)
         check(source.ndim == input.ndim or not source.ndim, "source {} and tensor {} have unlike axes", source, input)

@@ -64,7 +64,12 @@ def read(tensor: TensorSpec | Value, index: Any, *, assigning: bool = False) -> 
     shape = tensor.shape
     entries = [_as_pick(entry) for entry in (index if type(index) is tuple else [index])]
     consumed = sum(map(_axes_consumed, entries))
-    check(consumed <= len(shape), "{} indices are given for a tensor of {} axes", consumed, len(shape))
+    check(
+        consumed <= len(shape),
+        "{} indices are given for a tensor of {} axes, {}",
+        consumed, len(shape), shape_text(tuple(shape)),
+        remedy="give at most {1} indices",
+    )  # fmt: skip
     rest = [slice(None)] * (len(shape) - consumed)
     dots = [position for position, entry in enumerate(entries) if entry is Ellipsis]
     check(len(dots) <= 1, "a subscript takes one ellipsis, found {}", len(dots))
@@ -86,7 +91,12 @@ def read(tensor: TensorSpec | Value, index: Any, *, assigning: bool = False) -> 
             if isinstance(entry, (int, Dim)):
                 size = shape[axis]
                 fits = -size <= entry and entry < size
-                check(fits, "index {} is out of range for axis {} of size {}", entry, axis, size)
+                check(
+                    fits,
+                    "index {} is out of range for axis {} of size {}",
+                    entry, axis, size,
+                    remedy="use an index below {2}",
+                )  # fmt: skip
             found.points[axis] = entry
             axis += 1
         else:

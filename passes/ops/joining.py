@@ -20,6 +20,8 @@ from passes.spec import TensorSpec, shape_text
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
+_PIECES = "give pieces that add up to {3}"
+
 # Joining --------------------------------------------------------------------------------------------
 
 
@@ -43,16 +45,21 @@ def joined(tensors: Sequence[TensorSpec], dim: int) -> TensorSpec:
     axis = axis_of(dim, first.ndim)
     length: Size = 0
     for number, part in enumerate(parts):
-        check(part.ndim == first.ndim, "tensors of {} and of {} axes cannot be joined", first.ndim, part.ndim)
+        check(
+            part.ndim == first.ndim,
+            "tensors of {} and of {} axes cannot be joined: number 0 is {}, number {} is {}",
+            first.ndim, part.ndim, first, number, part,
+            remedy="bring them to the same number of axes, with flatten or unsqueeze",
+        )  # fmt: skip
         for other in range(first.ndim):
             check(
                 other == axis or part.shape[other] == first.shape[other],
-                "tensors joined along axis {} must agree elsewhere: number 0 is {}, number {} is {}",
-                axis,
-                shape_text(first.shape),
-                number,
-                shape_text(part.shape),
-            )
+                "tensors joined along axis {} must agree elsewhere, but axis {} is {} in number 0, {}, "
+                "and {} in number {}, {}",
+                axis, other, first.shape[other], shape_text(first.shape),
+                part.shape[other], number, shape_text(part.shape),
+                remedy="make axis {1} equal in all of them, or join along that axis",
+            )  # fmt: skip
         length = length + part.shape[axis]
     return replace(first, shape=(*first.shape[:axis], length, *first.shape[axis + 1 :]), dtype=_joined_dtype(tensors))
 
@@ -91,6 +98,7 @@ def stack_shape(tensors: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
             shape_text(first.shape),
             number,
             shape_text(tensor.shape),
+            remedy="bring them to one shape first, with padding or a slice; torch.cat joins different lengths",
         )
     axis = axis_of(dim, first.ndim + 1)
     shape = (*first.shape[:axis], len(tensors), *first.shape[axis:])
@@ -257,7 +265,9 @@ def split_shape(
         total: Size = 0
         for length in lengths:
             total = total + length
-        check(total == size, "the pieces {} add up to {}, but axis {} has {}", lengths, total, axis, size)
+        check(
+            total == size, "the pieces {} add up to {}, but axis {} has {}", lengths, total, axis, size, remedy=_PIECES
+        )
         return _pieces(tensor, axis, lengths)
     assert isinstance(split_size_or_sections, (int, Dim))
     length = split_size_or_sections

@@ -100,6 +100,7 @@ def _check_normalized_shape(input: TensorSpec, normalized_shape: Any) -> tuple[S
         "normalized_shape is {}, but the input's last axes are {}",
         shape_text(shape),
         shape_text(found),
+        remedy="make normalized_shape {1}, or bring the axes to normalise to the end",
     )
     return shape
 
@@ -164,7 +165,12 @@ def group_norm_shape(
     check(input.ndim >= 2, "expected an input of at least 2 axes (batch, channels), found {}", input.ndim)
     batch, channels, *spatial = input.shape
     check(num_groups > 0, "num_groups must be positive, found {}", num_groups)
-    check(channels % num_groups == 0, "{} channels cannot be split evenly into {} groups", channels, num_groups)
+    check(
+        channels % num_groups == 0,
+        "the input's {} channels do not divide into {} groups",
+        channels, num_groups,
+        remedy="choose num_groups that divides {0}",
+    )  # fmt: skip
     check(
         product((batch * channels // num_groups, *spatial)) != 1,
         "expected more than 1 value per group to take statistics of, found 1",

@@ -40,19 +40,32 @@ def to_result(emit: Emitter, input: Value, *_: Any, **__: Any) -> Value:
 # Same elements, same order --------------------------------------------------------------------------
 
 
+_OPEN = "give every size as a number, or one of them as -1"
+
+
 def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
     """The sizes with a -1 among them replaced by what makes the whole `numel` elements."""
     fixed = [size for size in sizes if isinstance(size, int)]
-    check(all(size >= -1 for size in fixed), "{} is no shape: a size is negative", shape_text(tuple(sizes)))
-    check(fixed.count(-1) <= 1, "{} leaves more than one size open", shape_text(tuple(sizes)))
     text = shape_text(tuple(sizes))
+    check(all(size >= -1 for size in fixed), "{} is no shape: a size is negative", text, remedy=_OPEN)
+    check(fixed.count(-1) <= 1, "{} leaves {} sizes open", text, fixed.count(-1), remedy=_OPEN)
     if -1 not in fixed:
-        check(product(sizes) == numel, "{} has {} elements, but the input has {}", text, product(sizes), numel)
+        check(
+            product(sizes) == numel,
+            "{} has {} elements, but the input has {}",
+            text, product(sizes), numel,
+            remedy="give sizes whose product is {2}, or -1 for one of them",
+        )  # fmt: skip
         return tuple(sizes)
     open_axis = next(axis for axis, size in enumerate(sizes) if isinstance(size, int) and size == -1)
     known = product([*sizes[:open_axis], *sizes[open_axis + 1 :]])
     check(isinstance(known, Dim) or known != 0, "{} leaves a size open that could be any", text)
-    check(numel % known == 0, "the input has {} elements, which {} does not divide into", numel, text)
+    check(
+        numel % known == 0,
+        "the input has {} elements, which is no multiple of {}, as {} needs",
+        numel, known, text,
+        remedy="give sizes whose product divides {0}",
+    )  # fmt: skip
     return (*sizes[:open_axis], numel // known, *sizes[open_axis + 1 :])
 
 
@@ -235,7 +248,12 @@ permute = Op("permute", functions=(torch.permute,), methods=("permute",), view=T
 @permute.shape
 def permute_shape(input: TensorSpec, *dims: int) -> TensorSpec:
     order = axes_of(dims, input.ndim)
-    check(len(order) == input.ndim, "{} axes are given an order, but the tensor has {}", len(order), input.ndim)
+    check(
+        len(order) == input.ndim,
+        "{} axes are given an order, but the tensor has {}",
+        len(order), input.ndim, input.ndim - 1,
+        remedy="name every axis from 0 to {2} once",
+    )  # fmt: skip
     return input.with_shape(*(input.shape[axis] for axis in order))
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size
-from passes.errors import check
+from passes.dimension import Size, product
+from passes.errors import ShapeError, check
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.promotion import broadcast_shapes, check_weight_dtype
 from passes.spec import TensorSpec
@@ -27,7 +27,11 @@ def bind_linear(module: nn.Linear, input: Any) -> Mapping[str, Any]:
 
 @linear.infer(nn.LazyLinear)
 def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inference:
-    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
+    check(
+        input.ndim >= 1,
+        "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
+        remedy="keep the axis of features, which an operation before it took away",
+    )
     in_features = input.shape[-1]
     shapes: dict[str, tuple[Size, ...]] = {"weight": (module.out_features, in_features)}
     if module.bias is not None:
@@ -37,14 +41,13 @@ def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inferenc
 
 @linear.shape
 def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> TensorSpec:
-    check(input.ndim >= 1, "a linear layer needs an input of at least 1 axis, found a 0-d tensor")
-    check(weight.ndim in (1, 2), "a linear layer needs a weight of 1 or 2 axes, found {}", weight)
     check(
-        input.shape[-1] == weight.shape[-1],
-        "in_features is {}, but the input's last axis is {}",
-        weight.shape[-1],
-        input.shape[-1],
+        input.ndim >= 1,
+        "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
+        remedy="keep the axis of features, which an operation before it took away",
     )
+    check(weight.ndim in (1, 2), "a linear layer needs a weight of 1 or 2 axes, found {}", weight)
+    _check_features(input, weight.shape[-1])
     check_weight_dtype(input, weight)
     result = input.with_shape(*input.shape[:-1], *weight.shape[:-1])
     if bias is not None:
@@ -57,6 +60,19 @@ def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None 
             result,
         )
     return result
+
+
+def _check_features(input: TensorSpec, expected: Size) -> None:
+    found = input.shape[-1]
+    if found == expected:
+        return
+    remedy = f"make in_features {found}, or declare the layer as nn.LazyLinear"
+    for axis in range(1, input.ndim - 1):
+        if product(input.shape[axis:]) == expected:
+            remedy = f"flatten the input before it: x.flatten({axis})"
+        elif input.shape[axis] == expected:
+            remedy = f"bring the axis of {expected} to the end before it: x.transpose({axis}, -1)"
+    raise ShapeError(f"in_features is {expected}, but the input's last axis is {found}", remedy=remedy)
 
 
 @linear.lower

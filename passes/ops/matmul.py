@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.dimension import Size
-from passes.errors import check
+from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
-from passes.spec import TensorSpec
+from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
@@ -38,15 +38,23 @@ def multiplied(first: TensorSpec, second: TensorSpec) -> TensorSpec:
     check(first.ndim >= 1 and second.ndim >= 1, "a matrix product takes no 0-d tensors, found {} and {}", first, second)
     check(first.dtype == second.dtype, "a matrix product takes one dtype, found {} and {}", first.dtype, second.dtype)
     inner = second.shape[-2] if second.ndim > 1 else second.shape[0]
-    check(
-        first.shape[-1] == inner,
-        "{} and {} cannot be multiplied: the first has rows of {}, the second columns of {}",
-        first,
-        second,
-        first.shape[-1],
-        inner,
-    )
-    batch = broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    if first.shape[-1] != inner:
+        transposed = second.ndim > 1 and second.shape[-1] == first.shape[-1]
+        raise ShapeError(
+            f"{first} and {second} cannot be multiplied: the first has rows of {first.shape[-1]}, "
+            f"the second columns of {inner}",
+            remedy="transpose the second: y.transpose(-2, -1)"
+            if transposed
+            else "make these two sizes equal, or transpose an operand",
+        )
+    try:
+        batch = broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    except ShapeError as error:
+        raise ShapeError(
+            f"{first} and {second} cannot be multiplied: their batch axes {shape_text(first.shape[:-2])} and "
+            f"{shape_text(second.shape[:-2])} do not broadcast",
+            remedy="give both the same batch, or one of them a batch of 1",
+        ) from error
     rows = first.shape[-2:-1] if first.ndim > 1 else ()
     return first.with_shape(*batch, *rows, *(second.shape[-1:] if second.ndim > 1 else ()))
 

@@ -150,7 +150,12 @@ def _check_sequences(query: TensorSpec, key: TensorSpec, value: TensorSpec, embe
     check(query.ndim in (2, 3), "the query needs 3 axes, or 2 without a batch, found {}", query)
     for name, operand in {"key": key, "value": value}.items():
         check(operand.ndim == query.ndim, "the query {} and the {} {} need as many axes", query, name, operand)
-    check(query.shape[-1] == embed_dim, "embed_dim is {}, but the query's last axis is {}", embed_dim, query.shape[-1])
+    check(
+        query.shape[-1] == embed_dim,
+        "embed_dim is {}, but the query's last axis is {}",
+        embed_dim, query.shape[-1],
+        remedy="make embed_dim {1}, or project the query to {0} features before",
+    )  # fmt: skip
     check(key.shape[:-1] == value.shape[:-1], "the key {} and the value {} do not go together", key, value)
     if query.ndim == 3:
         across = 0 if batch_first else 1

@@ -132,6 +132,7 @@ def check_parameter(name: str, tensor: TensorSpec | None, shape: tuple[Any, ...]
     check(
         tensor.ndim == len(shape) and all(a == b for a, b in zip(tensor.shape, shape, strict=True)),
         "the {} should be of shape {}, found {}", name, list(shape), list(tensor.shape),
+        remedy="make the layer for {1}, or give it an input that it was made for",
     )  # fmt: skip
     check(
         tensor.dtype == input.dtype or (input.dtype in LOW_PRECISION and tensor.dtype == torch.float32),
@@ -143,7 +144,12 @@ def check_rank(input: TensorSpec, ranks: tuple[int, ...] | None) -> None:
     if ranks is None:
         check(input.ndim >= 2, "expected an input of at least 2 axes (batch, channels), found {}", input.ndim)
     else:
-        check(input.ndim in ranks, "expected an input of {} axes, found {}", " or ".join(map(str, ranks)), input.ndim)
+        check(
+            input.ndim in ranks,
+            "expected an input of {} axes, found {}: {}",
+            " or ".join(map(str, ranks)), input.ndim, input,
+            remedy="give it [batch, channels, ...] with as many axes as it expects, or use the class for {1}",
+        )  # fmt: skip
 
 
 @batch_norm.shape
@@ -201,6 +207,13 @@ def instance_norm_shape(
 
 
 def _check_channels(input: TensorSpec, channels: Any, *tensors: TensorSpec | None) -> None:
+    made_for = next((tensor.shape[0] for tensor in tensors if tensor is not None and tensor.ndim == 1), channels)
+    check(
+        made_for == channels,
+        "num_features is {}, but the input has {} channels",
+        made_for, channels,
+        remedy="make num_features {1}, or declare the layer as its lazy class",
+    )  # fmt: skip
     for name, tensor in zip(OWNED, tensors, strict=True):
         check_parameter(name, tensor, (channels,), input)
 

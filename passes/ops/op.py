@@ -315,7 +315,10 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
         try:
             given = dict(bind_module(module, *node.args, **node.kwargs))
         except TypeError as error:
-            raise CaptureError(f"{type(module).__name__} is called with arguments it does not take: {error}") from error
+            raise CaptureError(
+                f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
+                remedy="give its forward the arguments that it declares",
+            ) from error
         arguments = {name: _unless_absent(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments) if op._star is None else arguments, module, str(node.target))
     if node.op == "call_function":
@@ -328,6 +331,17 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
         return None
     op, adapter = found
     return BoundCall(op, op.bind(node.args, node.kwargs, adapter))
+
+
+def _parameters(module: nn.Module) -> str:
+    """The parameters of a module's forward as they are declared, without their types."""
+    declared = inspect.signature(module.forward).parameters.values()
+    return ", ".join(str(parameter.replace(annotation=parameter.empty)) for parameter in declared)
+
+
+def _call_text(node: fx.Node) -> str:
+    """How many arguments a node has: `2 by position and attn_mask`."""
+    return " and ".join([f"{len(node.args)} by position", *node.kwargs])
 
 
 def _unless_absent(module: nn.Module, value: Any) -> Any:

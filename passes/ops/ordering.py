@@ -51,7 +51,7 @@ def topk_shape(
     axis = axis_of(dim, input.ndim)
     size = input.shape[axis] if input.ndim else 1
     check(k >= 0, "topk of {} elements", k)
-    check(k <= size, "topk of {} elements, but axis {} has only {}", k, axis, size)
+    check(k <= size, "topk of {} elements, but axis {} has only {}", k, axis, size, remedy="ask for at most {2}")
     found = input.with_shape(*input.shape[:axis], k, *input.shape[axis + 1 :]) if input.ndim else input
     return found, found.with_dtype(torch.int64)
 

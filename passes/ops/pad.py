@@ -68,6 +68,7 @@ def pad_shape(input: TensorSpec, pad: Sequence[Size], mode: str = "constant", va
             1 <= axes <= 3 and input.ndim - axes in (1, 2),
             "{} padding of {} axes needs an input of {} or {} axes, found {}",
             mode, axes, axes + 1, axes + 2, input.ndim,
+            remedy="give a pair of numbers for each spatial axis of the input, the last axis first",
         )  # fmt: skip
     if mode in ("reflect", "replicate"):
         check(0 not in _known(input.shape[-axes - 1 :]), "{} padding of an empty input {}", mode, input)
@@ -85,7 +86,12 @@ def pad_shape(input: TensorSpec, pad: Sequence[Size], mode: str = "constant", va
 def _check_amounts(mode: str, axis: int, size: Size, before: Size, after: Size) -> None:
     text = f"{mode} padding by ({before}, {after}) of axis {axis}, which has size {size},"
     if mode == "reflect":
-        check(before < size and after < size, "{} must be smaller than that size", text)
+        check(
+            before < size and after < size,
+            "{} must be smaller than that size",
+            text,
+            remedy="pad less, or use mode replicate",
+        )
     elif mode == "circular":
         check(before <= size and after <= size, "{} wraps around more than once", text)
     if mode != "constant":

@@ -46,7 +46,15 @@ def narrow_shape(input: TensorSpec, dim: int, start: Size, length: Size) -> Tens
     check(-size <= start and start <= size, "start {} is out of range for axis {} of size {}", start, axis, size)
     check(length >= 0, "a part cannot have the length {}", length)
     first = start + size if start < 0 else start
-    check(first + length <= size, "{} elements from {} do not fit axis {} of size {}", length, start, axis, size)
+    check(
+        first + length <= size,
+        "{} elements from {} do not fit axis {} of size {}",
+        length,
+        start,
+        axis,
+        size,
+        remedy="let start and length add up to at most {3}",
+    )
     return input.with_shape(*input.shape[:axis], length, *input.shape[axis + 1 :])
 
 

@@ -90,7 +90,8 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> tuple[Size, ...]:
                 listed = " and ".join(shape_text(tuple(shape)) for shape in shapes)
                 raise ShapeError(
                     f"the shapes {listed} do not broadcast: axis {axis - len(result)} has the sizes "
-                    f"{result[axis]} and {size}, which are neither equal nor 1"
+                    f"{result[axis]} and {size}, which are neither equal nor 1",
+                    remedy="bring these two sizes together: pad or slice one, or change the layer that makes it",
                 )
             result[axis] = merged
     return tuple(result)
@@ -128,7 +129,7 @@ def check_weight_dtype(input: TensorSpec, weight: TensorSpec) -> None:
         "the input is {}, but the weight is {}",
         input.dtype,
         weight.dtype,
-        remedy=f"give the input as {str(weight.dtype).removeprefix('torch.')}, or the layer another dtype",
+        remedy="convert the input before the layer: x.to({1})",
     )
 
 

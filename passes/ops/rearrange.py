@@ -35,12 +35,15 @@ def bind_pixel_shuffle(module: nn.PixelShuffle, input: Any) -> Mapping[str, Any]
     return {"input": input, "upscale_factor": module.upscale_factor}
 
 
+_BLOCK = "make the channels a multiple of upscale_factor squared"
+
+
 @pixel_shuffle.shape
 def pixel_shuffle_shape(input: TensorSpec, upscale_factor: int) -> TensorSpec:
     """[*, C·r², H, W] to [*, C, H·r, W·r]."""
     r = _check_factor(input, upscale_factor)
     *lead, channels, height, width = input.shape
-    check(channels % (r * r) == 0, "the input's {} channels do not divide by {} * {}", channels, r, r)
+    check(channels % (r * r) == 0, "the input's {} channels do not divide by {} * {}", channels, r, r, remedy=_BLOCK)
     return input.with_shape(*lead, channels // (r * r), height * r, width * r)
 
 
@@ -260,7 +263,13 @@ def _block_counts(
         )
     )
     for size, count in zip(spatial, counts, strict=True):
-        check(count >= 1, "no block of {} fits into a padded size of {}", kernel_size, size)
+        check(
+            count >= 1,
+            "no block of {} fits into a padded size of {}",
+            kernel_size,
+            size,
+            remedy="give a larger image or a smaller kernel",
+        )
     return counts
 
 

@@ -134,6 +134,7 @@ def recurrent_shape(
     check(
         input.ndim in ranks,
         "a recurrent layer takes an input of {} axes, found {}", " or ".join(map(str, ranks)), input,
+        remedy="give it [batch, steps, features] with batch_first=True, [steps, batch, features] without",
     )  # fmt: skip
     is_batched, directions = input.ndim == 3, 2 if bidirectional else 1
     steps = input.shape[1 if is_batched and batch_first else 0]

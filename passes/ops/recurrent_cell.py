@@ -108,10 +108,13 @@ def state_sizes(kind: Kind, weights: Weights) -> tuple[Size, Size]:
     return weights.weight_hh.shape[1], weights.weight_ih.shape[0] // len(kind.onnx_order)
 
 
+_SIZE = "make input_size {1}, or give the input {0} features"
+
+
 def check_weights(kind: Kind, weights: Weights, input_size: Size, dtype: torch.dtype) -> None:
     """Checks that a cell's weights fit the input and each other."""
     gates, (rows, expected) = len(kind.onnx_order), weights.weight_ih.shape
-    check(expected == input_size, "input_size is {}, but the input has {} features", expected, input_size)
+    check(expected == input_size, "input_size is {}, but the input has {} features", expected, input_size, remedy=_SIZE)
     check(rows % gates == 0, "the weight has {} rows, which are not {} blocks of gates", rows, gates)
     hidden = rows // gates
     size = weights.weight_hr.shape[0] if weights.weight_hr is not None else hidden

@@ -46,6 +46,9 @@ expand = Op("expand", functions=(torch.broadcast_to,), methods=("expand", "broad
 expand.identity(keeps_shape)
 
 
+_REPEATS = "give a number for each of the {1} axes, 1 for those that stay"
+
+
 @expand.shape
 def expand_shape(input: TensorSpec, *size: Size) -> TensorSpec:
     lead = len(size) - input.ndim
@@ -68,6 +71,7 @@ def expand_shape(input: TensorSpec, *size: Size) -> TensorSpec:
             axis,
             found,
             target,
+            remedy="expand axes of size 1 only, or repeat the tensor with x.repeat",
         )
         shape.append(target)
     return input.with_shape(*shape)
@@ -129,7 +133,13 @@ repeat.identity(keeps_shape)
 
 @repeat.shape
 def repeat_shape(input: TensorSpec, *repeats: Size) -> TensorSpec:
-    check(len(repeats) >= input.ndim, "{} repeats are given for a tensor of {} axes", len(repeats), input.ndim)
+    check(
+        len(repeats) >= input.ndim,
+        "{} repeats are given for a tensor of {} axes",
+        len(repeats),
+        input.ndim,
+        remedy=_REPEATS,
+    )
     return _tiled(input, repeats)
 
 

@@ -84,12 +84,18 @@ def _axes(
     ]
 
 
+_SCALE = "give a larger scale_factor, or the size itself"
+
+
 def _per_axis(what: str, given: Any, spatial: Sequence[Size]) -> Sequence[Any]:
     if not isinstance(given, (tuple, list)):
         return [given] * len(spatial)
     check(
-        len(given) == len(spatial), "{} has {} numbers, but the input {} spatial axes", what, len(given), len(spatial)
-    )
+        len(given) == len(spatial),
+        "{} has {} numbers, but the input {} spatial axes",
+        what, len(given), len(spatial),
+        remedy="give {0} a number for each of the {2} axes after batch and channels",
+    )  # fmt: skip
     return given
 
 
@@ -137,7 +143,13 @@ def interpolate_shape(
         check(antialias and not align_corners, "lanczos needs antialias=True, and no align_corners")
     axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
     after = [axis.after for axis in axes]
-    check(all(new >= (mode != "area") for new in after), "the result would have the spatial sizes {}", after)
+    check(
+        all(new >= (mode != "area") for new in after),
+        "the result would have the spatial sizes {}, from {}",
+        after,
+        list(input.shape[2:]),
+        remedy=_SCALE,
+    )
     check(0 not in [old for old in input.shape[1:] if isinstance(old, int)], "the input {} is empty", input)
     return input.with_shape(*input.shape[:2], *after)
 

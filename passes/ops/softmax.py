@@ -37,7 +37,13 @@ def softmax_shape(
     input: TensorSpec, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
 ) -> TensorSpec:
     rank = max(input.ndim, 1)
-    check(dim is None or -rank <= dim < rank, "dim is {}, but the input has {} axes", dim, input.ndim)
+    check(
+        dim is None or -rank <= dim < rank,
+        "dim is {}, but the input has {} axes",
+        dim,
+        input.ndim,
+        remedy="use dim=-1 for the last axis",
+    )
     result = input.with_dtype(dtype or input.dtype)
     check(
         result.dtype.is_floating_point,

@@ -81,6 +81,7 @@ class Windows:
                 self.reach(axis),
                 axis,
                 self.sizes[axis] + 2 * padding,
+                remedy="give a larger input, or make kernel_size smaller",
             )
             return room // stride + 1
         # With ceil_mode the last window reaches beyond the end, but starts inside the input or its left padding.

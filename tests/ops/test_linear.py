@@ -39,7 +39,7 @@ def test_shape_of_odd_weights_and_biases(lead: list[int], weight: tuple[int, ...
 
 def test_a_dtype_that_does_not_fit_says_what_would() -> None:
     for layer in (nn.LazyLinear(3), nn.LazyConv1d(3, 1), nn.PReLU()):
-        with pytest.raises(ShapeError, match=r"the input is torch\.int64.*(?s:.*)remedy: give the input as float32"):
+        with pytest.raises(ShapeError, match=r"the input is torch\.int64.*(?s:.*)remedy: convert the input .*float32"):
             tracer.inspect(layer, tracer.spec(2, 3, 4, dtype=torch.int64))
     with pytest.raises(ShapeError, match=r"the bias is torch\.float64, but the weight is torch\.float32"):
         propagated(lambda x: F.linear(x, torch.empty(3, 4), torch.empty(3).double()), torch.empty(2, 4))
