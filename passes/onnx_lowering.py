@@ -33,13 +33,15 @@ _ON_CONTAINERS = (operator.getitem, operator.add)
 class LoweredModel:
     """An ONNX model whose weights are still torch tensors.
 
-    `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
+    `proto` is complete but for the initializers in `weights`, which are in the order of their first use. `changed` are
+    the state_dict entries that are in the graph in another form than their own.
     """
 
     proto: onnx.ModelProto
     weights: dict[str, torch.Tensor]
     input_names: list[str]
     output_names: list[str]
+    changed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
