@@ -40,7 +40,8 @@ class LoweredModel:
     """An ONNX model whose weights are still torch tensors.
 
     `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
-    `results` tells, by the program's node, where a value is found; it is empty on the torch route.
+    `results` tells, by the program's node, where a value is found; it is empty on the torch route. `changed` are the
+    state_dict entries that are in the graph in another form than their own.
     """
 
     proto: onnx.ModelProto
@@ -48,6 +49,7 @@ class LoweredModel:
     input_names: list[str]
     output_names: list[str]
     results: dict[str, NodeResult] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

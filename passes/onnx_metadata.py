@@ -9,7 +9,7 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.guards       what has to hold of the sizes, and where in the model that was decided
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
-    lazytracer.baked_in     a digest of every entry whose value was read while the model was traced
+    lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
     lazytracer.folds        by its path in the file, which layer and batch norm a folded layer's weight and bias are of
 """
 
@@ -82,7 +82,7 @@ class WeightTable:
         names = {id(tensor): name for name, tensor in lowered.weights.items()}
         initializers = {key: names[id(tensor)] for key, tensor in state.items() if id(tensor) in names}
         folds = {path: fold for path, fold in program.folds.items() if f"{path}.weight" in lowered.weights}
-        baked_in = {key: digest(state[key]) for key in program.read if key in state}
+        baked_in = {key: digest(state[key]) for key in (*program.read, *lowered.changed) if key in state}
         used = {*initializers, *baked_in, *(key for fold in folds.values() for key in fold.sources())}
         specs = {key: str(TensorSpec.of(tensor)) if key in used else None for key, tensor in state.items()}
         return WeightTable(specs, initializers, baked_in, folds)

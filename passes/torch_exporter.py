@@ -74,7 +74,7 @@ def export_through_torch(
                 verbose=False,
             )
             assert program is not None
-            held = _optimize(program, state)
+            held, changed = _optimize(program, state)
     except Exception as error:  # torch's exporter documents no narrower class for what it refuses
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(
@@ -85,6 +85,7 @@ def export_through_torch(
     weights = {value.name: state[key] for key, value in held.items()}
     lowered = _detached(program.model, weights, names, opset)
     lowered.proto.graph.name = type(module).__name__
+    lowered.changed = changed
     check_model(lowered, {}, GuardLog())
     return lowered
 
@@ -104,24 +105,31 @@ class _Flat(nn.Module):
         return tuple(leaf for leaf in leaves(self.model(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
 
 
-def _optimize(program: Any, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _optimize(program: Any, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[str]]:
     """Runs torch's optimizer with the module's tensors as graph inputs, out of its reach; returns those that are used.
 
-    Afterwards they are neither inputs nor initializers, but free values, here by key: a tied one's first.
+    Afterwards they are neither inputs nor initializers, but free values, here by key: a tied one's first. The keys of
+    those that the exporter has in another form (of a complex one its parts) are returned too.
     """
     graph = program.model.graph
     first = {id(tensor): key for key, tensor in reversed(list(state.items()))}
     held: dict[str, Any] = {}
+    changed: list[str] = []
     for key, tensor in state.items():
-        value = graph.initializers.pop(f"{_Flat.MODEL}.{key}", None)
-        if value is not None:
-            value.const_value = None
-            graph.inputs.append(value)
-            held[first[id(tensor)]] = value
+        value = graph.initializers.get(f"{_Flat.MODEL}.{key}")
+        if value is None:
+            continue
+        if (value.const_value.raw.shape, value.const_value.raw.dtype) != (tensor.shape, tensor.dtype):
+            changed.append(key)
+            continue
+        del graph.initializers[value.name]
+        value.const_value = None
+        graph.inputs.append(value)
+        held[first[id(tensor)]] = value
     program.optimize()
     for value in held.values():
         graph.inputs.remove(value)
-    return {key: value for key, value in held.items() if value.uses()}
+    return {key: value for key, value in held.items() if value.uses()}, changed
 
 
 def _rename(model: Any, names: InterfaceNames, held: Mapping[str, Any], keys: Iterable[str]) -> None:

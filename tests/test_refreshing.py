@@ -175,14 +175,31 @@ def test_a_value_that_decided_something_cannot_change(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     tracer.convert(Deciding(2.0), tracer.spec("N", 3), path)
     tracer.refresh(path, Deciding(2.0).state_dict())
-    with pytest.raises(
-        LoadError, match="the model's forward reads the value of limit, which is another in the weights"
-    ):
+    with pytest.raises(LoadError, match="the value of limit is built into the file, but is another in the weights"):
         tracer.refresh(path, Deciding(0.0).state_dict())
     with pytest.raises(LoadError, match="limit are missing"):
         tracer.refresh(path, nn.Sequential().state_dict())
     with pytest.raises(LoadError, match="the forward reads the value of limit, which is another in the weights"):
         tracer.convert(Deciding(2.0), tracer.spec("N", 3), weights=Deciding(0.0).state_dict())
+
+
+class Rotation(nn.Module):
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.register_buffer("turns", torch.polar(torch.ones(4), torch.arange(4.0) + start))
+        self.fc = nn.Linear(3, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        turned = torch.view_as_complex(self.fc(x).reshape(-1, 4, 2)) * self.turns
+        return torch.view_as_real(turned).flatten(1)
+
+
+def test_complex_entries_of_the_torch_route_cannot_change(tmp_path: Path) -> None:
+    model, path = Rotation(0), tmp_path / "model.onnx"
+    assert tracer.convert(model, tracer.spec("N", 3), path).route == "torch"
+    tracer.refresh(path, model.state_dict())
+    with pytest.raises(LoadError, match="the value of turns is built into the file"):
+        tracer.refresh(path, Rotation(1).state_dict())
 
 
 def test_a_folded_tensor_has_a_name_of_its_own(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _check(table: WeightTable, weights: Mapping[str, torch.Tensor]) -> None:
     for key, expected in table.baked_in.items():
         if digest(weights[key]) != expected:
             raise LoadError(
-                f"the model's forward reads the value of {key}, which is another in the weights",
+                f"the value of {key} is built into the file, but is another in the weights",
                 remedy="export the model again, with these weights",
             )
     holders: dict[str, str] = {}
