@@ -70,6 +70,12 @@ def is_tensor(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.fc(x)
 
 
+def asserted(m: Any, x: torch.Tensor) -> torch.Tensor:
+    torch._assert(x.shape[-1] % 4 == 0, f"the width {x.shape[-1]} must be a multiple of 4")
+    torch._assert(x.dim() == 2, "a matrix")
+    return m.fc(x)
+
+
 def square(m: Any, x: torch.Tensor) -> torch.Tensor:
     h, w = x.shape[-2:]
     assert h == w, "not square"
@@ -137,6 +143,7 @@ STATIC: list[tuple[Forward, Any, list[str]]] = [
     (over_split, spec("N", 6, 8), []),
     (is_tensor, spec("N", 8), []),
     (square, spec("N", 4, 4), ["x.shape[1] == x.shape[2]"]),
+    (asserted, spec("N", 8), ["x.shape[1] % 4 == 0"]),
 ]
 
 
@@ -233,3 +240,8 @@ def test_an_in_feature_over_a_dynamic_size_shows_the_formula() -> None:
     message = r"4\.in_features = 16\*\(H//4\)\*\(W//4\) depends on H, W"
     with pytest.raises(tracer.LazyResolutionError, match=message):
         tracer.inspect(model, spec("N", 1, "H", "W"))
+
+
+def test_an_assertion_that_fails_is_told_in_its_own_words() -> None:
+    with pytest.raises(tracer.TracerError, match="AssertionError: the width 6 must be a multiple of 4"):
+        convert(asserted, spec("N", 6))

@@ -20,6 +20,7 @@ from passes.dimension import hint
 from passes.errors import CaptureError
 from passes.nested import map_structure
 from passes.ops.assignment import with_item
+from passes.ops.elementwise import written_into
 from passes.ops.op import FUNCTIONS, Op, bind_node, find_method, is_inplace
 from passes.spec import TensorSpec
 
@@ -128,9 +129,18 @@ class Aliases:
     # From a view back to what it is a view of, and from there to the other views ----------------
 
     def _as_before(self, target: fx.Node, result: fx.Node) -> fx.Node:
-        """The result in the dtype of the tensor that is written to, which a write does not change."""
+        """The result in the dtype of the tensor that is written to, which a write does not change.
+
+        Raises ShapeError where torch would not write it there.
+        """
         before, after = self._tracer.value(target), self._tracer.value(result)
-        if isinstance(before, TensorSpec) and isinstance(after, TensorSpec) and before.dtype != after.dtype:
+        if not isinstance(before, TensorSpec) or not isinstance(after, TensorSpec):
+            return result
+        op = _op_of(result)
+        # A view in place, like `squeeze_`, may have another shape, and torch resizes an `out` that has.
+        if op is not None and not op.view and "out" not in result.kwargs:
+            written_into(before, after)
+        if before.dtype != after.dtype:
             return self._tracer.create_node("call_method", "to", (result, before.dtype), {})
         return result
 

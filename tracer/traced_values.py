@@ -19,7 +19,7 @@ from torch import fx
 
 from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
-from passes.nested import leaves
+from passes.nested import fields_of, is_dataclass_value, leaves
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
@@ -374,8 +374,7 @@ class TracedTensor(fx.Proxy):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         args, kwargs = args or (), kwargs or {}
-        tracer = _find_tracer((args, kwargs))
-        assert tracer is not None
+        tracer: CapturingTracer = _first_traced((args, kwargs)).tracer
         question = _QUESTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
@@ -411,20 +410,24 @@ def _argument(operand: Any) -> Any:
 
 def has_traced(value: Any) -> bool:
     """Whether a traced tensor or number is among the arguments."""
-    return any(type(leaf) in (TracedTensor, TracedNumber) for leaf in leaves(value))
+    return _first_traced(value) is not None
 
 
-def _find_tracer(value: Any) -> CapturingTracer | None:
-    if type(value) is TracedTensor or type(value) is TracedNumber:
-        return value.tracer
-    if type(value) is fx.proxy.Attribute:
-        return value.tracer  # type: ignore[return-value]
-    items = value.values() if type(value) is dict else value if type(value) in (tuple, list) else ()
-    for item in items:
-        found = _find_tracer(item)
-        if found is not None:
-            return found
-    return None
+def _first_traced(value: Any) -> Any:
+    """The first traced thing among the arguments. One that stands for a tuple is not asked for its items."""
+    kind = type(value)
+    if kind in (TracedTensor, TracedNumber, fx.proxy.Attribute):
+        return value
+    items: Any = ()
+    if issubclass(kind, (tuple, list)):
+        items = value
+    elif issubclass(kind, dict):
+        items = value.values()
+    elif kind is slice:
+        items = (value.start, value.stop, value.step)
+    elif is_dataclass_value(value):
+        items = fields_of(value).values()
+    return next((found for item in items if (found := _first_traced(item)) is not None), None)
 
 
 def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:

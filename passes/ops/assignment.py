@@ -225,6 +225,8 @@ def index_put_shape(
     input: TensorSpec, indices: Sequence[Any], values: TensorSpec, accumulate: bool = False
 ) -> TensorSpec:
     check(values.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", values, input)
+    room = _target_shape(read(input, tuple(indices), assigning=True), input.shape)
+    check(values.ndim <= len(room), "{} cannot be put into elements of {} axes", values, len(room))
     return setitem_shape(input, tuple(indices), values)
 
 

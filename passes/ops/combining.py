@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def _at_least(least: int) -> None:
     op = Op(f"atleast_{least}d", view=True)
 
-    @op.function(getattr(torch, f"atleast_{least}d"))
+    # The second is what the first calls on a list of tensors.
+    @op.function(*(getattr(home, f"atleast_{least}d") for home in (torch, torch._C._VariableFunctions)))
     def bind(*tensors: Any) -> Mapping[str, Any]:
         return {"tensors": tensors[0] if len(tensors) == 1 else tensors}
 

@@ -146,7 +146,7 @@ def ndim_shape(input: TensorSpec) -> int:
 
 # A check of data at run time computes nothing: it is dropped -----------------------------------------
 
-assertion = Op("assert", functions=(torch._assert,))
+assertion = Op("assert", functions=(torch._assert, torch._assert_async))
 
 
 @assertion.shape

@@ -83,6 +83,8 @@ def test_arithmetic_on_sizes_is_no_tensor_arithmetic() -> None:
 def test_assertions_on_data_are_dropped() -> None:
     def checked(x: torch.Tensor, flag: torch.Tensor) -> torch.Tensor:
         torch._assert(flag, "the flag is set")
+        torch._assert((x < 100).all(), "small numbers")
+        torch._assert_async(flag)
         return x.flip(0)
 
     model = assert_lowering_matches(checked, torch.randn(2), torch.tensor(True))
