@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,22 +38,7 @@ class LazyResolution:
         if program.dry_run is not None:
             self._from_dry_run(program)
             return len(program.lazies)
-        for draw in program.draws:
-            if isinstance(draw, LazyLayer):
-                self._initialise(draw)
-            else:
-                _move_random_state(draw)
-        return len(program.lazies)
-
-    def _initialise(self, layer: LazyLayer) -> None:
-        module = self.target.get_submodule(layer.path)
-        run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
-        if is_lazy(module):
-            fault = LazyResolutionError(f"{layer.type} is still lazy after its own initialisation")
-            raise fault.placed(layer.location)
-        for name, size in layer.inference.attributes.items():
-            if getattr(module, name, size) != size:
-                setattr(module, name, size)
+        return sum(1 for _ in draw_layers(program, self.target))
 
     def _from_dry_run(self, program: Program) -> None:
         """The weights of a real dry run on a scratch copy, for a model that cannot be followed without data."""
@@ -61,6 +47,45 @@ class LazyResolution:
         program.dry_run(scratch)
         for path in program.lazies:
             become(self.target.get_submodule(path), scratch.get_submodule(path))
+
+
+@dataclass(slots=True)
+class LazyOutline:
+    """The pass: the lazy modules of `target`, which stand on the meta device, get their sizes; nothing is drawn."""
+
+    target: nn.Module
+    name: str = "lazy outline"
+    requires: Stage = Stage.SHAPED
+    ensures: Stage = Stage.SHAPED
+
+    def run(self, program: Program) -> int:
+        for layer in program.lazies.values():
+            _initialise(layer, self.target)
+        return len(program.lazies)
+
+
+def draw_layers(program: Program, target: nn.Module) -> Iterator[LazyLayer]:
+    """Gives the lazy modules of `target` their weights in execution order, each when the next is asked for.
+
+    What the forward itself draws between them is drawn too, so that the random state moves as in a dry run.
+    """
+    for draw in program.draws:
+        if isinstance(draw, LazyLayer):
+            _initialise(draw, target)
+            yield draw
+        else:
+            _move_random_state(draw)
+
+
+def _initialise(layer: LazyLayer, target: nn.Module) -> None:
+    module = target.get_submodule(layer.path)
+    run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
+    if is_lazy(module):
+        fault = LazyResolutionError(f"{layer.type} is still lazy after its own initialisation")
+        raise fault.placed(layer.location)
+    for name, size in layer.inference.attributes.items():
+        if getattr(module, name, size) != size:
+            setattr(module, name, size)
 
 
 def _move_random_state(node: fx.Node) -> None:

@@ -44,9 +44,15 @@ def weight_bytes(lowered: LoweredModel) -> int:
 
 
 def write_model(
-    lowered: LoweredModel, path: Path, verify: Callable[[Path], None] | None = None, limit: int = SINGLE_FILE_LIMIT
+    lowered: LoweredModel,
+    path: Path,
+    verify: Callable[[Path], None] | None = None,
+    limit: int = SINGLE_FILE_LIMIT,
+    tensors: Iterable[torch.Tensor] | None = None,
 ) -> None:
     """Writes the model to `path`, whole or not at all.
+
+    `tensors` are the weights in their order, where those in `lowered` only stand for them; each is let go once written.
 
     It is written beside the target, handed to `verify`, and only then put in the target's place, so a
     failure at any point leaves what was there. Above `limit` bytes of weights they go to a file
@@ -57,12 +63,12 @@ def write_model(
     check_target(path)
     if weight_bytes(lowered) < limit:
         with staged(path) as staging:
-            write_single(lowered, staging.file)
+            write_single(lowered, staging.file, tensors)
             staging.file.flush()
             if verify is not None:
                 verify(staging.path)
         return
-    data = (raw_bytes(tensor).data for tensor in lowered.weights.values())
+    data = (raw_bytes(tensor).data for tensor in tensors or lowered.weights.values())
     with external_data(data, path) as location, staged(path, named=True) as staging:
         staging.file.write(_with_external_data(lowered, location).SerializeToString(deterministic=True))
         staging.file.flush()
@@ -140,7 +146,7 @@ def _open_named(path: Path) -> Staging:
     return Staging(os.fdopen(descriptor, "wb"), Path(name), path)
 
 
-def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
+def write_single(lowered: LoweredModel, file: BinaryIO, tensors: Iterable[torch.Tensor] | None = None) -> None:
     """The model with its weights inside, as one protobuf message."""
     frame = onnx.ModelProto()
     frame.CopyFrom(lowered.proto)
@@ -152,7 +158,7 @@ def write_single(lowered: LoweredModel, file: BinaryIO) -> None:
     file.write(frame.SerializeToString(deterministic=True))
     file.write(_field(MODEL_GRAPH, length))
     file.write(graph)
-    for header, tensor in zip(headers, lowered.weights.values(), strict=True):
+    for header, tensor in zip(headers, tensors or lowered.weights.values(), strict=True):
         file.write(header)
         file.write(raw_bytes(tensor).data)
 

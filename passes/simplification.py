@@ -106,6 +106,8 @@ def _fold(path: str, layer: Any, norm_path: str, norm: Any) -> tuple[Fold, nn.Mo
         for owner, module in ((path, layer), (norm_path, norm))
         for name, tensor in own_tensors(module)
     }
+    if any(tensor.is_meta for tensor in tensors.values()):  # sizes alone: the values come when they are written
+        tensors = {key: tensor.detach().to("meta") for key, tensor in tensors.items()}
     folded = copy.copy(layer)
     folded._parameters = {
         "weight": nn.Parameter(fold.weight(tensors), requires_grad=False),

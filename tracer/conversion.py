@@ -19,7 +19,7 @@ from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
-from passes.lazy_resolution import LazyResolution
+from passes.lazy_resolution import LazyOutline, LazyResolution
 from passes.model_copy import Sharing, copy_model
 from passes.nested import leaves
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from tracer.drawing import Drawing
     from tracer.verification import Verification
 
+# From how many bytes on the weights of lazy layers go straight into the file, one layer at a time, where nothing else
+# needs them: no verification, no pass of the caller's.
+STREAMED_FROM = 2**28
+
+DIRECT_REASON = "every operation has a direct lowering"
+
 CallersPasses = Sequence[Pass | Callable[[Program], object]]
 
 
@@ -50,12 +56,11 @@ CallersPasses = Sequence[Pass | Callable[[Program], object]]
 class Conversion:
     """A converted model.
 
-    `module` is the eager model, of the caller's class; `program` what the passes made of it;
+    `program` is what the passes made of the model;
     `route` is "direct" or "torch" and `route_reason` says why; `verification` is None where it was turned
     off; `timings` holds the seconds of each step.
     """
 
-    module: nn.Module
     program: Program
     route: str
     route_reason: str
@@ -64,26 +69,49 @@ class Conversion:
     verification: Verification | None = None
     timings: dict[str, float] = field(default_factory=dict)
     path: Path | None = None
+    _module: nn.Module | None = None
     _graph_module: fx.GraphModule | None = None
+    _again: Callable[[], Conversion] | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The eager model, of the caller's class.
+
+        Where the weights went straight into the file, they are drawn once more, the same ones, when this is first
+        asked for; from the model as it then is.
+        """
+        if self._module is None:
+            self._keep_weights()
+        assert self._module is not None
+        return self._module
 
     @property
     def graph_module(self) -> fx.GraphModule:
         """The simplified graph for inference, as a torch.fx module; made when it is first asked for."""
+        self._keep_weights()
         if self._graph_module is None:
             self._graph_module = self.program.graph_module()
         return self._graph_module
+
+    def _keep_weights(self) -> None:
+        """Makes this a conversion whose weights are in memory."""
+        if self._again is not None:
+            whole = self._again()
+            self.program, self.lowered, self._module, self._again = whole.program, whole.lowered, whole._module, None
 
     @property
     def onnx_model(self) -> onnx.ModelProto:
         """The model as an onnx.ModelProto, weights included; one above 2 GB refers to the file's external data."""
         from passes.onnx_writer import model_proto
 
+        self._keep_weights()
         return model_proto(self.lowered, self.path)
 
     def save(self, path: str | Path) -> Path:
         """Writes the ONNX file, whole or not at all. Raises ExportError where it cannot be written."""
         from passes.onnx_writer import write_model
 
+        self._keep_weights()
         write_model(self.lowered, Path(path))
         self.path = Path(path)
         return self.path
@@ -242,7 +270,8 @@ def convert(
     The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
     """
     from passes.onnx_metadata import annotate, check_metadata
-    from passes.onnx_writer import check_target
+    from passes.onnx_writer import check_target, write_model
+    from passes.weight_streaming import lazy_bytes, streamed
 
     _check_options(opset_version, route)
     entries = {str(key): str(value) for key, value in (metadata or {}).items()}
@@ -250,17 +279,55 @@ def convert(
     target = Path(f) if f is not None else None
     if target is not None:
         check_target(target)
-    work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
-    report = build_report(work.program, type(model).__name__)
     given = read_weights(weights) if weights is not None else None
-    resolved = work.resolve(copy_model(model), seed, given)
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
-    lowered, taken, reason = export.run(work, resolved, passes, route)
-    annotate(lowered, work.program, metadata=entries, version=__version__, route=taken)
-    conversion = Conversion(resolved, work.program, taken, reason, report, lowered, timings=work.timings, path=target)
-    report.guards = work.log.guards
+
+    def started() -> tuple[_Work, Report]:
+        work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+        return work, build_report(work.program, type(model).__name__)
+
+    def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:
+        lowered, taken, reason = export.run(work, resolved, passes, route)
+        annotate(lowered, work.program, metadata=entries, version=__version__, route=taken)
+        report.guards = work.log.guards
+        return Conversion(work.program, taken, reason, report, lowered, timings=work.timings, path=target)
+
+    def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
+        resolved = work.resolve(copy_model(model), seed, given)
+        conversion = lower(work, report, resolved, route)
+        conversion._module = resolved
+        return conversion
+
+    work, report = started()
+    plain = not (verify or passes or given or work.program.dry_run or route == "torch")
+    if target is not None and plain and lazy_bytes(work.program) >= STREAMED_FROM:
+        try:
+            outline = work.outline(copy_model(model))
+            conversion = lower(work, report, outline, "direct")
+        except UnsupportedOpError:
+            work, report = started()  # the torch route, or the error, is that of the whole model
+        else:
+            state = torch.get_rng_state()
+            conversion._again = lambda: _from_state(
+                state if seed is None else None, lambda: in_memory(*started(), seed)
+            )
+            conversion.route_reason = "asked for" if route == "direct" else DIRECT_REASON
+            with work.timed("writing"), TORCH_STATE, _seeded(seed):
+                tensors = streamed(work.program, conversion.lowered, copy_model(model))
+                write_model(conversion.lowered, target, tensors=tensors)
+            return conversion
+    conversion = in_memory(work, report, seed)
     conversion._deliver(work, target, verify)
     return conversion
+
+
+def _from_state(state: torch.Tensor | None, work: Callable[[], Conversion]) -> Conversion:
+    """The work done from a random state of torch's, where one is given; the present one is left as it is."""
+    if state is None:
+        return work()
+    with TORCH_STATE, torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        return work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +359,7 @@ class _Export:
                 raise
             return self._after(error, work, resolved, names), "torch", "; ".join(map(str, error.blockers))
         assert lowering.lowered is not None
-        reason = "asked for" if route == "direct" else "every operation has a direct lowering"
+        reason = "asked for" if route == "direct" else DIRECT_REASON
         return lowering.lowered, "direct", reason
 
     def _after(
@@ -381,6 +448,13 @@ class _Work:
         started = time.perf_counter()
         yield
         self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - started
+
+    def outline(self, target: nn.Module) -> nn.Module:
+        """Gives the lazy modules of `target`, a copy of the model, their sizes alone, on the meta device."""
+        for module in target.modules():
+            stand_on(module, torch.device("meta"))
+        self.run([LazyOutline(target)], Stage.SHAPED)
+        return target
 
     def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
         """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
