@@ -200,7 +200,11 @@ class Emitter:
         return self.node(op_type, value, axes=list(dims), keepdims=int(keepdim))
 
     def squeeze(self, value: Value, *dims: int) -> Value:
-        return self.node("Squeeze", value, self.ints(*dims))
+        result = self.node("Squeeze", value, self.ints(*dims))
+        if value.spec is None:
+            return result
+        gone = {dim % value.ndim for dim in dims}
+        return _with_shape(result, value, [size for axis, size in enumerate(value.shape) if axis not in gone])
 
     def unsqueeze(self, value: Value, *dims: int) -> Value:
         result = self.node("Unsqueeze", value, self.ints(*dims))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
+from passes.ops.layout import same_size
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
@@ -119,7 +120,19 @@ def einsum_shape(equation: str, *operands: TensorSpec) -> TensorSpec:
 
 @einsum.lower
 def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
-    return in_wider(emit, "Einsum", *operands, equation=read_equation(equation, operands).text)
+    """Einsum. It says nothing of an axis of 1 that stands for another size, so such axes are taken away first."""
+    found = read_equation(equation, operands)
+    terms, values = [], []
+    for term, operand in zip(found.terms, operands, strict=True):
+        kept = [
+            axis
+            for axis, label in enumerate(term)
+            if not same_size(operand.shape[axis], 1) or same_size(found.sizes[label], 1)
+        ]
+        gone = [axis for axis in range(operand.ndim) if axis not in kept]
+        terms.append(tuple(term[axis] for axis in kept))
+        values.append(emit.squeeze(operand, *gone) if gone else operand)
+    return in_wider(emit, "Einsum", *values, equation=replace(found, terms=tuple(terms)).text)
 
 
 @einsum.cost

@@ -109,6 +109,20 @@ def test_einsum_refusals(equation: str) -> None:
     assert_shape_matches(lambda *t: torch.einsum(equation, *t), torch.empty(2, 3), torch.empty(3, 4))
 
 
+def test_einsum_stretches_axes_of_one() -> None:
+    a, b, other = torch.randn(1, 3, 4), torch.randn(2, 4, 5), torch.randn(6, 4, 5)
+    for equation in ("bij,bjk->bik", "bij,bjk", "...ij,...jk->...ki"):
+        assert_lowering_matches(
+            lambda a, b: torch.einsum(equation, a, b),  # noqa: B023
+            a,
+            b,
+            dynamic={1: {0: "N"}},
+            also=(a, other),
+        )
+        assert_lowering_matches(lambda a, b: torch.einsum(equation, a, b), a, b[:, :, :1])  # noqa: B023
+    assert_lowering_matches(lambda a, b: torch.einsum("bij,bjk->bik", a[..., :1], b), a, b)
+
+
 def test_einsum_by_axis_numbers() -> None:
     a, b = torch.randn(2, 3, 4), torch.randn(4, 5)
     assert_lowering_matches(lambda a, b: torch.einsum(a, [0, 1, 2], b, [2, 3], [3, 0, 1]), a, b)
