@@ -113,7 +113,8 @@ def _declared(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
     dtypes = {number: str(dtype).removeprefix("torch.") for dtype, number in ONNX_TYPES.items()}
     shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim]
-    return {"name": value.name, "dtype": dtypes[tensor.elem_type], "shape": shape}
+    theirs = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()  # of a type that only torch's exporter writes
+    return {"name": value.name, "dtype": dtypes.get(tensor.elem_type, theirs), "shape": shape}
 
 
 def _json(value: Any) -> str:
