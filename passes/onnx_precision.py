@@ -6,7 +6,7 @@ has kernels for fewer types still. Nothing here knows a single operator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -36,17 +36,23 @@ def holds(lowered: LoweredModel, dtype: torch.dtype) -> bool:
     return weights or _occurs(lowered.proto.graph, onnx_type(dtype))
 
 
-def in_float32(lowered: LoweredModel, dtype: torch.dtype) -> LoweredModel:
+def in_float32(lowered: LoweredModel, dtype: torch.dtype, operators: Collection[str] | None = None) -> LoweredModel:
     """The model with everything of a dtype computed in float32, and float32 as its inputs and outputs in its place.
 
-    Nothing but casts is left in that dtype; results are still rounded to it.
+    Nothing but casts is left in that dtype; results are still rounded to it. With `operators`, these alone compute in
+    float32, and inputs and outputs stay what they are.
     """
     proto = ModelProto()
     proto.CopyFrom(lowered.proto)
     opset = next(entry.version for entry in proto.opset_import if not entry.domain)
-    rewriting = _Rewriting(opset, dtype, lowered.weights, lambda schema, _: schema.name == "Cast")
+
+    def takes(schema: OpSchema, variables: set[str]) -> bool:
+        return schema.name == "Cast" or (operators is not None and schema.name not in operators)
+
+    rewriting = _Rewriting(opset, dtype, lowered.weights, takes)
     rewriting.graph(proto.graph)
-    rewriting.ends(proto.graph)
+    if operators is None:
+        rewriting.ends(proto.graph)
     return replace(lowered, proto=proto)
 
 

@@ -90,7 +90,7 @@ def runtime(model: nn.Module, *shape: int | str, dtype: torch.dtype = torch.floa
 
 def test_types_that_onnxruntime_has_no_kernels_for() -> None:
     conv = nn.Sequential(nn.LazyConv2d(4, 3, dtype=torch.float64), nn.GELU())
-    assert runtime(conv, "N", 3, 6, 6, dtype=torch.float64) == "onnxruntime, float64 computed in float32"
+    assert runtime(conv, "N", 3, 6, 6, dtype=torch.float64) == "onnxruntime, float64 computed in float32 by Conv, Erf"
     conv = nn.Sequential(nn.LazyConv2d(4, 3, dtype=torch.bfloat16), nn.MaxPool2d(2))
     in_float32 = "onnxruntime, bfloat16 computed in float32"
     assert runtime(conv, "N", 3, 6, 6, dtype=torch.bfloat16, opset_version=22) == in_float32

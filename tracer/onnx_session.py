@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,38 +21,36 @@ _ANOTHER_WAY = "try another --opset, or convert with verify=False (--no-verify)"
 class Session:
     """Runs a model on the CPU. `runtime` says in words what runs it.
 
-    `file` is the model as it was written. Where a CPU does not compute in its dtype, a copy that computes in float32
-    runs in its place: in bfloat16 always, as runtimes have next to no kernels for it and numpy's sums stand
-    still at 256; in float64 where onnxruntime lacks a kernel. What it lacks otherwise runs in onnx's evaluator.
-    `in_float32` says whether float32 may have been computed in, whatever the model's dtype.
+    `file` is the model as it was written. Where a CPU does not compute in its dtype, a copy with float32 between casts
+    runs in its place: in bfloat16 for everything, as runtimes have next to no kernels for it and numpy's sums
+    stand still at 256; in float64 for the operators that onnxruntime has no kernel for. What it lacks in other
+    dtypes runs in onnx's evaluator. `in_float32` says whether float32 may have been computed in, whatever the
+    model's dtype.
 
     Raises VerificationError where no runtime takes the model.
     """
 
     def __init__(self, lowered: LoweredModel, file: Path | None = None):
         self._input_names = lowered.input_names
-        self._recast: list[torch.dtype] = []
+        note = ""
         if holds(lowered, torch.bfloat16):
-            lowered, file = self._in_float32(lowered, torch.bfloat16), None
-        self._evaluator = _onnxruntime(lowered, file)
-        if self._evaluator is None and _is_installed() and holds(lowered, torch.float64):
-            lowered, file = self._in_float32(lowered, torch.float64), None
-            self._evaluator = _onnxruntime(lowered, file)
-        name = "onnxruntime" if self._evaluator is not None else "onnx.reference"
+            note = ", bfloat16 computed in float32"
+            lowered, file = in_float32(lowered, torch.bfloat16), None
+        self._evaluator: Any = None
+        if _is_installed():
+            self._evaluator, operators = _onnxruntime_in_any_way(lowered, file)
+            note += f", float64 computed in float32 by {', '.join(operators)}" if operators else ""
+        name = "onnxruntime"
         if self._evaluator is None:
+            name = "onnx.reference"
             self._evaluator = _reference(lowered, file)
-        recast = " and ".join(str(dtype).removeprefix("torch.") for dtype in self._recast)
-        self.runtime = f"{name}, {recast} computed in float32" if recast else name
+        self.runtime = name + note
         # onnx's evaluator computes some functions in float32 always, such as Erf.
-        self.in_float32 = bool(recast) or name == "onnx.reference"
-
-    def _in_float32(self, lowered: LoweredModel, dtype: torch.dtype) -> LoweredModel:
-        self._recast.append(dtype)
-        return in_float32(lowered, dtype)
+        self.in_float32 = bool(note) or name == "onnx.reference"
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
         """The outputs. Raises VerificationError where the model fails on the inputs."""
-        tensors = [tensor.float() if tensor.dtype in self._recast else tensor for tensor in inputs]
+        tensors = [tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in inputs]
         feed = {name: tensor.detach().numpy() for name, tensor in zip(self._input_names, tensors, strict=True)}
         try:
             return [np.asarray(result) for result in self._evaluator.run(None, feed)]
@@ -69,10 +68,29 @@ def _is_installed() -> bool:
     return True
 
 
+class _NoKernelError(VerificationError):
+    """onnxruntime has no kernel for an operator, in a dtype that the model has it in."""
+
+    def __init__(self, message: str):
+        super().__init__(message, remedy=_ANOTHER_WAY)
+        found = re.search(r"implementation for (\w+)", message)
+        self.operator = found.group(1) if found else ""
+
+
+def _onnxruntime_in_any_way(
+    lowered: LoweredModel, file: Path | None, operators: tuple[str, ...] = ()
+) -> tuple[Any, tuple[str, ...]]:
+    """A session of onnxruntime, and the operators that compute float64 in float32 in it; None where there is no way."""
+    tried = in_float32(lowered, torch.float64, operators) if operators else lowered
+    try:
+        return _onnxruntime(tried, file), operators
+    except _NoKernelError as error:
+        if not holds(lowered, torch.float64) or error.operator in operators:
+            return None, ()
+        return _onnxruntime_in_any_way(lowered, None, (*operators, error.operator))
+
+
 def _onnxruntime(lowered: LoweredModel, file: Path | None) -> Any:
-    """A session of onnxruntime; None where it is not installed, or has no kernel for one of the model's types."""
-    if not _is_installed():
-        return None
     if file is None:
         with temporary_model(lowered) as file:
             return _onnxruntime(lowered, file)
@@ -83,11 +101,10 @@ def _onnxruntime(lowered: LoweredModel, file: Path | None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from nothing narrower
+        message = f"onnxruntime does not load the exported model: {_first_line(error)}"
         if type(error).__name__ == "NotImplemented":
-            return None
-        raise VerificationError(
-            f"onnxruntime does not load the exported model: {_first_line(error)}", remedy=_ANOTHER_WAY
-        ) from error
+            raise _NoKernelError(message) from error
+        raise VerificationError(message, remedy=_ANOTHER_WAY) from error
 
 
 def _reference(lowered: LoweredModel, file: Path | None) -> Any:

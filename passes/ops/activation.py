@@ -415,8 +415,8 @@ def _elu(emit: Emitter, input: Value, alpha: float, dtype: torch.dtype) -> Value
 
 def _softplus(emit: Emitter, input: Value, dtype: torch.dtype) -> Value:
     """log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))."""
-    if dtype != torch.float64:
-        return emit.node("Softplus", input)
+    if dtype == torch.float32:
+        return emit.node("Softplus", input)  # runtimes compute it so; in other dtypes exp(x) may overflow
     small = emit.node("Exp", emit.node("Neg", emit.node("Abs", input)))
     rest = emit.node("Log", emit.node("Add", small, emit.scalar(1, dtype)))
     return emit.node("Add", emit.node("Max", input, emit.scalar(0, dtype)), rest)

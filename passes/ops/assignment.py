@@ -168,9 +168,21 @@ def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value, reduct
     rank = coordinates.ndim - 1
     place = axes[0] if neighbours(axes) else 0
     updates = transposed(emit, given, moved(given.ndim, range(place, place + rank), range(rank)))
-    result = replace(emit.node("ScatterND", front, coordinates, updates, reduction=reduction), spec=front.spec)
+    result = scattered(emit, "ScatterND", front, coordinates, updates, reduction)
     back = transposed(emit, result, inverse(order))
     return back if same else emit.reshape(back, tensor.shape)
+
+
+def scattered(
+    emit: Emitter, op_type: str, data: Value, positions: Value, updates: Value, reduction: str | None, **attributes: Any
+) -> Value:
+    """ScatterND or ScatterElements; what it reduces of two-byte numbers in float32, as onnxruntime asks in float16."""
+    widened = reduction is not None and data.dtype in (torch.float16, torch.bfloat16)
+    if widened:
+        updates = emit.cast(updates, torch.float32)
+    wide = emit.cast(data, torch.float32) if widened else data
+    result = emit.node(op_type, wide, positions, updates, reduction=reduction, **attributes)
+    return replace(emit.cast(result, data.dtype) if widened else result, spec=data.spec)
 
 
 def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:

@@ -234,7 +234,7 @@ def _reduce_present(emit: Emitter, rows: Value, present: Value, mode: str, weigh
     if mode == "max":
         masked = emit.node("Where", emit.unsqueeze(present, -1), rows, emit.scalar(-math.inf, weight))
         largest = emit.reduce("ReduceMax", masked, [1], False)
-        return emit.node("Where", emit.node("IsInf", largest, detect_positive=0), zero, largest)
+        return emit.node("Where", emit.node("Equal", largest, emit.scalar(-math.inf, weight)), zero, largest)
     counted = emit.cast(present, weight.dtype)
     if matrix:
         total = emit.node("MatMul", counted, rows)

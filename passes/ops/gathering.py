@@ -9,7 +9,7 @@ import torch
 
 from passes.dimension import Dim, Size, product
 from passes.errors import check
-from passes.ops.assignment import chosen, spread
+from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
 from passes.ops.layout import same_size
 from passes.ops.op import Op
@@ -203,20 +203,8 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
     for other, (size, found) in enumerate(zip(positions.shape, updates.shape, strict=True)):
         if not same_size(size, found):
             updates = replace(emit.slice(updates, other, 0, size), spec=updates.spec)
-    result = _scatter_elements(emit, lifted, positions, updates, axis, reduction)
+    result = scattered(emit, "ScatterElements", lifted, positions, updates, reduction, axis=axis)
     return result if input.ndim else emit.squeeze(result, 0)
-
-
-def _scatter_elements(
-    emit: Emitter, data: Value, positions: Value, updates: Value, axis: int, reduction: str | None
-) -> Value:
-    """ScatterElements; a sum or product of two-byte numbers in float32, as onnxruntime has none in float16."""
-    widened = reduction is not None and data.dtype in (torch.float16, torch.bfloat16)
-    if widened:
-        updates = emit.cast(updates, torch.float32)
-    wide = emit.cast(data, torch.float32) if widened else data
-    result = emit.node("ScatterElements", wide, positions, updates, axis=axis, reduction=reduction)
-    return emit.cast(result, data.dtype) if widened else result
 
 
 @scatter.lower
@@ -318,7 +306,7 @@ def _lower_slices(
     along: list[Size] = [count if other == axis else 1 for other in range(lifted.ndim)]
     positions = expanded(emit, emit.reshape(index, along), shape)
     updates = expanded(emit, as_value(emit, fill, input.dtype) if source is None else source, shape)
-    result = _scatter_elements(emit, lifted, positions, updates, axis, reduction)
+    result = scattered(emit, "ScatterElements", lifted, positions, updates, reduction, axis=axis)
     return result if input.ndim else emit.squeeze(result, 0)
 
 

@@ -282,7 +282,15 @@ def _instances(emit: Emitter, input: Value, weight: Value | None, bias: Value | 
 def _with_statistics(
     emit: Emitter, input: Value, mean: Value, var: Value, weight: Value | None, bias: Value | None, eps: float
 ) -> Value:
-    """BatchNormalization; its parameters may have their own dtype since opset 15."""
+    """BatchNormalization; its parameters may have their own dtype since opset 15.
+
+    Its epsilon is float32, so in float64 it is the formula itself.
+    """
+    if input.dtype == torch.float64:
+        mean, var = (_before(emit, emit.cast(value, input.dtype), input.ndim - 2) for value in (mean, var))
+        deviation = emit.node("Sqrt", emit.node("Add", var, emit.scalar(eps, input)))
+        standard = emit.node("Div", emit.node("Sub", input, mean), deviation)
+        return scaled(emit, standard, weight, bias, input.dtype, trailing=input.ndim - 2)
     channels = tuple(map(hint, mean.shape))
     scale = weight or filled(emit, 1, channels, mean.dtype)
     shift = bias or filled(emit, 0, channels, mean.dtype)
@@ -323,14 +331,16 @@ def normalized(
     return result if dtype == input.dtype else emit.cast(result, input.dtype)
 
 
+def _before(emit: Emitter, parameter: Value, trailing: int) -> Value:
+    """One number per channel, laid so that `trailing` axes of the input come after the channels."""
+    return emit.unsqueeze(parameter, *range(1, trailing + 1)) if trailing else parameter
+
+
 def scaled(
     emit: Emitter, value: Value, weight: Value | None, bias: Value | None, dtype: torch.dtype, trailing: int = 0
 ) -> Value:
     """`value * weight + bias`, as far as they are there."""
     for op_type, parameter in (("Mul", weight), ("Add", bias)):
         if parameter is not None:
-            operand = emit.cast(parameter, dtype)
-            if trailing:
-                operand = emit.unsqueeze(operand, *range(1, trailing + 1))
-            value = emit.node(op_type, value, operand)
+            value = emit.node(op_type, value, _before(emit, emit.cast(parameter, dtype), trailing))
     return value

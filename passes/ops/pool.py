@@ -207,8 +207,7 @@ def batched(emit: Emitter, input: Value, rank: int, pool: Callable[[Value], Sequ
 
     The first result is the pool's, which has the input's dtype.
     """
-    narrow = input.dtype == torch.bfloat16 and emit.opset < 22
-    working = torch.float32 if narrow else WIDER.get(input.dtype, input.dtype)
+    working = WIDER.get(input.dtype, input.dtype)
     lifted = emit.cast(input if input.ndim == rank + 2 else emit.unsqueeze(input, 0), working)
     results = pool(lifted)
     if input.ndim != rank + 2:

@@ -191,10 +191,11 @@ def lower_interpolate(
     axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
     if mode in PICKING:
         channels = min(hint(input.shape[1]), 2)
-        picked = [_picked(axes, place, channels, mode) for place in range(len(axes))]
+        precision = torch.float64 if input.dtype == torch.float64 else torch.float32
+        picked = [_picked(axes, place, channels, mode, precision) for place in range(len(axes))]
         if all(map(_agrees, axes, picked, [mode] * len(axes))) and not _is_taken_for_a_copy(axes):
             return _resize(emit, input, axes, mode="nearest", **NEAREST_ATTRIBUTES[mode])
-        return _gather(emit, input, axes, picked, mode)
+        return _gather(emit, input, axes, picked, mode, precision)
     if not input.dtype.is_floating_point:
         emit.unsupported(f"ONNX does not round {mode} resampling of {input.dtype} as torch does")
     if mode == "area":
@@ -254,16 +255,17 @@ def _is_taken_for_a_copy(axes: Sequence[Axis]) -> bool:
 # Nearest: which element ---------------------------------------------------------------------------
 
 
-def _picked(axes: Sequence[Axis], place: int, channels: int, mode: str) -> torch.Tensor | None:
+def _picked(axes: Sequence[Axis], place: int, channels: int, mode: str, precision: torch.dtype) -> torch.Tensor | None:
     """The indices that torch picks along one of the axes, if all are of fixed sizes.
 
-    Torch is asked with the shapes of the call, since its kernels differ in how they round.
+    Torch is asked with the shapes of the call, since its kernels differ in how they round, and in the precision of
+    its coordinates: float64 where the input is, else float32.
     """
     if not all(axis.is_static for axis in axes):
         return None
     before, after = [int(axis.before) for axis in axes], [int(axis.after) for axis in axes]
     along = [-1 if axis == place else 1 for axis in range(len(axes))]
-    places = torch.arange(before[place], dtype=torch.float32).reshape(along).expand(1, channels, *before).contiguous()
+    places = torch.arange(before[place], dtype=precision).reshape(along).expand(1, channels, *before).contiguous()
     factors = [axis.factor for axis in axes if axis.factor is not None]
     target: dict[str, Any] = {"scale_factor": factors} if factors else {"size": after}
     chosen = F.interpolate(places, mode=mode, **target)[0, 0].movedim(place, 0)
@@ -305,31 +307,36 @@ def _is_zero(difference: Size) -> bool:
 
 
 def _gather(
-    emit: Emitter, input: Value, axes: Sequence[Axis], picked: Sequence[torch.Tensor | None], mode: str
+    emit: Emitter,
+    input: Value,
+    axes: Sequence[Axis],
+    picked: Sequence[torch.Tensor | None],
+    mode: str,
+    precision: torch.dtype,
 ) -> Value:
     """One Gather per axis that changes, by indices that are constant, or computed as torch computes them."""
     result = input
     for place, (axis, chosen) in enumerate(zip(axes, picked, strict=True)):
         if _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0):
             continue
-        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axis, mode)
+        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axis, mode, precision)
         result = emit.node("Gather", result, indices, axis=place + 2)
     return result
 
 
-def _computed_indices(emit: Emitter, axis: Axis, mode: str) -> Value:
-    """`min(floor((x + offset) * (before / after)), before - 1)` in float32."""
+def _computed_indices(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """`min(floor((x + offset) * (before / after)), before - 1)` in the precision that torch computes it in."""
     if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
         emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
     before, after = emit.size(axis.before), emit.size(axis.after)
     steps = emit.node("Range", emit.scalar(0, torch.int64), emit.squeeze(after, 0), emit.scalar(1, torch.int64))
-    x = emit.cast(steps, torch.float32)
+    x = emit.cast(steps, precision)
     if mode == "nearest-exact":
-        x = emit.node("Add", x, emit.scalar(0.5, torch.float32))
+        x = emit.node("Add", x, emit.scalar(0.5, precision))
     if axis.factor is not None:
-        ratio = emit.scalar(1 / axis.factor, torch.float32)
+        ratio = emit.scalar(1 / axis.factor, precision)
     else:
-        ratio = emit.node("Div", emit.cast(before, torch.float32), emit.cast(after, torch.float32))
+        ratio = emit.node("Div", emit.cast(before, precision), emit.cast(after, precision))
     picked = emit.cast(emit.node("Floor", emit.node("Mul", x, ratio)), torch.int64)
     return emit.node("Min", picked, emit.size(axis.before - 1))
 
