@@ -218,6 +218,41 @@ def test_memory_that_is_not_written_to_is_no_difference(monkeypatch: pytest.Monk
         torch.use_deterministic_algorithms(False)
 
 
+def test_other_strides_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.tanh(x).t().contiguous().view(-1, 4))
+
+    spoil(monkeypatch, nn.Linear)
+    assert place(disagreement(Turned())) == ("last", "Linear")
+
+
+def test_a_result_that_is_not_used_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Greatest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(2, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            values, _ = x.sort(-1)
+            return self.last(values[:, 2:])
+
+    spoil(monkeypatch, nn.Linear)
+    right = FUNCTIONS[torch.sort][0].lowering
+    assert right is not None
+
+    def other_places(emit: Any, *args: Any, **kwargs: Any) -> Any:
+        values, places = right(emit, *args, **kwargs)
+        return values, emit.node("Neg", places)
+
+    monkeypatch.setattr(FUNCTIONS[torch.sort][0], "lowering", other_places)
+    assert place(disagreement(Greatest())) == ("last", "Linear")
+
+
 class Nested(nn.Module):
     """Layers with several results."""
 

@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from passes.guards import Location
-from passes.nested import leaves
+from passes.nested import leaves, map_structure
 from passes.onnx_lowering import LoweredModel
 from passes.ops.op import map_leaves
 from passes.program import CALL, ORDINAL, Program, location_of, operation_of
@@ -61,14 +61,24 @@ def locate(
 
 
 def _revealing(lowered: LoweredModel) -> LoweredModel:
-    """The model with every value of `results` that a node computes as an output."""
+    """The model with every value of `results` as an output that one of its nodes computes and another one uses.
+
+    What nobody uses may rightly differ, such as which of several equal elements is the greatest.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(lowered.proto)
     computed = {name for node in proto.graph.node for name in node.output}
     wanted = {name for result in lowered.results.values() for name in leaves(result.values)}
-    for name in sorted(wanted & computed - {output.name for output in proto.graph.output}):
+    for name in sorted(wanted & computed & set(_used(proto.graph)) - {output.name for output in proto.graph.output}):
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
     return replace(lowered, proto=proto)
+
+
+def _used(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _used(attribute.g)
 
 
 def _paired(names: Any, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -114,7 +124,11 @@ class _Calls:
 
 
 def _replayed(program: Program, calls: _Calls, inputs: Iterable[torch.Tensor]) -> Iterator[tuple[fx.Node, Any]]:
-    """Each node with its value. Operations get clones: the graph says itself what a write in place leaves behind."""
+    """Each node with its value.
+
+    Operations get clones: the graph says itself what a write in place leaves behind. They are contiguous, as the graph
+    has no `contiguous` any more.
+    """
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)
     for node in program.graph.nodes:
@@ -128,11 +142,20 @@ def _replayed(program: Program, calls: _Calls, inputs: Iterable[torch.Tensor]) -
         elif ordinal is not None and ordinal < len(noted):
             values[node] = noted[ordinal]
         else:
-            args, kwargs = cloned(map_leaves((node.args, dict(node.kwargs)), values.__getitem__))
+            args, kwargs = _contiguous(map_leaves((node.args, dict(node.kwargs)), values.__getitem__))
             values[node] = _function(node, program)(*args, **kwargs)
             if CALL in node.meta and node.meta[CALL].op.name in _UNDEFINED:
                 values[node].zero_()
         yield node, values[node]
+
+
+def _contiguous(value: Any) -> Any:
+    """A nested value with contiguous clones of its tensors."""
+
+    def clone(leaf: Any) -> Any:
+        return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, torch.Tensor) else leaf
+
+    return map_structure(value, clone)
 
 
 def _function(node: fx.Node, program: Program) -> Callable[..., Any]:
