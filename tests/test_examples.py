@@ -100,6 +100,17 @@ def test_converts_and_agrees_at_any_batch_size(example: Example, tmp_path: Path)
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("opset", [13, 17, 18, 20, 23])
+@each_model
+def test_agrees_at_every_opset(example: Example, opset: int) -> None:
+    conversion = tracer.convert(
+        example.load(), tracer.spec("N", *example.sizes), seed=0, opset_version=opset, route="direct"
+    )
+    assert conversion.lowered.proto.opset_import[0].version == opset
+    assert conversion.verification is not None
+    assert max(comparison.relative for comparison in conversion.verification.comparisons) < 1e-5
+
+
 @each_model
 def test_resolves_to_the_weights_of_a_dry_run(example: Example) -> None:
     model = example.load()
