@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from passes.dimension import Size
+from passes.dimension import Size, hint
 from passes.errors import LazyResolutionError
 from passes.guards import Location
 from passes.nested import map_structure
-from passes.ops.op import Inference
+from passes.ops.op import Inference, Owned, find_module
 from passes.spec import TensorSpec, describe
 
 
@@ -26,8 +26,9 @@ from passes.spec import TensorSpec, describe
 class LazyLayer:
     """A lazy module that the sample reaches: what it is fed and what that makes of its sizes.
 
-    `args` and `kwargs` are its first call's arguments as specs; `location` is that call; `type` is the name of
-    the class as it was written.
+    `args` and `kwargs` are its first call's arguments as specs, as they reach `hook`, the key of the forward pre-hook
+    that initialises it; without one, as the caller gives them. `location` is that call; `type` is the name of the
+    class as it was written.
     """
 
     path: str
@@ -36,6 +37,7 @@ class LazyLayer:
     kwargs: dict[str, Any]
     inference: Inference
     location: Location = field(default_factory=Location)
+    hook: int | None = None
 
 
 def is_uninitialized(tensor: torch.Tensor | None) -> bool:
@@ -63,8 +65,25 @@ def is_torch_lazy(module: nn.Module) -> bool:
     return isinstance(module, LazyModuleMixin) and type(module).__module__.startswith("torch.nn.")
 
 
-def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any) -> None:
-    """Runs the module's forward pre-hooks until it is no longer lazy; no forward.
+def initialising_hook(module: nn.Module) -> int | None:
+    """The key of the forward pre-hook that initialises a lazy module: torch's, its only one, or a method of its own.
+
+    None where it is not plain to see which one that is.
+    """
+    if awaits_first_input(module):
+        handle: Any = module.__dict__["_initialize_hook"]
+        return int(handle.id)
+    hooks = module._forward_pre_hooks
+    own = list(hooks) if len(hooks) == 1 else [key for key, hook in hooks.items() if _is_method_of(module, hook)]
+    return own[0] if own else None
+
+
+def _is_method_of(module: nn.Module, hook: Any) -> bool:
+    return getattr(hook, "__self__", None) is module
+
+
+def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any, hook: int | None = None) -> None:
+    """Runs the module's forward pre-hooks until it is no longer lazy, or only the one with the key `hook`; no forward.
 
     Weights are drawn from torch's global random state where the module lives on a real device. A caller's subclass
     of a torch.nn lazy class keeps its own class, which torch itself would replace.
@@ -77,12 +96,13 @@ def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any) -> None:
     if keeps_class:
         module.cls_to_become = None  # type: ignore[assignment]
     try:
-        for key, hook in list(module._forward_pre_hooks.items()):
+        hooks = module._forward_pre_hooks
+        for key, run in list(hooks.items()) if hook is None else [(hook, hooks[hook])]:
             if key in module._forward_pre_hooks_with_kwargs:
-                changed = hook(module, args, kwargs)
+                changed = run(module, args, kwargs)
                 args, kwargs = changed if changed is not None else (args, kwargs)
             else:
-                changed = hook(module, args)
+                changed = run(module, args)
                 args = args if changed is None else changed if isinstance(changed, tuple) else (changed,)
             if not is_lazy(module):
                 return
@@ -102,6 +122,32 @@ def stand_on(module: nn.Module, device: torch.device) -> None:
             moved = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
             moved.__dict__.update(tensor.__dict__)
             torch.utils.swap_tensors(tensor, moved)  # type: ignore[no-untyped-call]
+
+
+def settle(module: nn.Module, inference: Inference) -> None:
+    """Makes a lazy module of torch.nn what its first call makes it, with tensors on the meta device: nothing is drawn.
+
+    Its tensors stay the same objects.
+    """
+    stand_on(module, torch.device("meta"))
+    for name, tensor in own_tensors(module):
+        if is_uninitialized(tensor):
+            lazy: Any = tensor
+            lazy.materialize([hint(size) for size in inference.shapes[name]])
+    for name, size in inference.attributes.items():
+        setattr(module, name, hint(size))
+    end_laziness(module)
+
+
+def end_laziness(module: nn.Module) -> None:
+    """Ends a module's lazy life as its first forward would: no more hooks, and the eager class."""
+    if not isinstance(module, LazyModuleMixin) or not awaits_first_input(module):
+        return
+    for hook in ("_initialize_hook", "_load_hook"):
+        getattr(module, hook).remove()
+        delattr(module, hook)
+    if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
+        module.__class__ = module.cls_to_become
 
 
 def become(module: nn.Module, resolved: nn.Module) -> None:
@@ -128,9 +174,11 @@ def become(module: nn.Module, resolved: nn.Module) -> None:
 class Observation:
     """Watches one lazy module become initialised, and says what its sizes became."""
 
-    def __init__(self, module: nn.Module, path: str, args: Any, kwargs: Any, location: Location):
+    def __init__(
+        self, module: nn.Module, path: str, args: Any, kwargs: Any, location: Location, hook: int | None = None
+    ):
         self._module = module
-        self._layer = LazyLayer(path, type(module).__name__, args, kwargs, Inference({}, {}), location)
+        self._layer = LazyLayer(path, type(module).__name__, args, kwargs, Inference({}, {}), location, hook)
         self._waiting = [name for name, tensor in own_tensors(module) if is_uninitialized(tensor)]
         self._before = _sizes(module)
 
@@ -149,14 +197,32 @@ class Observation:
         return replace(self._layer, inference=Inference(attributes, shapes))
 
 
-def infer_by_running(module: nn.Module, path: str, args: Any, kwargs: Any, location: Location) -> LazyLayer:
+def infer_by_rule(module: nn.Module, path: str, args: Any, kwargs: Any, location: Location) -> LazyLayer:
+    """What the first call of a lazy module of torch.nn, with specs, makes of its sizes; the module is not touched.
+
+    Raises any error of shapes that its op's rule finds.
+    """
+    found = find_module(type(module))
+    assert found is not None, f"no op covers {type(module).__name__}"
+    op, bind_module = found
+    rule = op.inference_rules[type(module)]
+    given = bind_module(module, *args, **kwargs)
+    inference = rule(module, **{name: value for name, value in given.items() if not isinstance(value, Owned)})
+    return LazyLayer(path, type(module).__name__, args, kwargs, inference, location, initialising_hook(module))
+
+
+def infer_by_running(
+    module: nn.Module, path: str, args: Any, kwargs: Any, location: Location, hook: int | None = None
+) -> LazyLayer:
     """Initialises `module`, which must live on the meta device, from specs, and says what its sizes became.
+
+    `hook` is the key of the forward pre-hook that does it; without one, all run until it is done.
 
     Raises LazyResolutionError where its own code fails, or leaves it lazy.
     """
-    observation = Observation(module, path, args, kwargs, location)
+    observation = Observation(module, path, args, kwargs, location, hook)
     try:
-        run_own_initialisation(module, meta_inputs(args), meta_inputs(kwargs))
+        run_own_initialisation(module, meta_inputs(args), meta_inputs(kwargs), hook)
     except Exception as error:  # the initialisation is the caller's code
         raise LazyResolutionError(
             f"{type(module).__name__} cannot initialise itself from {describe(args)}: {type(error).__name__}: {error}",

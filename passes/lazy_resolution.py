@@ -79,7 +79,7 @@ def draw_layers(program: Program, target: nn.Module) -> Iterator[LazyLayer]:
 
 def _initialise(layer: LazyLayer, target: nn.Module) -> None:
     module = target.get_submodule(layer.path)
-    run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
+    run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs), layer.hook)
     if is_lazy(module):
         fault = LazyResolutionError(f"{layer.type} is still lazy after its own initialisation")
         raise fault.placed(layer.location)

@@ -128,6 +128,14 @@ class Program:
             is_uninitialized(tensor) and id(tensor) not in self.inferred for _, tensor in own_tensors(module)
         )
 
+    def has_met(self, path: str) -> bool:
+        """Whether the module of `root` at a path is a lazy layer that was called before."""
+        return path in self.lazies and bool(self.inferred)
+
+    def kind(self, path: str) -> str:
+        """The name of a module's class; of a lazy layer's, as it was written, as long as nothing is resolved."""
+        return self.lazies[path].type if self.has_met(path) else type(self.module(path)).__name__
+
     def unreached_lazies(self) -> list[str]:
         """The lazy modules that the sample never calls, a shared one by its first path."""
         reached = {id(self.module(path)) for path in self.lazies}
@@ -241,7 +249,7 @@ def location_of(node: fx.Node) -> Location:
 def operation_of(node: fx.Node, root: Program | None = None) -> str:
     """The node's operation as its author spelled it: `Conv2d`, `cat`, `x.view`."""
     if node.op == "call_module":
-        return type(root.module(str(node.target))).__name__ if root else str(node.target)
+        return root.kind(root.path(node)) if root else str(node.target)
     if node.op == "call_function":
         return getattr(node.target, "__name__", str(node.target))
     return str(node.target)

@@ -61,7 +61,7 @@ class Propagator:
         """
         if SPEC not in node.meta:
             self.advance(node)
-        if SPEC not in node.meta:
+        if not self._has_value(node):
             self.complete()  # this ends the work, so that what else is wrong must come to light now
             fault = self.program.fault()
             assert fault is not None
@@ -92,12 +92,21 @@ class Propagator:
 
     def _awaits_value(self, node: fx.Node) -> bool:
         known = SPEC in node.meta or FAULT in node.meta
-        return not known and all(SPEC in operand.meta for operand in node.all_input_nodes)
+        return not known and all(map(self._has_value, node.all_input_nodes))
 
-    def _visit(self, node: fx.Node) -> None:
+    def _has_value(self, node: fx.Node) -> bool:
+        """Whether a node that is needed now has a value. A lazy layer's tensor, read before the layer is called, may
+        have got its shape since; one that has none yet is a fault."""
+        if node.op == "get_attr" and SPEC not in node.meta and FAULT not in node.meta:
+            self._visit(node, needed=True)
+        return SPEC in node.meta
+
+    def _visit(self, node: fx.Node, needed: bool = False) -> None:
         log = self.program.log
         log.location = location_of(node)
         try:
+            if node.op == "get_attr" and not needed and self._attribute(str(node.target)) is None:
+                return
             node.meta[SPEC] = self._evaluate(node)
         except CaptureError as error:
             raise self._placed(error, node) from error
@@ -147,10 +156,12 @@ class Propagator:
         if node.op == "output":
             return map_leaves(node.args[0], _value_of)
         if node.op == "get_attr":
-            return self._attribute(str(node.target))
+            return self._needed_attribute(str(node.target))
         if node.op == "placeholder":
             raise CaptureError(f"the input {node.target!r} has no sample")
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
+        if module is not None and any(rung.path == self.program.path(node) for rung in self.program.rungs):
+            return self._without_rule(node, module)
         if node.op == "call_function" and node.target in _ON_NUMBERS and not _on_tensor(node):
             return _compute(node)
         call = bind_node(node, module)
@@ -160,7 +171,7 @@ class Propagator:
         node.meta[CALL] = call
         if module is None and call.op.is_random(call.arguments):
             self.program.draws.append(node)
-        if module is not None and self.program.awaits(module):
+        if module is not None and (self.program.awaits(module) or self.program.has_met(call.path)):
             self._infer(node, call, module)
         arguments = {
             name: map_leaves(value, lambda leaf: self._leaf(leaf, call)) for name, value in call.arguments.items()
@@ -186,8 +197,11 @@ class Propagator:
             return _value_of(leaf)
         return self.program.owned_spec(call, leaf.name)
 
-    def _attribute(self, path: str) -> TensorSpec:
-        spec = self.program.tensor_spec(self.program.tensor(path))
+    def _attribute(self, path: str) -> TensorSpec | None:
+        return self.program.tensor_spec(self.program.tensor(path))
+
+    def _needed_attribute(self, path: str) -> TensorSpec:
+        spec = self._attribute(path)
         if spec is None:
             self._excuse()
             raise LazyResolutionError(
@@ -197,17 +211,17 @@ class Propagator:
         return spec
 
     def _infer(self, node: fx.Node, call: BoundCall, module: nn.Module) -> None:
-        rule = call.op.inference_rules.get(type(module))
+        kind = self.program.kind(call.path)
+        rule = next((rule for lazy, rule in call.op.inference_rules.items() if lazy.__name__ == kind), None)
         if rule is None:
             self._excuse()
-            raise LazyResolutionError(f"{type(module).__name__} is a lazy module of an unknown kind")
+            raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
         arguments = {
             name: map_leaves(value, _value_of) for name, value in call.arguments.items() if not isinstance(value, Owned)
         }
         inference = rule(module, **arguments)
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
-        kind = type(module).__name__
         self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))
 
     def _excuse(self) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.errors import LazyResolutionError, LoadError
 from passes.lazy_modules import (
     LazyLayer,
+    end_laziness,
     is_lazy,
     is_torch_lazy,
     is_uninitialized,
@@ -50,7 +50,7 @@ class WeightLoading:
             _check_against_sample(layer, self.weights)
             module = self.target.get_submodule(layer.path)
             stand_on(module, torch.device("meta"))
-            run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs))
+            run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs), layer.hook)
             for name, size in layer.inference.attributes.items():
                 setattr(module, name, size)
         _replace_tensors(self.target, self.weights)
@@ -75,7 +75,7 @@ def load_without_sample(target: nn.Module, weights: Mapping[str, torch.Tensor]) 
             _materialize(module, own)
         else:
             module.load_state_dict(own, strict=False)
-        _finish(module)
+        end_laziness(module)
     _replace_tensors(target, weights)
 
 
@@ -102,17 +102,6 @@ _STATED_BY: tuple[tuple[str, str, Any], ...] = (
     ("num_features", "weight", lambda module, weight: weight.shape[0]),
     ("num_features", "running_mean", lambda module, mean: mean.shape[0]),
 )
-
-
-def _finish(module: nn.Module) -> None:
-    """Ends a module's lazy life as its first forward would: no more hooks, and the eager class."""
-    if not isinstance(module, LazyModuleMixin) or "_initialize_hook" not in module.__dict__:
-        return
-    for hook in ("_initialize_hook", "_load_hook"):
-        getattr(module, hook).remove()
-        delattr(module, hook)
-    if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
-        module.__class__ = module.cls_to_become
 
 
 def _check_keys(target: nn.Module, weights: Mapping[str, torch.Tensor], unreached: set[str]) -> None:

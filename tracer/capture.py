@@ -12,34 +12,26 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx import _symbolic_trace as symbolic_trace
-from torch.nn.utils.parametrize import is_parametrized
 
 from passes.dataflow import latest_steps
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import (
-    LazyLayer,
-    awaits_first_input,
-    infer_by_running,
-    is_torch_lazy,
-    own_tensors,
-    owns_uninitialized,
-    stand_on,
-)
+from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model, in_eval_mode
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
-from passes.ops.op import find_module, has_rule
+from passes.ops.op import has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
+from tracer.first_calls import FirstCalls
 from tracer.known_values import KnownValues
+from tracer.leaf_condition import LeafCondition
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
-from tracer.tracing_environment import as_ever, tracing_environment
+from tracer.tracing_environment import as_ever, copied_hooks_of_all, tracing_environment
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -70,10 +62,9 @@ class _Mark:
 class CapturingTracer(fx.Tracer):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes.
 
-    Leaves are the modules that an op covers, and torch.nn's lazy modules. All others are traced through, those of
-    torch.nn too: a transformer is its layers, and a layer its parts. So is a covered module with hooks of the
-    caller's, so that the hooks take part, and a lazy module of the caller's own, once its own code has initialised it
-    on shape-only inputs.
+    Leaves are the modules that an op covers, while their call is their class's own (`leaf_condition.py`). All others
+    are traced through, those of torch.nn too: a transformer is its layers, and a layer its parts. So is a covered
+    module with hooks of the caller's, so that the hooks take part, and a lazy module, once it has its sizes.
     """
 
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
@@ -83,13 +74,18 @@ class CapturingTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._model = model
         self._sample = sample
-        self._copy = in_eval_mode(copy_model(model))
+        copies: dict[int, Any] = {}
+        self._copy = in_eval_mode(copy_model(model, memo=copies))
+        self.hooks_of_all = copied_hooks_of_all(copies)
+        self._module_call = nn.Module.__call__
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
+        self.leaves = LeafCondition(self._is_written)
+        self._first_calls = FirstCalls(self)
         for path, module in self._modules.items():
-            self._module_paths.setdefault(id(module), path)
-            self._note_tensors(path, module)
+            if self._module_paths.setdefault(id(module), path) is path:
+                self.note(path, module)
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
@@ -102,6 +98,7 @@ class CapturingTracer(fx.Tracer):
         try:
             with tracing_environment(self):
                 self.trace(self._copy)
+            self._forget_unused()
         except Exception as error:
             fault = self._explained(error)
             fault.program = self.program
@@ -157,7 +154,7 @@ class CapturingTracer(fx.Tracer):
 
     def locate(self) -> None:
         """Notes the place in the caller's code where we are, for guards."""
-        self.log.location = self._here()
+        self.log.location = self.here()
 
     # What fx calls ------------------------------------------------------------------------------
 
@@ -165,10 +162,7 @@ class CapturingTracer(fx.Tracer):
         args, kwargs = self._sample.replace_leaves(self._placeholder)
 
         def forward(root: nn.Module, *given: Any) -> Any:
-            if self.is_leaf_module(root, ""):
-                self.program.whole = "model"
-                return self._leaf_call(root, "model", given, kwargs)
-            return symbolic_trace._orig_module_call(root, *given, **kwargs)
+            return root(*given, **kwargs)
 
         return forward, [self.root, *args]
 
@@ -186,7 +180,7 @@ class CapturingTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self._here()
+        node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self.here()
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
@@ -230,13 +224,6 @@ class CapturingTracer(fx.Tracer):
             )
         return path
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if self._awaits(m):
-            return True
-        if find_module(type(m)) is None or m._forward_hooks or m._forward_pre_hooks:
-            return False
-        return not any(map(is_parametrized, m.modules()))  # a covered module may read the weights of its parts
-
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.recording and isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
@@ -264,56 +251,60 @@ class CapturingTracer(fx.Tracer):
         path = self.path_of_module(m)
         self._paths.append(path)
         try:
-            if self._awaits(m) and not is_torch_lazy(m):
-                self._initialise(m, path, args, kwargs)
-            if self.is_leaf_module(m, path):
+            if self.leaves.holds(m, args, kwargs):
                 return self._leaf_call(m, path, args, kwargs)
-            return self._traced_call(path, forward, args, kwargs)
+            with self._first_calls.initialising(m, path, args, kwargs):
+                if m is self._copy:
+                    return self._module_call(m, *args, **kwargs)
+                return self._traced_call(m, path, args, kwargs)
         finally:
             self._paths.pop()
 
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if m is self._copy:
+            path = self.program.whole = "model"
         result = self.create_proxy("call_module", path, args, kwargs)
         if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
             self.aliases.write(args[0], result)
+        self._first_calls.settle_leaf(m, result.node)
         return result
 
-    def _awaits(self, m: nn.Module) -> bool:
-        """Whether the module waits for its first input, now that everything before it is known."""
-        if awaits_first_input(m):
-            return True
-        if not owns_uninitialized(m):
-            return False
-        with self.computing():
-            self.propagator.complete()
-        return self.program.awaits(m)
-
-    def _initialise(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Gives a caller's own lazy module its sizes by its own code, so that its forward can be traced."""
-        with self.computing():
-            self.propagator.complete()  # lazy layers called before this one draw their weights before it
-            specs, kwspecs = self._specs(args), self._specs(kwargs)
-            stand_on(m, torch.device("meta"))
-            self._meet(infer_by_running(m, path, specs, kwspecs, self._here()))
-        self._note_tensors(path, m)
-
-    def _note_tensors(self, path: str, module: nn.Module) -> None:
-        """Notes by which path the graph names the module's own tensors; a shared one has its first."""
+    def note(self, path: str, module: nn.Module) -> None:
+        """Notes what a module of the model is, and by which path the graph names its own tensors; a shared one has its
+        first."""
         for name, tensor in own_tensors(module):
             self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+        self.leaves.note(module)
 
-    def _meet(self, layer: LazyLayer) -> None:
+    def _is_written(self, tensor: torch.Tensor) -> bool:
+        """Whether the forward has written to one of the model's tensors."""
+        path = self._tensor_paths.get(id(tensor), "")
+        value = self._attributes.get(path)
+        return value is not None and (value.node.op, value.node.target) != ("get_attr", path)
+
+    def awaited(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor of a lazy layer that a node names, where it has no shape yet."""
+        if node.op != "get_attr":
+            return None
+        tensor = self.program.tensor(str(node.target))
+        return tensor if is_uninitialized(tensor) and id(tensor) not in self.program.inferred else None
+
+    def _forget_unused(self) -> None:
+        """Erases what was read of lazy layers before their call, and used for nothing but questions."""
+        for node in reversed(self.graph.nodes):
+            if node.op == "get_attr" and not node.users:
+                self.graph.erase_node(node)
+
+    def meet(self, layer: LazyLayer) -> None:
         """Notes a lazy layer whose tensors have moved to the meta device in our copy of the model."""
         declared = {name: tensor.device for name, tensor in own_tensors(self._model.get_submodule(layer.path))}
         self.program.meet_lazy(layer, declared)
 
-    def _traced_call(
-        self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _traced_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The submodule's forward, traced; or, where that fails, the submodule as one node on meta tensors."""
         before = self._mark()
         try:
-            return forward(*args, **kwargs)
+            return self._module_call(m, *args, **kwargs)
         except Exception as error:
             fault = self._explained(error)
             if type(fault) is not CaptureError:
@@ -322,22 +313,22 @@ class CapturingTracer(fx.Tracer):
         return self._opaque_call(path, args, kwargs, fault)
 
     def _opaque_call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: CaptureError) -> Any:
-        location = fault.location or self._here()
+        location = fault.location or self.here()
         original = self._model.get_submodule(path)
         with self.computing():
             try:
-                result = run_module(original, path, self._specs(args), self._specs(kwargs), self.log, location)
+                result = run_module(original, path, self.specs(args), self.specs(kwargs), self.log, location)
             except MetaRunError as error:
                 needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
                 raise needs_data.placed(location, chain=fault.chain) from error
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         node.meta[SPEC] = result.value
         for layer in result.lazies:
-            self._meet(layer)
+            self.meet(layer)
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 
-    def _specs(self, value: Any) -> Any:
+    def specs(self, value: Any) -> Any:
         """The arguments of a call as specs and plain values."""
         return map_structure(value, self._spec)
 
@@ -382,7 +373,7 @@ class CapturingTracer(fx.Tracer):
 
     # Places -------------------------------------------------------------------------------------
 
-    def _here(self) -> Location:
+    def here(self) -> Location:
         return Location(self._paths[-1], current_source(CapturingTracer.capture.__code__))
 
     def _explained(self, error: Exception) -> TracerError:
@@ -392,7 +383,7 @@ class CapturingTracer(fx.Tracer):
         """
         frames = list(traceback.walk_tb(error.__traceback__))
         inside = [place for place in frames if is_user_code(place[0].f_code)]
-        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else self._here().source)
+        location = Location(self._paths[-1], source_line(*inside[-1]) if inside else self.here().source)
         if isinstance(error, TracerError):
             fault = error
         elif frames[-1][0].f_code.co_filename.startswith(COMPILER_FOLDER):

@@ -20,9 +20,11 @@ import torch
 from torch import nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn import functional as F
+from torch.nn.modules import module as calling
 from torch.utils._device import _device_constructors
 
 from passes.errors import NeedsDataError
+from passes.model_copy import copy_hook
 from passes.plain_attention import plain_attention
 from passes.torch_state import TORCH_STATE
 from tracer.source_lines import is_user_code
@@ -79,6 +81,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         TORCH_STATE,
         torch.no_grad(),
         plain_attention(),
+        _hooks_of_all(tracer.hooks_of_all),
         _passing_for_tensors(),
         _recorded_natives(tracer),
         _recorded_training(tracer),
@@ -87,6 +90,29 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         _undecided_branches(),
     ):
         yield
+
+
+Hooks = dict[int, Any]
+_HOOKS_OF_ALL: tuple[Hooks, ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
+
+
+def copied_hooks_of_all(copies: dict[int, Any]) -> list[Hooks]:
+    """The forward hooks and pre-hooks of all modules, acting on the copy of a model; `copies` are that copy's parts."""
+    return [{key: copy_hook(hook, copies) for key, hook in hooks.items()} for hooks in _HOOKS_OF_ALL]
+
+
+@contextmanager
+def _hooks_of_all(copied: list[Hooks]) -> Iterator[None]:
+    """Inside the block the hooks of all modules are copies: what they keep is not the caller's."""
+    before = [dict(hooks) for hooks in _HOOKS_OF_ALL]
+    try:
+        for hooks, copies in zip(_HOOKS_OF_ALL, copied, strict=True):
+            hooks.update(copies)
+        yield
+    finally:
+        for hooks, kept in zip(_HOOKS_OF_ALL, before, strict=True):
+            hooks.clear()
+            hooks.update(kept)
 
 
 @contextmanager

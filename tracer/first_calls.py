@@ -1,0 +1,115 @@
+"""The first call of a lazy module in a trace: it gets its sizes, and its eager class, as by the first call of a dry run.
+
+A leaf's sizes follow by the rule of its op. A call that is traced through runs the module's forward pre-hooks in torch's
+order; in place of the one that initialises the module, what is here infers the sizes, from what the hooks before it made
+of the arguments. The traced copy then is what the forward, and whoever reads it, finds after a dry run, on meta tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from passes.lazy_modules import (
+    awaits_first_input,
+    infer_by_rule,
+    infer_by_running,
+    initialising_hook,
+    is_lazy,
+    is_torch_lazy,
+    owns_uninitialized,
+    settle,
+    stand_on,
+)
+from passes.ops.op import find_module
+
+if TYPE_CHECKING:
+    from tracer.capture import CapturingTracer
+
+
+class FirstCalls:
+    """Gives the lazy modules of a tracer's copy of the model their sizes, each at its first call."""
+
+    def __init__(self, tracer: CapturingTracer):
+        self._tracer = tracer
+
+    def awaits(self, module: nn.Module) -> bool:
+        """Whether the module waits for its first input, now that everything before it is known."""
+        if awaits_first_input(module):
+            return True
+        if not owns_uninitialized(module):
+            return False
+        with self._tracer.computing():
+            self._tracer.propagator.complete()
+        return self._tracer.program.awaits(module)
+
+    def settle_leaf(self, module: nn.Module, node: fx.Node) -> None:
+        """Makes a lazy module that has just been called as a leaf eager; one whose call has a fault stays lazy."""
+        if not is_lazy(module):
+            return
+        tracer = self._tracer
+        with tracer.computing():
+            tracer.propagator.advance(node)
+            layer = tracer.program.lazies.get(tracer.program.path(node))
+            if layer is not None:
+                settle(module, layer.inference)
+                tracer.note(layer.path, module)
+
+    @contextmanager
+    def initialising(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Iterator[None]:
+        """Inside the block a call of the module, traced through, initialises it where it waits for its first input."""
+        if not self.awaits(module):
+            yield
+            return
+        key = initialising_hook(module)
+        if key is None:
+            self._initialise(module, path, args, kwargs, None)
+            yield
+            return
+        hooks, with_kwargs = module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
+        own, takes_kwargs = hooks[key], key in with_kwargs
+
+        def put_back() -> None:
+            if key in hooks:
+                hooks[key] = own
+            if not takes_kwargs:
+                with_kwargs.pop(key, None)
+
+        def initialise(module: nn.Module, args: Any, kwargs: Any) -> None:
+            put_back()
+            self._initialise(module, path, args, kwargs, key)
+
+        hooks[key] = initialise
+        with_kwargs[key] = True
+        try:
+            yield
+        finally:
+            if hooks.get(key) is initialise:
+                put_back()
+
+    def _initialise(self, module: nn.Module, path: str, args: Any, kwargs: Any, hook: int | None) -> None:
+        tracer = self._tracer
+        with tracer.computing():
+            tracer.propagator.complete()  # lazy layers called before this one draw their weights before it
+            specs, kwspecs = tracer.specs(args), tracer.specs(kwargs)
+            if self._has_rule(module):
+                layer = infer_by_rule(module, path, specs, kwspecs, tracer.here())
+                tracer.meet(layer)
+                settle(module, layer.inference)
+            else:
+                stand_on(module, torch.device("meta"))
+                tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
+        tracer.note(path, module)
+
+    def _has_rule(self, module: nn.Module) -> bool:
+        """Whether an op's rule says what the module's own initialisation makes of it."""
+        found = find_module(type(module)) if is_torch_lazy(module) else None
+        return (
+            found is not None
+            and type(module) in found[0].inference_rules
+            and self._tracer.leaves.initialises_as_its_class(module)
+        )
