@@ -118,10 +118,15 @@ def stand_on(module: nn.Module, device: torch.device) -> None:
     """
     for _, tensor in own_tensors(module):
         if is_uninitialized(tensor) and tensor.device != device:
-            kind: Any = type(tensor)
-            moved = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
-            moved.__dict__.update(tensor.__dict__)
+            moved = _uninitialized_like(tensor, device)
             torch.utils.swap_tensors(tensor, moved)  # type: ignore[no-untyped-call]
+
+
+def _uninitialized_like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    kind: Any = type(tensor)
+    fresh: torch.Tensor = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
+    fresh.__dict__.update(tensor.__dict__)
+    return fresh
 
 
 def settle(module: nn.Module, inference: Inference) -> None:
@@ -148,6 +153,33 @@ def end_laziness(module: nn.Module) -> None:
         delattr(module, hook)
     if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
         module.__class__ = module.cls_to_become
+
+
+class Laziness:
+    """What a lazy module is before its first call, to make it that again; its tensors stay the same objects."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self._class = type(module)
+        self._attributes = dict(module.__dict__)
+        self._members = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
+        self._tensors = [
+            (tensor, _uninitialized_like(tensor, tensor.device))
+            for _, tensor in own_tensors(module)
+            if is_uninitialized(tensor)
+        ]
+
+    def restore(self) -> None:
+        self.module.__class__ = self._class
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self._attributes)
+        for name, members in self._members.items():
+            kept = self._attributes[name]
+            kept.clear()
+            kept.update(members)
+        for tensor, fresh in self._tensors:
+            if not is_uninitialized(tensor) or tensor.device != fresh.device:
+                torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
 
 
 def become(module: nn.Module, resolved: nn.Module) -> None:

@@ -57,6 +57,7 @@ class _Mark:
     lazies: tuple[str, ...]
     inferred: tuple[int, ...]
     draws: int
+    settled: int
 
 
 class CapturingTracer(fx.Tracer):
@@ -99,6 +100,7 @@ class CapturingTracer(fx.Tracer):
             with tracing_environment(self):
                 self.trace(self._copy)
             self._forget_unused()
+            self._first_calls.undo()
         except Exception as error:
             fault = self._explained(error)
             fault.program = self.program
@@ -325,6 +327,7 @@ class CapturingTracer(fx.Tracer):
         node.meta[SPEC] = result.value
         for layer in result.lazies:
             self.meet(layer)
+            self._first_calls.settle(self._modules[layer.path], layer)
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 
@@ -352,6 +355,7 @@ class CapturingTracer(fx.Tracer):
             tuple(program.lazies),
             tuple(program.inferred),
             len(program.draws),
+            len(self._first_calls),
         )
 
     def _roll_back(self, mark: _Mark) -> None:
@@ -369,6 +373,7 @@ class CapturingTracer(fx.Tracer):
         program.lazies = {path: program.lazies[path] for path in mark.lazies}
         program.inferred = {tensor: program.inferred[tensor] for tensor in mark.inferred}
         del program.draws[mark.draws :]
+        self._first_calls.undo(mark.settled)
         self._found_propagator = None
 
     # Places -------------------------------------------------------------------------------------

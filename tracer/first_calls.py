@@ -15,6 +15,8 @@ import torch
 from torch import fx, nn
 
 from passes.lazy_modules import (
+    LazyLayer,
+    Laziness,
     awaits_first_input,
     infer_by_rule,
     infer_by_running,
@@ -36,6 +38,19 @@ class FirstCalls:
 
     def __init__(self, tracer: CapturingTracer):
         self._tracer = tracer
+        self._before: list[Laziness] = []
+
+    def __len__(self) -> int:
+        """How many modules have become eager."""
+        return len(self._before)
+
+    def undo(self, kept: int = 0) -> None:
+        """Makes modules lazy again, all but the first `kept` that became eager."""
+        while len(self._before) > kept:
+            before = self._before.pop()
+            with self._tracer.computing():
+                before.restore()
+            self._tracer.leaves.note(before.module)
 
     def awaits(self, module: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
@@ -56,8 +71,15 @@ class FirstCalls:
             tracer.propagator.advance(node)
             layer = tracer.program.lazies.get(tracer.program.path(node))
             if layer is not None:
+                self.settle(module, layer)
+
+    def settle(self, module: nn.Module, layer: LazyLayer) -> None:
+        """Makes a lazy module eager, whose sizes have been inferred."""
+        if is_lazy(module):
+            with self._tracer.computing():
+                self._before.append(Laziness(module))
                 settle(module, layer.inference)
-                tracer.note(layer.path, module)
+            self._tracer.note(layer.path, module)
 
     @contextmanager
     def initialising(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Iterator[None]:
@@ -99,11 +121,12 @@ class FirstCalls:
             if self._has_rule(module):
                 layer = infer_by_rule(module, path, specs, kwspecs, tracer.here())
                 tracer.meet(layer)
-                settle(module, layer.inference)
+                self.settle(module, layer)
             else:
+                self._before.append(Laziness(module))
                 stand_on(module, torch.device("meta"))
                 tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
-        tracer.note(path, module)
+                tracer.note(path, module)
 
     def _has_rule(self, module: nn.Module) -> bool:
         """Whether an op's rule says what the module's own initialisation makes of it."""
