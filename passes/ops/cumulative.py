@@ -54,7 +54,8 @@ def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
 
 
 def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
-    if not emit.result.dtype.is_floating_point and input.shape[axis] != 0:
+    empty = isinstance(input.shape[axis], int) and input.shape[axis] == 0
+    if not emit.result.dtype.is_floating_point and not empty:
         return running_products(emit, value, axis)[1]
     return emit.reduce("ReduceProd", _prefixes(emit, input, value, axis, 1), [axis + 1], False)
 
