@@ -305,10 +305,12 @@ def lower_softplus(emit: Emitter, input: Value, beta: float = 1.0, threshold: fl
 def lower_softsign(emit: Emitter, input: Value) -> Value:
     if input.dtype in (torch.uint8, torch.int8, torch.int16):
         emit.unsupported(f"softsign of {input.dtype}: torch adds 1 in this dtype, where it wraps around")
-    input = emit.cast(input, emit.result.dtype)
-    if not _is_double(input):
-        return emit.node("Softsign", input)
-    return emit.node("Div", input, emit.node("Add", emit.node("Abs", input), emit.scalar(1, input)))
+    if _is_double(input) or not input.dtype.is_floating_point:
+        # torch adds 1 to an integer as it is; the largest one wraps around.
+        denominator = emit.node("Add", emit.node("Abs", input), emit.scalar(1, input))
+        exact = emit.cast(type(input)(denominator.name, input.spec), emit.result.dtype)
+        return emit.node("Div", emit.cast(input, emit.result.dtype), exact)
+    return emit.node("Softsign", input)
 
 
 @activation("tanhshrink", F.tanhshrink, modules=(nn.Tanhshrink,), result=promoting_real)
@@ -338,9 +340,7 @@ def lower_hardswish(emit: Emitter, input: Value) -> Value:
 
 @activation("hardshrink", torch.hardshrink, modules=(nn.Hardshrink,), methods=("hardshrink",))
 def lower_hardshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
-    """In float64 without Shrink, whose attributes are float32."""
-    if not _is_double(input):
-        return emit.node("Shrink", input, lambd=float(lambd), bias=0.0)
+    """Without Shrink, whose attributes are float32, and which makes 0 of what is not a number."""
     small = emit.node("LessOrEqual", emit.node("Abs", input), emit.scalar(lambd, input))
     return emit.node("Where", small, emit.scalar(0, input), input)
 
@@ -351,8 +351,7 @@ def refuse_negative_lambda(input: TensorSpec, lambd: float) -> None:
 
 @activation("softshrink", F.softshrink, modules=(nn.Softshrink,), refuse=refuse_negative_lambda)
 def lower_softshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
-    if not _is_double(input):
-        return emit.node("Shrink", input, lambd=float(lambd), bias=float(lambd))
+    """What is left after the part within the limits is taken off; not Shrink, as in `hardshrink`."""
     return emit.node("Sub", input, emit.node("Clip", input, emit.scalar(-lambd, input), emit.scalar(lambd, input)))
 
 

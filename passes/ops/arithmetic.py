@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ def bind_rsub(input: Any, other: Any, alpha: Any = 1) -> Mapping[str, Any]:
     inplace=(operator.imul,),
     native=SINCE_14,
     neutral=1,
+    wide_numbers=True,
 )
 def lower_mul(emit: Emitter, input: Value, other: Value) -> Value:
     return emit.node("And" if input.dtype == torch.bool else "Mul", input, other)
@@ -109,10 +111,22 @@ def refuse_quotient(input: Any, other: Any, rounding_mode: str | None = None) ->
 
 
 def lower_div_by_number(emit: Emitter, input: Value, other: Any, rounding_mode: str | None = None) -> Value | None:
-    """Rounding the quotient by a whole number before it is floored changes nothing: two nodes for `x // 2`."""
-    if rounding_mode != "floor" or not input.dtype.is_floating_point or not float(other).is_integer() or other == 0:
+    """Rounding the quotient by a whole number before it is floored changes nothing.
+
+    An infinite dividend has no remainder, so its floored quotient is not a number: that is what `input - input` adds.
+    Of integers, the quotient towards zero is one too large where the remainder has the other sign than the divisor.
+    """
+    if rounding_mode != "floor" or other == 0 or input.dtype == torch.uint8:
         return None
-    return emit.node("Floor", emit.node("Div", input, as_value(emit, other, input.dtype)))
+    if not input.dtype.is_floating_point:
+        divisor, zero = as_value(emit, other, input.dtype), emit.scalar(0, input)
+        rest = emit.node("Mod", input, divisor, fmod=1)
+        above = emit.node("Less" if other > 0 else "Greater", rest, zero)
+        return emit.node("Sub", emit.node("Div", input, divisor), emit.cast(above, input.dtype))
+    if not float(other).is_integer():
+        return None
+    whole = emit.node("Floor", emit.node("Div", input, as_value(emit, other, input.dtype)))
+    return emit.node("Add", whole, emit.node("Sub", input, input))
 
 
 @elementwise(
@@ -127,6 +141,7 @@ def lower_div_by_number(emit: Emitter, input: Value, other: Any, rounding_mode: 
     refuse=refuse_quotient,
     neutral=1,
     by_number=lower_div_by_number,
+    wide_numbers=True,
 )
 def lower_div(emit: Emitter, input: Value, other: Value, rounding_mode: str | None = None) -> Value:
     """ONNX divides integers towards zero."""
@@ -145,7 +160,10 @@ def floor_quotient(emit: Emitter, input: Value, other: Value) -> Value:
     if not input.dtype.is_floating_point:
         if input.dtype == torch.uint8:
             return emit.node("Div", input, other)
-        return emit.node("Div", emit.node("Sub", input, emit.node("Mod", input, other)), other)
+        # One less than the quotient towards zero where the remainders of the two differ.
+        same = emit.node("Equal", emit.node("Mod", input, other), emit.node("Mod", input, other, fmod=1))
+        below = emit.node("Sub", emit.cast(same, input.dtype), emit.scalar(1, input))
+        return emit.node("Add", emit.node("Div", input, other), below)
     multiple = emit.node("Sub", input, python_remainder(emit, input, other))
     whole = emit.node("Round", emit.node("Div", multiple, other))
     by_zero = emit.node("Equal", other, emit.scalar(0, other))
@@ -206,15 +224,54 @@ def refuse_power(input: Any, exponent: Any) -> None:
 
 
 def lower_known_power(emit: Emitter, input: Value, exponent: Any) -> Value | None:
-    """The powers that have a node of their own; squares of integers are exact as a product."""
+    """The powers that have a node of their own; those of integers are exact as products, for runtimes' Pow is not."""
     if exponent == 2:
         return emit.node("Mul", input, input)
-    if input.dtype.is_floating_point:
-        if exponent == 0.5:
-            return emit.node("Sqrt", input)
-        if exponent == -1:
-            return emit.node("Reciprocal", input)
+    if not input.dtype.is_floating_point:
+        return _repeated_product(emit, input, int(exponent)) if exponent > 0 else None
+    if exponent == 0.5:
+        return emit.node("Sqrt", input)
+    if exponent == -0.5 and input.dtype.itemsize > 2:
+        return emit.node("Reciprocal", emit.node("Sqrt", input))
+    if exponent == -1:
+        return emit.node("Reciprocal", input)
     return None
+
+
+def _repeated_product(emit: Emitter, base: Value, exponent: int) -> Value:
+    """A positive power by squaring: a factor for each bit of the exponent that is set."""
+    power: Value | None = None
+    square = base
+    while True:
+        if exponent % 2:
+            power = square if power is None else emit.node("Mul", power, square)
+        exponent //= 2
+        if not exponent:
+            assert power is not None
+            return power if power is not base else emit.node("Identity", base)
+        square = emit.node("Mul", square, square)
+
+
+def integer_power(emit: Emitter, base: Value, exponent: Value) -> Value:
+    """A power of integers, exact and wrapping as torch's; runtimes compute theirs in floating point.
+
+    An exponent from 64 on counts as 64 or 65: by then an even base has become 0, and of 1 and -1 only the parity counts.
+    A negative power of another base than these two is 0.
+    """
+    zero, one, two, many = (emit.scalar(number, base) for number in (0, 1, 2, 64))
+    negative = emit.node("Less", exponent, zero)
+    parity = emit.node("Mod", exponent, two)
+    limited = emit.node("Where", emit.node("Less", exponent, many), exponent, emit.node("Add", parity, many))
+    rest = emit.node("Where", negative, parity, limited)
+    power: Value | None = None
+    square = base
+    for place in range(7):
+        if place:
+            rest, square = emit.node("Div", rest, two), emit.node("Mul", square, square)
+        factor = emit.node("Where", emit.node("Equal", emit.node("Mod", rest, two), one), square, one)
+        power = factor if power is None else emit.node("Mul", power, factor)
+    vanishes = emit.node("And", negative, emit.node("Not", emit.node("Equal", emit.node("Abs", base), one)))
+    return emit.node("Where", vanishes, zero, power)
 
 
 @elementwise(
@@ -231,6 +288,8 @@ def lower_known_power(emit: Emitter, input: Value, exponent: Any) -> Value | Non
     by_number=lower_known_power,
 )
 def lower_pow(emit: Emitter, input: Value, exponent: Value) -> Value:
+    if not input.dtype.is_floating_point:
+        return integer_power(emit, input, exponent)
     return emit.node("Pow", input, exponent)
 
 
@@ -240,6 +299,7 @@ def lower_pow(emit: Emitter, input: Value, exponent: Value) -> Value:
     methods=("float_power",),
     operands=BASE_AND_EXPONENT,
     compute=lambda dtype: torch.float64,
+    by_number=lower_known_power,
 )
 def lower_float_power(emit: Emitter, input: Value, exponent: Value) -> Value:
     return emit.node("Pow", input, exponent)
@@ -297,8 +357,14 @@ def lower_lerp(emit: Emitter, input: Value, end: Value, weight: Value) -> Value:
 
 @elementwise("hypot", torch.hypot, methods=("hypot",), kinds="float", refuse=tensors_only)
 def lower_hypot(emit: Emitter, input: Value, other: Value) -> Value:
-    squares = [emit.node("Mul", value, value) for value in (input, other)]
-    return emit.node("Sqrt", emit.node("Add", *squares))
+    """`larger * sqrt(1 + (smaller / larger)^2)`, which squares nothing large; infinite beside anything infinite."""
+    zero, one, infinity = (as_value(emit, number, input.dtype) for number in (0, 1, math.inf))
+    sizes = [emit.node("Abs", value) for value in (input, other)]
+    larger, smaller = emit.node("Max", *sizes), emit.node("Min", *sizes)
+    ratio = emit.node("Div", smaller, emit.node("Where", emit.node("Equal", larger, zero), one, larger))
+    root = emit.node("Sqrt", emit.node("Add", emit.node("Mul", ratio, ratio), one))
+    infinite = emit.node("Or", *(emit.node("Equal", size, infinity) for size in sizes))
+    return emit.node("Where", infinite, infinity, emit.node("Mul", larger, root))
 
 
 @elementwise(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from passes.dimension import product
 from passes.errors import check
 from passes.ops.norm import check_floating
 from passes.ops.op import Op
+from passes.ops.reduction import reduce
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ def lower_local_response_norm(
     if input.ndim == 4 and size % 2 == 1 and input.dtype == torch.float32:
         return emit.node("LRN", input, size=size, alpha=alpha, beta=beta, bias=float(k))
     # The channels as rows of one-channel images, averaged over `size` of them.
-    squares = emit.node("Reshape", emit.node("Mul", input, input), emit.sizes([input.shape[0], 1, input.shape[1], -1]))
+    squared = replace(emit.node("Mul", input, input), spec=input.spec)
+    squares = emit.reshape(squared, [input.shape[0], 1, input.shape[1], product(input.shape[2:])])
     mean = emit.node(
         "AveragePool", squares, kernel_shape=[size, 1], pads=[size // 2, 0, (size - 1) // 2, 0], count_include_pad=1
     )
@@ -134,7 +138,7 @@ def _norm(emit: Emitter, input: Value, p: float, dims: tuple[int, ...]) -> Value
         return emit.reduce(f"ReduceL{int(p)}", input, dims or None, True)
     magnitude = emit.node("Abs", input)
     if math.isinf(p):
-        return emit.reduce("ReduceMax" if p > 0 else "ReduceMin", magnitude, dims or None, True)
+        return reduce(emit, "ReduceMax" if p > 0 else "ReduceMin", input, magnitude, dims or None, True)
     if p == 0:
         nonzero = emit.cast(emit.cast(input, torch.bool), input.dtype)
         return emit.reduce("ReduceSum", nonzero, dims or None, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -136,13 +137,24 @@ def lower_bitwise_not(emit: Emitter, input: Value) -> Value:
 
 def lower_left_shift(emit: Emitter, input: Value, other: Value) -> Value:
     """By a factor of two for each place; ONNX's own BitShift takes unsigned integers only."""
-    return emit.node("Mul", input, emit.node("Pow", emit.scalar(2, input), other))
+    for factor in _halves_of_shift(emit, other):
+        input = type(input)(emit.node("Mul", input, factor).name, input.spec)
+    return input
 
 
 def lower_right_shift(emit: Emitter, input: Value, other: Value) -> Value:
     """The arithmetic shift: a floor division, exact after the remainder is taken off."""
-    factor = emit.node("Pow", emit.scalar(2, input), other)
-    return emit.node("Div", emit.node("Sub", input, emit.node("Mod", input, factor)), factor)
+    for factor in _halves_of_shift(emit, other):
+        whole = emit.node("Sub", input, emit.node("Mod", input, factor))
+        input = type(input)(emit.node("Div", whole, factor).name, input.spec)
+    return input
+
+
+def _halves_of_shift(emit: Emitter, places: Value) -> list[Value]:
+    """Two powers of two, which together shift by so many places: one alone may not fit into the dtype."""
+    two = emit.scalar(2, places)
+    half = emit.node("Div", places, two)
+    return [emit.node("Pow", two, part) for part in (half, emit.node("Sub", places, half))]
 
 
 for _name, _shift in {"left": lower_left_shift, "right": lower_right_shift}.items():
@@ -206,6 +218,16 @@ def refuse_clamp(input: Any, min: Any = None, max: Any = None) -> None:
     )
 
 
+def lower_clamp_to_numbers(emit: Emitter, input: Value, min: Any = None, max: Any = None) -> Value:
+    """Clip. A limit of floats that is left out is written as infinite: runtimes take the largest number for it."""
+    if any(isinstance(limit, float) and math.isnan(limit) for limit in (min, max)):
+        return emit.node("Add", input, as_value(emit, math.nan, input.dtype))
+    if input.dtype.is_floating_point:
+        min, max = -math.inf if min is None else min, math.inf if max is None else max
+    low, high = (None if limit is None else as_value(emit, limit, input.dtype) for limit in (min, max))
+    return emit.node("Clip", input, low, high)
+
+
 @elementwise(
     "clamp",
     *(torch.clamp, torch.clip),
@@ -215,11 +237,10 @@ def refuse_clamp(input: Any, min: Any = None, max: Any = None) -> None:
     kinds="integer float",
     native=Native(small_integers=NEVER),
     refuse=refuse_clamp,
+    by_number=lower_clamp_to_numbers,
 )
 def lower_clamp(emit: Emitter, input: Value, min: Value | None = None, max: Value | None = None) -> Value:
-    """Clip takes 0-d limits only. Where the limits cross, max wins in both."""
-    if all(limit is None or limit.ndim == 0 for limit in (min, max)):
-        return emit.node("Clip", input, min, max)
+    """Where the limits cross, max wins; one that is not a number wins over all, which Clip does not do."""
     raised = emit.node("Max", input, min) if min is not None else input
     return emit.node("Min", raised, max) if max is not None else raised
 

@@ -16,9 +16,10 @@ from passes.errors import check
 from passes.ops.arithmetic import SINCE_14
 from passes.ops.assignment import counted
 from passes.ops.axes import axis_of
+from passes.ops.integer_reduction import running_products
 from passes.ops.joining import joined
 from passes.ops.op import Op
-from passes.ops.reduction import EXTREMES, POSITIONS, sum_dtype
+from passes.ops.reduction import lower_extreme, position_along, sum_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
 
 
 def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    empty = isinstance(input.shape[axis], int) and input.shape[axis] == 0
+    if not emit.result.dtype.is_floating_point and not empty:
+        return running_products(emit, value, axis)[1]
     return emit.reduce("ReduceProd", _prefixes(emit, input, value, axis, 1), [axis + 1], False)
 
 
@@ -110,12 +114,10 @@ def _running_extreme(name: str, word: str) -> None:
         places = counted(emit, 0, size)
         repeated = emit.node("Gather", input, emit.node("Min", emit.unsqueeze(places, 1), places), axis=axis)
         square = replace(repeated, spec=TensorSpec((*before, size, size, *behind), input.dtype))
-        working = EXTREMES.dtype(input.dtype, emit.opset)
-        extreme = emit.reduce(f"Reduce{word}", emit.cast(square, working), [axis + 1], False)
-        compared = emit.cast(square, POSITIONS.dtype(input.dtype, emit.opset))
-        last = emit.node(f"Arg{word}", compared, axis=axis + 1, keepdims=0, select_last_index=1)
+        extreme = lower_extreme(emit, f"Reduce{word}", square, axis + 1, False)
+        last = position_along(emit, f"Arg{word}", square, axis + 1, last=True)
         place = emit.node("Min", last, emit.reshape(places, [size, *(1 for _ in behind)]))
-        return (extreme if working == input.dtype else emit.cast(extreme, input.dtype)), place
+        return extreme, place
 
 
 _running_extreme("cummax", "Max")

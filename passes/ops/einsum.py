@@ -12,7 +12,7 @@ import torch
 from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
-from passes.ops.layout import same_size
+from passes.ops.layout import same_size, transposed
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
@@ -132,7 +132,34 @@ def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
         gone = [axis for axis in range(operand.ndim) if axis not in kept]
         terms.append(tuple(term[axis] for axis in kept))
         values.append(emit.squeeze(operand, *gone) if gone else operand)
-    return in_wider(emit, "Einsum", *values, equation=replace(found, terms=tuple(terms)).text)
+    written = replace(found, terms=tuple(terms))
+    plan = _as_matrices(written)
+    if plan is None:
+        return in_wider(emit, "Einsum", *values, equation=written.text)
+    return in_wider(emit, "MatMul", *(transposed(emit, values[place], order) for place, order in plan))
+
+
+def _as_matrices(equation: Equation) -> list[tuple[int, tuple[int, ...]]] | None:
+    """The operands, by position, with the order of axes in which their matrix product is the result, if there is one.
+
+    A runtime multiplies matrices faster than it reads equations, and empty ones too.
+    """
+    if len(equation.terms) != 2 or len(equation.output) < 2:
+        return None
+    *batch, row, column = equation.output
+    for left, right in ((0, 1), (1, 0)):
+        first, second = equation.terms[left], equation.terms[right]
+        summed = [label for label in first if label not in equation.output]
+        if len(summed) != 1:
+            continue
+        rows, columns = (*batch, row, *summed), (*batch, *summed, column)
+        if _permuted(first, rows) and _permuted(second, columns):
+            return [(left, tuple(map(first.index, rows))), (right, tuple(map(second.index, columns)))]
+    return None
+
+
+def _permuted(term: tuple[Label, ...], wanted: tuple[Label, ...]) -> bool:
+    return len(term) == len(wanted) and set(term) == set(wanted)
 
 
 @einsum.cost

@@ -10,6 +10,7 @@ broadcasting, refusals), the in-place spellings (whose result keeps the first op
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -88,6 +89,7 @@ def elementwise(
     refuse: Callable[..., None] | None = None,
     neutral: float | None = None,
     by_number: Callable[..., Any] | None = None,
+    wide_numbers: bool = False,
 ) -> Callable[[Lowering], Lowering]:
     """Declares the op that the decorated lowering lowers.
 
@@ -96,8 +98,9 @@ def elementwise(
     operands in reverse; `inplace` are functions that write into the first one, as do the methods with an
     underscore. `kinds` names the dtypes that torch has kernels for (its meta tensors know of no such limit).
     `refuse` raises ShapeError for operands and options that torch does not take. A second operand
-    that is the number `neutral` leaves the first as it is. `by_number` is the lowering for a second operand that is a
-    Python number, where that has a simpler form; it returns None where it has not.
+    that is the number `neutral` leaves the first as it is. `by_number` is the lowering for further operands that are
+    Python numbers (or absent), where that has a simpler form; it returns None where it has not. `wide_numbers` says that
+    torch does not round a number to a 16-bit tensor's dtype before it computes.
     """
 
     def declare(lowering: Lowering) -> Lowering:
@@ -127,9 +130,11 @@ def elementwise(
             if KINDS[category(computed)] not in kinds:
                 emit.unsupported(f"torch itself computes no {name} of {computed}")
             working = native.dtype(computed, emit.opset)
+            if wide_numbers and any(is_constant(operand) and not fits(operand, working) for operand in given):
+                working = torch.float32
             value: Value | None = None
-            if by_number is not None and is_constant(given[1]):
-                value = by_number(emit, as_value(emit, given[0], working), given[1], **options)
+            if by_number is not None and all(operand is None or is_constant(operand) for operand in given[1:]):
+                value = by_number(emit, as_value(emit, given[0], working), *given[1:], **options)
             if value is None:
                 values = [as_value(emit, operand, working) if operand is not None else None for operand in given]
                 value = lowering(emit, *values, **options)
@@ -191,6 +196,15 @@ def written_into(input: Any, found: TensorSpec) -> TensorSpec:
         target.dtype,
     )
     return target
+
+
+def fits(number: float, dtype: torch.dtype) -> bool:
+    """Whether a number keeps its size in a 16-bit floating-point dtype, rather than become infinite or vanish."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return True
+    limits = torch.finfo(dtype)
+    size = abs(number)
+    return not (limits.max < size < math.inf or 0 < size < limits.smallest_normal)
 
 
 def is_constant(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -196,13 +195,12 @@ def lower_group_norm(
         scale = weight or filled(emit, 1, (channels,), input.dtype)
         shift = bias or filled(emit, 0, (channels,), input.dtype)
         return emit.node("GroupNormalization", input, scale, shift, num_groups=num_groups, epsilon=eps)
-    grouped = emit.node("Reshape", input, emit.ints(0, num_groups, -1))
+    grouped = emit.reshape(input, [input.shape[0], num_groups, product(input.shape[1:]) // num_groups])
     if has_instance_normalization(emit, input.dtype):
         units = filled(emit, 1, (num_groups,), input.dtype), filled(emit, 0, (num_groups,), input.dtype)
         standard = emit.node("InstanceNormalization", grouped, *units, epsilon=eps)
     else:
-        known = TensorSpec((input.shape[0], num_groups, product(input.shape[1:]) // num_groups), input.dtype)
-        standard = normalized(emit, replace(grouped, spec=known), (2,), eps)
+        standard = normalized(emit, grouped, (2,), eps)
     dynamic = sum(isinstance(size, Dim) for size in input.shape)
     whole = (
         emit.node("Reshape", standard, emit.node("Shape", input))

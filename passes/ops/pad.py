@@ -22,7 +22,8 @@ from passes.spec import TensorSpec
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-ONNX_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+ONNX_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
+MODES = (*ONNX_MODES, "circular")
 TO_THE_END = 2**63 - 1
 
 Pairs = list[tuple[Size, Size]]
@@ -58,7 +59,7 @@ for _name, _mode in (("reflection", "reflect"), ("replication", "replicate"), ("
 @pad.shape
 def pad_shape(input: TensorSpec, pad: Sequence[Size], mode: str = "constant", value: float | None = None) -> TensorSpec:
     """`before + size + after` on each axis, after the checks of the mode."""
-    check(mode in ONNX_MODES, "padding mode {!r} is none of {}", mode, ", ".join(ONNX_MODES))
+    check(mode in MODES, "padding mode {!r} is none of {}", mode, ", ".join(MODES))
     check(len(pad) % 2 == 0, "padding comes in pairs of (before, after), found {} numbers", len(pad))
     axes = len(pad) // 2
     check(axes <= input.ndim, "{} axes are padded, but the input has only {}", axes, input.ndim)
@@ -123,7 +124,7 @@ def lower_pad(
     crop_first = mode in ("constant", "circular")
     result = _cropped(emit, input, crops) if crop_first else input
     if any(isinstance(amount, Dim) or amount for pair in grows for amount in pair):
-        if mode == "circular" and emit.opset < 19:
+        if mode == "circular":
             result = _wrapped(emit, result, grows)
         else:
             amounts = emit.sizes([before for before, _ in grows] + [after for _, after in grows])
@@ -156,7 +157,7 @@ def _cropped(emit: Emitter, value: Value, crops: Pairs) -> Value:
 
 
 def _wrapped(emit: Emitter, value: Value, grows: Pairs) -> Value:
-    """Axis by axis, the tail before and the head after."""
+    """Axis by axis, the tail before and the head after. Pad has a mode for it, which not all kernels of runtimes know."""
     for axis, (before, after) in enumerate(grows):
         tail = [emit.slice(value, axis, -before, TO_THE_END)] if before != 0 else []
         head = [emit.slice(value, axis, 0, after)] if after != 0 else []

@@ -64,9 +64,13 @@ def lower_median(emit: Emitter, input: Value, dim: int | None = None, keepdim: b
     values, positions = top(emit, row, (size + 1) // 2, axis, largest=False)
     last = emit.ints(-1)
     middle = _not_a_number_if_any(emit, emit.node("Gather", values, last, axis=axis), row, axis)
-    place = emit.node("Gather", positions, last, axis=axis)
     if dim is None:
         return emit.squeeze(middle, 0)
+    place = emit.node("Gather", positions, last, axis=axis)
+    if row.dtype.is_floating_point:
+        unordered = emit.cast(emit.node("IsNaN", row), torch.int32)
+        found = emit.node("IsNaN", middle)
+        place = emit.node("Where", found, emit.node("ArgMax", unordered, axis=axis, keepdims=1), place)
     if keepdim and input.ndim:
         return middle, place
     return emit.squeeze(middle, axis), emit.squeeze(place, axis)

@@ -9,6 +9,7 @@ below. With `proj_size`, an LSTM's hidden state is multiplied by a matrix before
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -188,12 +189,20 @@ def lower_recurrent(
 
     sequence = _time_first(emit, emit.cast(input, dtype), batch_first)
     batch = sequence.shape[1]
+    initials = _initial(emit, kind, hx, dtype, num_layers, directions)
+    may_be_empty = not is_scan and not (isinstance(batch, int) and batch > 0)
+    if may_be_empty:
+        rows = _missing_rows(emit, batch)
+        sequence = _with_rows(emit, sequence, rows)
+        initials = [tuple(_with_rows(emit, state, rows) for state in initial) for initial in initials]
     finals = []
-    for layer, initial in zip(layers, _initial(emit, kind, hx, dtype, num_layers, directions), strict=True):
+    for layer, initial in zip(layers, initials, strict=True):
         weights = [each.cast(emit, dtype) for each in layer]
         sequence, *final = run(emit, kind, weights, sequence, initial, batch)
         finals.append(final)
     states = [_joined(emit, parts, 0) for parts in zip(*finals, strict=True)]
+    if may_be_empty:
+        sequence, *states = (emit.slice(value, 1, 0, batch) for value in (sequence, *states))
 
     if input.ndim == 2:
         sequence, *states = (emit.squeeze(value, 1) for value in (sequence, *states))
@@ -209,6 +218,17 @@ def _time_first(emit: Emitter, input: Value, batch_first: bool) -> Value:
     if input.ndim == 2:
         return emit.unsqueeze(input, 1)
     return transposed(emit, input, (1, 0, 2)) if batch_first else input
+
+
+def _missing_rows(emit: Emitter, batch: Size) -> Value:
+    """The amounts of a Pad that gives an empty batch one row, without which onnxruntime's operators abort the process."""
+    none = emit.ints(0)
+    missing = emit.node("Max", emit.node("Sub", emit.ints(1), emit.size(batch)), none)
+    return emit.node("Concat", none, none, none, none, missing, none, axis=0)
+
+
+def _with_rows(emit: Emitter, value: Value, rows: Value) -> Value:
+    return replace(emit.node("Pad", value, rows), spec=value.spec)
 
 
 def _initial(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -13,6 +15,7 @@ from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.comparison import lower_maximum, lower_minimum
 from passes.ops.elementwise import NEVER, Native
+from passes.ops.integer_reduction import exact_product, exact_sum, is_inexact
 from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
 from passes.spec import TensorSpec
@@ -59,9 +62,33 @@ def check_not_empty(input: TensorSpec, dim: Dims, what: str) -> None:
 
 
 def reduce(emit: Emitter, op_type: str, input: Value, value: Value, dim: Dims, keepdim: bool) -> Value:
-    """One Reduce node over the axes of `input` that `dim` names; `value` is computed from it, in its shape."""
+    """A Reduce node over the axes of `input` that `dim` names; `value` is computed from it, in its shape.
+
+    Runtimes keep or lose what is not a number by where it stands, and add integers in floating point: where it matters,
+    other nodes see to that.
+    """
     axes = reduced_axes(input, dim)
+    if op_type in ("ReduceMax", "ReduceMin") and input.dtype.is_floating_point:
+        plain = emit.reduce(op_type, value, axes if len(axes) < input.ndim else None, keepdim)
+        return emit.node("Where", any_nan(emit, input, value, dim, keepdim), emit.scalar(math.nan, input), plain)
     return emit.reduce(op_type, value, axes if len(axes) < input.ndim else None, keepdim)
+
+
+def any_nan(emit: Emitter, input: Value, value: Value, dim: Dims, keepdim: bool) -> Value:
+    """Whether some element along the axes is not a number: the sum of the magnitudes then is none."""
+    return emit.node("IsNaN", reduce(emit, "ReduceL1", input, value, dim, keepdim))
+
+
+def mean_of(
+    emit: Emitter, input: Value, value: Value, dim: Dims, keepdim: bool, dtype: torch.dtype | None = None
+) -> Value:
+    """The mean, in `dtype` where that is not the input's; of no elements it is not a number. Runtimes say 0."""
+    count = reduced_size(input, dim)
+    mean = reduce(emit, "ReduceMean", input, value, dim, keepdim)
+    if isinstance(count, int) and count > 0:
+        return mean
+    nothing = emit.node("Equal", emit.operand(count, torch.int64), emit.scalar(0, torch.int64))
+    return emit.node("Where", nothing, as_value(emit, math.nan, dtype or input.dtype), mean)
 
 
 def reduced_size(input: TensorSpec | Value, dim: Dims) -> Size:
@@ -124,6 +151,11 @@ def _accumulation(
             numbers = emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), input)
             value = type(input)(numbers.name, input.spec)
         value = emit.cast(value, emit.result.dtype)
+        if op_type == "ReduceMean":
+            return mean_of(emit, input, value, dim, keepdim, emit.result.dtype)
+        if is_inexact(op_type, input.dtype, emit.result.dtype, reduced_size(input, dim)):
+            exact = exact_sum if op_type == "ReduceSum" else exact_product
+            return exact(emit, value, reduced_axes(input, dim), keepdim)
         return reduce(emit, op_type, input, value, dim, keepdim)
 
     return op
@@ -223,7 +255,7 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         difference = emit.node("Sub", input, centre)
         count = reduced_size(input, dim)
         if correction == 0:
-            spread = reduce(emit, "ReduceMean", input, emit.node("Mul", difference, difference), dim, keepdim)
+            spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, keepdim)
         else:
             total = reduce(emit, "ReduceSumSquare", input, difference, dim, keepdim)
             spread = emit.node("Div", total, _freedom(emit, count, correction, input.dtype))
@@ -231,7 +263,9 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
             spread = emit.node("Sqrt", spread)
         if not with_mean:
             return spread
-        return spread, centre if keepdim else reduce(emit, "ReduceMean", input, input, dim, False)
+        mean = mean_of(emit, input, input, dim, keepdim)
+        # torch goes from element to element, so that after an infinite one the mean is no number, as is the spread.
+        return spread, emit.node("Add", mean, emit.node("Sub", spread, spread))
 
     return op
 
@@ -258,13 +292,26 @@ def lower_extreme(emit: Emitter, op_type: str, input: Value, dim: Dims, keepdim:
     return extreme if working == input.dtype else emit.cast(extreme, input.dtype)
 
 
-def lower_position(emit: Emitter, op_type: str, input: Value, dim: int | None, keepdim: bool) -> Value:
-    """ArgMax and ArgMin; without an axis the position counts over all elements in their order."""
+def position_along(
+    emit: Emitter, op_type: str, input: Value, axis: int, keepdim: bool = False, last: bool = False
+) -> Value:
+    """ArgMax or ArgMin: of equal elements the first, or the `last`; of those that are not numbers, where there are any."""
     value = emit.cast(input, POSITIONS.dtype(input.dtype, emit.opset))
+    options = {"axis": axis, "keepdims": int(keepdim), "select_last_index": 1 if last else None}
+    position = emit.node(op_type, value, **options)
+    if not input.dtype.is_floating_point:
+        return position
+    unordered = emit.node("ArgMax", emit.cast(emit.node("IsNaN", value), torch.int32), **options)
+    found = emit.node("IsNaN", emit.reduce("ReduceL1", value, [axis], keepdim))
+    return emit.node("Where", found, unordered, position)
+
+
+def lower_position(emit: Emitter, op_type: str, input: Value, dim: int | None, keepdim: bool) -> Value:
+    """Without an axis the position counts over all elements in their order."""
     if dim is not None and input.ndim:
-        return emit.node(op_type, value, axis=axis_of(dim, input.ndim), keepdims=int(keepdim))
-    flat = value if input.ndim == 1 else emit.node("Reshape", value, emit.ints(-1))
-    position = emit.node(op_type, flat, axis=0, keepdims=0)
+        return position_along(emit, op_type, input, axis_of(dim, input.ndim), keepdim)
+    flat = input if input.ndim == 1 else emit.node("Reshape", input, emit.ints(-1))
+    position = position_along(emit, op_type, replace(flat, spec=TensorSpec((0,), input.dtype)), 0)
     return emit.node("Reshape", position, emit.ints(*[1] * input.ndim)) if keepdim and input.ndim else position
 
 
@@ -364,8 +411,14 @@ def _truth(name: str, op_type: str) -> None:
         truth = emit.cast(input, torch.bool)
         if no_axes(dim):
             return emit.cast(truth, emit.result.dtype)
-        working = EXTREMES.dtype(torch.bool, emit.opset)
-        found = reduce(emit, op_type, input, emit.cast(truth, working), dim, keepdim)
+        # Of no elements, runtimes reduce numbers but not bool.
+        count = reduced_size(input, dim)
+        some = isinstance(count, int) and count > 0
+        working = EXTREMES.dtype(torch.bool, emit.opset) if some else torch.uint8
+        truth = emit.cast(truth, working)
+        found = reduce(emit, op_type, truth, truth, dim, keepdim)
+        if not some:
+            found, working = emit.cast(found, torch.bool), torch.bool
         return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)
 
 

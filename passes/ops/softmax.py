@@ -73,7 +73,17 @@ def lower_softmax(
 def lower_log_softmax(
     emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
 ) -> Value:
-    return _along(emit, "LogSoftmax", emit.cast(input, emit.result.dtype), dim)
+    value = emit.cast(input, emit.result.dtype)
+    if emit.result.dtype == torch.float64 and emit.result.ndim:
+        return _log_softmax_of_double(emit, value, _axis(emit.result.ndim, dim))
+    return _along(emit, "LogSoftmax", value, dim)
+
+
+def _log_softmax_of_double(emit: Emitter, value: Value, axis: int) -> Value:
+    """`y - log(sum(exp(y)))` for y = x - max(x). Runtimes' own in float64 loses what is not a number."""
+    moved = emit.node("Sub", value, emit.reduce("ReduceMax", value, [axis], True))
+    total = emit.reduce("ReduceSum", emit.node("Exp", moved), [axis], True)
+    return emit.node("Sub", moved, emit.node("Log", total))
 
 
 @softmin.lower
@@ -91,9 +101,13 @@ def _along(emit: Emitter, op_type: str, input: Value, dim: int | None) -> Value:
     rank = emit.result.ndim
     if rank == 0:
         return emit.squeeze(emit.node(op_type, emit.unsqueeze(input, 0), axis=0), 0)
+    return emit.node(op_type, input, axis=_axis(rank, dim))
+
+
+def _axis(rank: int, dim: int | None) -> int:
     if dim is None:
         dim = 0 if rank in (1, 3) else 1
-    return emit.node(op_type, input, axis=dim % rank)
+    return dim % rank
 
 
 @softmax2d.module(nn.Softmax2d)

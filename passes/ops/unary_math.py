@@ -105,7 +105,23 @@ declare("log10", compute=floating)(_logarithm(10))
 
 @declare("expm1", compute=floating, native=BFLOAT16_SINCE_22)
 def lower_expm1(emit: Emitter, input: Value) -> Value:
-    """`exp(x) - 1 = 2 sinh(x/2) exp(x/2)`, which keeps the digits of small x."""
+    """`exp(x) - 1 = 2 sinh(x/2) exp(x/2)`, which keeps the digits of small x.
+
+    The result is -1 long before these two are infinite and 0, so smaller numbers count as the one where it is. In float64,
+    for which runtimes have no Sinh, with u = exp(x) rounded: (u - 1) x / log(u), or x where u is 1 (as in `log1p`).
+    """
+    lowest = as_value(emit, 2 * math.log(torch.finfo(input.dtype).eps) - 1, input.dtype)
+    if input.dtype == torch.float64:
+        one, highest = emit.scalar(1, input), as_value(emit, 709.0, input.dtype)
+        limited = emit.node("Clip", input, lowest, highest)
+        moved = emit.node("Exp", limited)
+        flat = emit.node("Equal", moved, one)
+        logarithm = emit.node("Where", flat, one, emit.node("Log", moved))
+        exact = emit.node("Div", emit.node("Mul", emit.node("Sub", moved, one), limited), logarithm)
+        plain = emit.node("Sub", emit.node("Exp", input), one)
+        small = emit.node("Where", flat, input, exact)
+        return emit.node("Where", emit.node("Greater", input, highest), plain, small)
+    input = type(input)(emit.node("Max", input, lowest).name, input.spec)
     half = emit.node("Mul", input, as_value(emit, 0.5, input.dtype))
     product = emit.node("Mul", emit.node("Sinh", half), emit.node("Exp", half))
     return emit.node("Mul", product, emit.scalar(2, input))
@@ -210,7 +226,13 @@ def lower_positive(emit: Emitter, input: Value) -> Value:
 
 @declare("sign")
 def lower_sign(emit: Emitter, input: Value) -> Value:
-    return emit.node("Identity" if input.dtype == torch.bool else "Sign", input)
+    """0 for what is not a number, as in torch; ONNX's Sign keeps it."""
+    if input.dtype == torch.bool:
+        return emit.node("Identity", input)
+    sign = emit.node("Sign", input)
+    if not input.dtype.is_floating_point:
+        return sign
+    return emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), sign)
 
 
 @declare("sgn")
@@ -360,12 +382,15 @@ def lower_isfinite(emit: Emitter, input: Value) -> Value:
 def lower_atan2(emit: Emitter, input: Value, other: Value) -> Value:
     """The angle of the point (other, input): atan of the ratio, turned by half a turn left of the axis.
 
-    The ratio is infinite on the axis, where atan gives the quarter turn; at the origin it is taken for 0. The half turn
-    has the sign of `input`, that of a zero included.
+    The ratio is infinite on the axis, where atan gives the quarter turn; at the origin it is taken for 0, and on a
+    diagonal, which infinities lie on, for 1 or -1. The half turn has the sign of `input`, that of a zero included.
     """
     zero, pi = emit.scalar(0, input), as_value(emit, math.pi, input.dtype)
     origin = emit.node("And", emit.node("Equal", input, zero), emit.node("Equal", other, zero))
-    ratio = emit.node("Where", origin, input, emit.node("Div", input, other))
+    diagonal = emit.node("Equal", emit.node("Abs", input), emit.node("Abs", other))
+    signs = emit.node("Mul", emit.node("Sign", input), emit.node("Sign", other))
+    ratio = emit.node("Where", diagonal, signs, emit.node("Div", input, other))
+    ratio = emit.node("Where", origin, input, ratio)
     angle = emit.node("Atan", ratio)
     turn = emit.node("Where", lower_signbit(emit, input), emit.node("Neg", pi), pi)
     return emit.node("Where", lower_signbit(emit, other), emit.node("Add", angle, turn), angle)

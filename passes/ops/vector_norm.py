@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,7 +116,8 @@ def lower_matrix_norm(
     rows, columns = axes_of(dim, input.ndim)
     summed, searched = (rows, columns) if abs(ord) == 1 else (columns, rows)
     sums = emit.reduce("ReduceL1", value, [summed], True)
-    extreme = emit.reduce("ReduceMax" if ord > 0 else "ReduceMin", sums, [searched], True)
+    sums = replace(sums, spec=value.known.with_shape(*(1 if i == summed else n for i, n in enumerate(value.shape))))
+    extreme = reduce(emit, "ReduceMax" if ord > 0 else "ReduceMin", sums, sums, searched, True)
     return extreme if keepdim else emit.squeeze(extreme, rows, columns)
 
 

@@ -27,5 +27,5 @@ def weight_norm_shape(v: TensorSpec, g: TensorSpec, dim: int = 0) -> TensorSpec:
 @weight_norm.lower
 def lower_weight_norm(emit: Emitter, v: Value, g: Value, dim: int = 0) -> Value:
     others = [axis for axis in range(v.ndim) if axis != dim]
-    length = emit.reduce("ReduceL2", v, others, keepdim=True)
+    length = emit.reduce("ReduceL2", v, others, keepdim=True) if others else emit.node("Abs", v)
     return emit.node("Mul", v, emit.node("Div", g, length))
