@@ -7,6 +7,7 @@ modules and those of third parties install. That code runs here on shape-only in
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -183,16 +184,12 @@ class Laziness:
 
 
 def become(module: nn.Module, resolved: nn.Module) -> None:
-    """Makes a lazy module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
+    """Makes a module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
     for own, theirs in ((module._parameters, resolved._parameters), (module._buffers, resolved._buffers)):
         for name, tensor in own.items():
             found = theirs[name]
-            if tensor is None or found is None or tensor is found:
-                continue
-            if is_uninitialized(tensor):
-                lazy: Any = tensor
-                lazy.materialize(found.shape, found.device, found.dtype)
-            tensor.data = found.data
+            if tensor is not None and found is not None and not is_uninitialized(found):
+                _take(tensor, found)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_load_state_dict_pre_hooks"):
         own_hooks, kept = getattr(module, hooks), getattr(resolved, hooks)
         for key in [key for key in own_hooks if key not in kept]:
@@ -201,6 +198,60 @@ def become(module: nn.Module, resolved: nn.Module) -> None:
         del module.__dict__[name]
     module.__dict__.update(_sizes(resolved))
     module.__class__ = type(resolved)
+
+
+def become_all(model: nn.Module, resolved: nn.Module) -> None:
+    """Makes a model what `resolved`, a resolved copy of it, is, or leaves it as it was where that fails half-way."""
+    modules = dict(model.named_modules())
+    before = [(module, _Before(module)) for module in modules.values()]
+    try:
+        for path, module in modules.items():
+            become(module, resolved.get_submodule(path))
+    except BaseException:
+        for module, state in before:
+            state.restore(module)
+        raise
+
+
+def _take(tensor: torch.Tensor, found: torch.Tensor) -> None:
+    """Makes a tensor what `found` is, and leaves it the same object; no memory is taken for it."""
+    if tensor is found:
+        return
+    with torch._C.DisableTorchFunctionSubclass():
+        if tensor.device.type == found.device.type:
+            tensor.data = found.data
+            if is_uninitialized(tensor):
+                tensor.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
+        else:
+            twin = found.detach() if not isinstance(found, nn.Parameter) else nn.Parameter(found.data, found.requires_grad)
+            torch.utils.swap_tensors(tensor, twin)  # type: ignore[no-untyped-call]
+
+
+class _Before:
+    """What a module was before it became another one."""
+
+    def __init__(self, module: nn.Module):
+        self._class = type(module)
+        self._attributes = dict(module.__dict__)
+        self._hooks = [(value, dict(value)) for value in module.__dict__.values() if isinstance(value, OrderedDict)]
+        with torch._C.DisableTorchFunctionSubclass():
+            self._tensors = [(tensor, tensor.data, type(tensor)) for _, tensor in own_tensors(module)]
+
+    def restore(self, module: nn.Module) -> None:
+        module.__class__ = self._class
+        module.__dict__.clear()
+        module.__dict__.update(self._attributes)
+        for hooks, entries in self._hooks:
+            hooks.clear()
+            hooks.update(entries)
+        with torch._C.DisableTorchFunctionSubclass():
+            for tensor, data, kind in self._tensors:
+                if tensor.device.type == data.device.type:
+                    tensor.data = data
+                    tensor.__class__ = kind
+                else:
+                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)  # type: ignore[arg-type]
+                    torch.utils.swap_tensors(tensor, before)  # type: ignore[no-untyped-call]
 
 
 class Observation:

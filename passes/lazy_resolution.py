@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.copy_on_write import running_copy
 from passes.dimension import Dim, hint
 from passes.errors import LazyResolutionError
 from passes.lazy_modules import LazyLayer, become, is_lazy, meta_inputs, run_own_initialisation
-from passes.model_copy import Sharing, copy_model
 from passes.ops.op import map_leaves
 from passes.pipeline import Stage
 from passes.program import SPEC, Program
@@ -43,8 +43,8 @@ class LazyResolution:
     def _from_dry_run(self, program: Program) -> None:
         """The weights of a real dry run on a scratch copy, for a model that cannot be followed without data."""
         assert program.dry_run is not None
-        scratch = copy_model(self.target, sharing=Sharing.NONE).eval()
-        program.dry_run(scratch)
+        with running_copy(self.target) as scratch:
+            program.dry_run(scratch.eval())
         for path in program.lazies:
             become(self.target.get_submodule(path), scratch.get_submodule(path))
 

@@ -1,13 +1,11 @@
-"""A copy of a model that shares its weights: what is traced, and what a resolved model grows from."""
+"""A copy of a model on the same memory: what is traced and run, and what a resolved model grows from."""
 
 from __future__ import annotations
 
 import copy
-import enum
 import weakref
 from collections import OrderedDict
-from functools import partial
-from types import CellType, FunctionType, MethodType
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,162 +13,151 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from passes.lazy_modules import is_uninitialized
+from passes.object_copy import ObjectCopier
+from passes.tensor_copy import TensorCopies, fresh, shares_memory, storage_key
 
 _SHARED_TYPES = frozenset({int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size})
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
 
 
-class Sharing(enum.Enum):
-    """Which initialised tensors a copy has in common with its original."""
+class ModelCopy:
+    """A model of the same classes with its own everything, `module`; only the memory of its tensors is the original's.
 
-    ALL = "all"  # to be traced, or resolved
-    PARAMETERS = "parameters"  # to be run in eval mode, which may write into buffers
-    NONE = "none"  # to be run by code that may do anything
-
-
-def copy_model(
-    model: nn.Module,
-    device: torch.device | None = None,
-    *,
-    sharing: Sharing = Sharing.ALL,
-    memo: dict[int, Any] | None = None,
-) -> nn.Module:
-    """A model of the same classes, with the same tensors and its own everything else.
-
-    With `device`, tensors are not shared but stand on that device, the uninitialised ones still so; `sharing`
-    says which are copied otherwise.
-
-    Uninitialised tensors are replaced by new ones of the same kind (`copy.deepcopy` refuses lazy buffers). Every other
-    attribute is copied, so that nothing done to the copy reaches the original, hooks and what they close over too; what
-    cannot be copied (a lock, an open file) is shared. Aliases stay aliases. `memo` gets what became of each original,
-    by its id.
+    Every attribute is copied, so that nothing done to the copy reaches the original, hooks and what they close over
+    too (`passes/object_copy.py`). Aliases stay aliases, and tensors that share memory go on sharing it. Uninitialised
+    tensors are replaced by new ones of the same kind. With `device`, tensors stand on that device, the uninitialised
+    ones still so. `pairs` has the initialised tensors of the original, with the copy's.
     """
-    memo = {} if memo is None else memo
-    modules = list(model.modules())
-    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
-        for module in modules:
+
+    def __init__(self, model: nn.Module, device: torch.device | None = None, tensors: TensorCopies | None = None, restores: bool = False):
+        self._tensors = tensors or TensorCopies(device)
+        self._memo: dict[int, Any] = {}
+        self._copier = ObjectCopier(self._memo, self._tensors.copy, self._copied, self._where, restores)
+        self._model = model
+        self._at: tuple[nn.Module, str] = (model, "")
+        self.module: nn.Module = self._copied(model)
+
+    @property
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self._tensors.pairs
+
+    def hooks(self, hooks: dict[int, Any]) -> dict[int, Any]:
+        """Hooks that act on the copy: whatever they hold of the model is that of the copy, and what they keep their own."""
+        return self._copier.hooks(hooks)
+
+    def _copied(self, model: nn.Module) -> nn.Module:
+        """The copy of a module with all its submodules, some of which may have been copied before."""
+        modules = [module for module in model.modules() if id(module) not in self._memo]
+        scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
+        for module in scripted:
+            self._memo[id(module)] = self._scripted(module)
+        made = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+        for module in made:
             for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None and id(tensor) not in memo:
-                    memo[id(tensor)] = _stand_in(tensor, device, sharing)
-            memo[id(module)] = object.__new__(type(module))  # a class's own __new__ may do anything
-            for name, value in module.__dict__.items():
-                if type(value) is OrderedDict and value and "_hooks" in name:
-                    memo[id(value)] = OrderedDict()  # handles, wherever they are kept, lead to it
-    for module in modules:
-        _copy_attributes(module, memo[id(module)], memo)
-    result = memo[id(model)]
-    assert isinstance(result, nn.Module)
-    return result
+                if tensor is not None and id(tensor) not in self._memo:
+                    self._memo[id(tensor)] = self._tensors.copy(tensor)
+            self._memo[id(module)] = object.__new__(type(module))  # a class's own __new__ may do anything
+        for module in made:
+            self._copy_attributes(module, self._memo[id(module)])
+        copied: nn.Module = self._memo[id(model)]
+        return copied
+
+    def _scripted(self, module: nn.Module) -> nn.Module:
+        copied: nn.Module = copy.deepcopy(module)
+        return copied if self._tensors.device is None else copied.to(self._tensors.device)
+
+    def _copy_attributes(self, source: nn.Module, target: nn.Module) -> None:
+        attributes, memo = target.__dict__, self._memo
+        for name, value in source.__dict__.items():
+            kind = type(value)
+            if kind in _SHARED_TYPES:
+                attributes[name] = value
+            elif name in ("_parameters", "_buffers", "_modules"):
+                attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
+            elif id(value) in memo:
+                attributes[name] = memo[id(value)]
+            elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a closer look
+                attributes[name] = memo[id(value)] = kind()
+            elif kind is tuple and all(type(item) in _SHARED_TYPES for item in value):
+                attributes[name] = value
+            elif kind is OrderedDict and "_hooks" in name:
+                attributes[name] = self.hooks(value)
+            elif kind is RemovableHandle:
+                attributes[name] = memo[id(value)] = _rebound_handle(value, memo)
+            else:
+                outer, self._at = self._at, (source, name)
+                attributes[name] = self._copier.copy(value)
+                self._at = outer
+
+    def _where(self) -> str:
+        """The attribute that is being copied."""
+        module, name = self._at
+        path = next((path for path, found in self._model.named_modules() if found is module), type(module).__name__)
+        return f"{path}.{name}" if path else name
+
+    def settled(self) -> nn.Module:
+        """The copy as a model to go on with: where a parameter or buffer is still what it was, it is the original's own.
+
+        The memory of other tensors is copied, unless a parameter or buffer has it too.
+        """
+        registered = list(registered_tensors(self.module))
+        kept = {id(tensor): tensor for tensor in registered}
+        kept.update({id(own): original for original, own in self.pairs if id(own) in kept and is_same(original, own)})
+        return ModelCopy(self.module, tensors=TensorCopies(None, kept, _storages(registered)), restores=True).module
+
+
+def registered_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters and buffers of the model and its modules."""
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                yield tensor
+
+
+def is_same(original: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a copy's tensor is still what it was made: the same elements of the same memory."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return (
+            own.dtype is original.dtype
+            and own.size() == original.size()
+            and own.stride() == original.stride()
+            and own.storage_offset() == original.storage_offset()
+            and own.requires_grad == original.requires_grad
+            and type(own) is type(original)
+            and (not shares_memory(own) or storage_key(own) == storage_key(original))
+        )
+
+
+def _storages(tensors: Iterable[torch.Tensor]) -> set[int]:
+    return {storage_key(tensor) for tensor in tensors if not is_uninitialized(tensor) and shares_memory(tensor)}
+
+
+def copy_model(model: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """A copy of the model (see `ModelCopy`); what may write into its tensors runs under `passes.copy_on_write`."""
+    return ModelCopy(model, device).module
+
+
+def sharing_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model that has the very same parameters and buffers; for what runs no code of the model's."""
+    registered = list(registered_tensors(model))
+    kept = {id(tensor): tensor if not is_uninitialized(tensor) else fresh(tensor) for tensor in registered}
+    return ModelCopy(model, tensors=TensorCopies(None, kept, _storages(registered)), restores=True).module
+
+
+def sets_mode_itself(model: nn.Module) -> bool:
+    """Whether a module has a way of its own to change its mode, which may do anything."""
+    return any(
+        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval for module in model.modules()
+    )
 
 
 def in_eval_mode(model: nn.Module) -> nn.Module:
-    """`model.eval()`, at once where no module has a way of its own to change its mode."""
-    modules = list(model.modules())
-    if any(type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval for module in modules):
+    """`model.eval()`, at once where that does nothing else."""
+    if sets_mode_itself(model):
         return model.eval()
-    for module in modules:
+    for module in model.modules():
         module.__dict__["training"] = False
     return model
-
-
-def _stand_in(tensor: torch.Tensor, device: torch.device | None, sharing: Sharing) -> torch.Tensor:
-    """What the copy has in place of a parameter or buffer."""
-    if is_uninitialized(tensor):
-        kind: Any = type(tensor)
-        fresh: torch.Tensor = kind(
-            requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype
-        )
-        fresh.__dict__.update(tensor.__dict__)
-        return fresh
-    is_parameter = isinstance(tensor, nn.Parameter)
-    if device is None and (sharing is Sharing.ALL or (sharing is Sharing.PARAMETERS and is_parameter)):
-        return tensor
-    moved = tensor.detach().clone() if device is None else tensor.detach().to(device)
-    return nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
-
-
-def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any]) -> None:
-    attributes = target.__dict__
-    for name, value in source.__dict__.items():
-        kind = type(value)
-        if kind in _SHARED_TYPES:
-            attributes[name] = value
-        elif name in ("_parameters", "_buffers", "_modules"):
-            attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
-        elif kind is OrderedDict and value and "_hooks" in name:
-            attributes[name] = memo[id(value)]
-            attributes[name].update((key, copy_hook(hook, memo)) for key, hook in value.items())
-        elif id(value) in memo:
-            attributes[name] = memo[id(value)]
-        elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a deepcopy
-            attributes[name] = memo[id(value)] = kind()
-        elif kind is tuple and all(type(item) in _SHARED_TYPES for item in value):
-            attributes[name] = value
-        elif kind is RemovableHandle:
-            attributes[name] = memo[id(value)] = _rebound_handle(value, memo)
-        else:
-            attributes[name] = _copy_value(value, memo)
-
-
-def copy_hook(hook: Any, memo: dict[int, Any]) -> Any:
-    """A hook that acts on a copy: whatever it holds of a model is that of the copy, and what it keeps is its own.
-
-    A function holds what it closes over and its default arguments, a method its object, a partial its arguments, a
-    callable object its attributes. What functions find in their module's globals stays the caller's.
-    """
-    if id(hook) in memo:
-        return memo[id(hook)]
-    kind = type(hook)
-    if kind is MethodType:
-        owner = memo.get(id(hook.__self__), hook.__self__)
-        if owner is hook.__self__ and not isinstance(owner, type):
-            owner = _copy_value(owner, memo)
-        return MethodType(copy_hook(hook.__func__, memo), owner)
-    if kind is partial:
-        args = [_copy_held(value, memo) for value in hook.args]
-        keywords = {name: _copy_held(value, memo) for name, value in hook.keywords.items()}
-        return partial(copy_hook(hook.func, memo), *args, **keywords)
-    return _copy_function(hook, memo) if kind is FunctionType else _copy_value(hook, memo)
-
-
-def _copy_function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    if not (function.__closure__ or function.__defaults__ or function.__kwdefaults__):
-        return function
-    cells = function.__closure__ or ()
-    for cell in cells:
-        memo.setdefault(id(cell), CellType())
-    copied = FunctionType(
-        function.__code__, function.__globals__, function.__name__, None, tuple(memo[id(cell)] for cell in cells)
-    )
-    memo[id(function)] = copied
-    copied.__dict__.update(function.__dict__)
-    copied.__defaults__ = function.__defaults__ and tuple(_copy_held(value, memo) for value in function.__defaults__)
-    copied.__kwdefaults__ = function.__kwdefaults__ and {
-        name: _copy_held(value, memo) for name, value in function.__kwdefaults__.items()
-    }
-    for cell in cells:
-        copy_cell = memo[id(cell)]
-        if not _is_filled(copy_cell) and _is_filled(cell):
-            copy_cell.cell_contents = _copy_held(cell.cell_contents, memo)
-    return copied
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _copy_held(value: Any, memo: dict[int, Any]) -> Any:
-    """A copy of something that a hook holds."""
-    if id(value) in memo:
-        return memo[id(value)]
-    if type(value) is RemovableHandle:
-        memo[id(value)] = _rebound_handle(value, memo)
-        return memo[id(value)]
-    return copy_hook(value, memo) if type(value) in (MethodType, FunctionType, partial) else _copy_value(value, memo)
 
 
 def _rebound_handle(handle: RemovableHandle, memo: dict[int, Any]) -> RemovableHandle:
@@ -186,13 +173,3 @@ def _rebound_reference(reference: Any, memo: dict[int, Any]) -> Any:
     hooks = reference()
     copied = memo.get(id(hooks))
     return reference if copied is None else weakref.ref(copied)
-
-
-def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, torch.Tensor) and id(value) not in memo:
-        memo[id(value)] = value.detach().clone()
-        return memo[id(value)]
-    try:
-        return copy.deepcopy(value, memo)
-    except (TypeError, RuntimeError, AttributeError, ValueError, NotImplementedError):
-        return value

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.copy_on_write import CopyOnWrite
 from passes.dataflow import latest_steps
-from passes.errors import CaptureError, NeedsDataError, TracerError
+from passes.errors import CaptureError, InputError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import copy_model, in_eval_mode
+from passes.model_copy import ModelCopy, in_eval_mode, is_same, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
@@ -75,10 +76,20 @@ class CapturingTracer(fx.Tracer):
         self._thread = threading.get_ident()
         self._model = model
         self._sample = sample
-        copies: dict[int, Any] = {}
-        self._copy = in_eval_mode(copy_model(model, memo=copies))
-        self.hooks_of_all = copied_hooks_of_all(copies)
+        whole = ModelCopy(model)
+        self._pairs = whole.pairs
+        self.written: set[int] = set()  # the ids of the tensors of our copy that lazy modules initialise anew
+        self._copy = whole.module
+        self.hooks_of_all = copied_hooks_of_all(whole)
         self._module_call = nn.Module.__call__
+        self._started = False
+        if sets_mode_itself(self._copy):
+            with self._unwritten():
+                self._copy.eval()
+            self._check_untouched()
+        else:
+            in_eval_mode(self._copy)
+        self._started = True
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
@@ -87,6 +98,9 @@ class CapturingTracer(fx.Tracer):
         for path, module in self._modules.items():
             if self._module_paths.setdefault(id(module), path) is path:
                 self.note(path, module)
+        for original, own in self._pairs:  # which a function outside of the model may know
+            if id(own) in self._tensor_paths:
+                self._tensor_paths[id(original)] = self._tensor_paths[id(own)]
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
@@ -95,11 +109,41 @@ class CapturingTracer(fx.Tracer):
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
 
+    def _unwritten(self) -> CopyOnWrite:
+        """Inside the block, nothing writes to the model; what the forward writes to it out of our sight is refused."""
+        return CopyOnWrite(self._pairs, self._before_write)
+
+    def _before_write(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        if self.recording:
+            raise self._changed(pairs[0][0])
+        self.written.update(id(own) for _, own in pairs)
+
+    def _changed(self, original: torch.Tensor) -> TracerError:
+        """The refusal of a model that changes one of its tensors other than by traced operations."""
+        paths = (*self._model.named_parameters(), *self._model.named_buffers())
+        name = next((path for path, tensor in paths if tensor is original), "a tensor of the model")
+        if not self._started:
+            return InputError(
+                f"{type(self._model).__name__}.eval() changes {name}, and eval mode is what is exported",
+                remedy="call model.eval() first",
+            )
+        return CaptureError(
+            f"the forward changes {name} itself, not only what it computes from it",
+            remedy="compute with a copy of it, or change it in place by an operation on self's attribute",
+        )
+
+    def _check_untouched(self) -> None:
+        """Raises what the change of a tensor deserves that no operation wrote to, but that is another one now."""
+        for original, own in self._pairs:
+            if not is_same(original, own) and id(own) not in self.written:
+                raise self._changed(original)
+
     def capture(self) -> Program:
         try:
-            with tracing_environment(self):
+            with self._unwritten(), tracing_environment(self):
                 self.trace(self._copy)
             self._forget_unused()
+            self._check_untouched()
             self._first_calls.undo()
         except Exception as error:
             fault = self._explained(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,15 @@ from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
 from passes.caller_pass import CallerPass
+from passes.copy_on_write import CopyOnWrite, running_copy
 from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
-from passes.lazy_modules import become, is_lazy, stand_on
+from passes.lazy_modules import become_all, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
-from passes.model_copy import Sharing, copy_model
+from passes.model_copy import ModelCopy, sharing_copy
 from passes.nested import leaves
+from passes.own_randomness import OwnRandomness, own_randomness, python_randomness_kept
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
@@ -129,10 +131,9 @@ class Conversion:
             from tracer.localisation import locator
             from tracer.verification import verify as compare
 
-            with work.timed("verification"):
-                eager = copy_model(self.module, sharing=Sharing.PARAMETERS).eval()
+            with work.timed("verification"), _running(self.module) as eager:
                 locate = locator(self.lowered, self.program)
-                self.verification = compare(self.lowered, self.program, eager, work.sample, file, locate)
+                self.verification = compare(self.lowered, self.program, eager.eval(), work.sample, file, locate)
 
         if target is not None:
             with work.timed("writing"):
@@ -221,26 +222,22 @@ def resolve(
     `inplace`, whose parameters keep their identity. `passes` run on the eager graph, and may look at it or refuse it.
     Raises TracerError, and then nothing is changed.
     """
-    resolved = copy_model(model)
-    if device is not None:
-        for module in resolved.modules():
-            stand_on(module, torch.device(device))
     given = read_weights(weights) if weights is not None else None
     if args is None and kwargs is None and given is not None:
         if passes:
             raise InputError("passes run on a graph, for which a sample is needed", remedy="give a sample")
-        load_without_sample(resolved, given)
-        met = [path for path, module in model.named_modules() if is_lazy(module)]
+        copy = _standing_on(device, ModelCopy(model))
+        with TORCH_STATE, own_randomness(), CopyOnWrite(copy.pairs):
+            load_without_sample(copy.module, given)
+        resolved = copy.settled()
     else:
         work = _Work(model, args if args is not None else (), kwargs, dynamic_shapes, dims, strict)
-        work.resolve(resolved, seed, given)
+        resolved = work.resolve(model, seed, given, device)
         if passes:
             work.run([EagerRewrite(resolved), *_of_caller(passes, Stage.EAGER)], Stage.SHAPED)
-        met = list(work.program.lazies)
     if not inplace:
         return resolved
-    for path in met if given is None else [path for path, _ in model.named_modules()]:
-        become(model.get_submodule(path), resolved.get_submodule(path))
+    become_all(model, resolved)
     return model
 
 
@@ -293,7 +290,7 @@ def convert(
         return Conversion(work.program, taken, reason, report, lowered, timings=work.timings, path=target)
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
-        resolved = work.resolve(copy_model(model), seed, given)
+        resolved = work.resolve(model, seed, given)
         conversion = lower(work, report, resolved, route)
         conversion._module = resolved
         return conversion
@@ -302,9 +299,11 @@ def convert(
     plain = not (verify or passes or given or work.program.dry_run or route == "torch")
     if target is not None and plain and lazy_bytes(work.program) >= STREAMED_FROM:
         try:
-            outline = work.outline(copy_model(model))
-            conversion = lower(work, report, outline, "direct")
+            outline = work.outline(model)
+            conversion = lower(work, report, outline, "direct") if outline is not None else None
         except UnsupportedOpError:
+            conversion = None
+        if conversion is None:
             work, report = started()  # the torch route, or the error, is that of the whole model
         else:
             state = torch.get_rng_state()
@@ -312,9 +311,9 @@ def convert(
                 state if seed is None else None, lambda: in_memory(*started(), seed)
             )
             conversion.route_reason = "asked for" if route == "direct" else DIRECT_REASON
-            with work.timed("writing"), TORCH_STATE, _seeded(seed):
-                tensors = streamed(work.program, conversion.lowered, copy_model(model))
-                write_model(conversion.lowered, target, tensors=tensors)
+            copy = ModelCopy(model)
+            with work.timed("writing"), TORCH_STATE, _drawing(seed), CopyOnWrite(copy.pairs):
+                write_model(conversion.lowered, target, tensors=streamed(work.program, conversion.lowered, copy.module))
             return conversion
     conversion = in_memory(work, report, seed)
     conversion._deliver(work, target, verify)
@@ -325,9 +324,22 @@ def _from_state(state: torch.Tensor | None, work: Callable[[], Conversion]) -> C
     """The work done from a random state of torch's, where one is given; the present one is left as it is."""
     if state is None:
         return work()
-    with TORCH_STATE, torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(state)
+    with TORCH_STATE, own_randomness():
+        torch.set_rng_state(state)  # of our own
         return work()
+
+
+def _drawing(seed: int | None) -> AbstractContextManager[OwnRandomness]:
+    """Inside the block weights are drawn: after the seed, or from torch's random state, which moves as in a dry run."""
+    return own_randomness(seed, put_back=seed is None)
+
+
+def _standing_on(device: str | torch.device | None, copy: ModelCopy) -> ModelCopy:
+    """The copy, with its lazy modules on that device, where one is given."""
+    if device is not None:
+        for module in copy.module.modules():
+            stand_on(module, torch.device(device))
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,9 +387,10 @@ class _Export:
     def _through_torch(self, work: _Work, resolved: nn.Module, names: InterfaceNames) -> LoweredModel:
         from passes.torch_exporter import export_through_torch
 
-        with work.timed("lowering"), _seeded(0):
+        with work.timed("lowering"), _running(resolved) as module:
+            torch.manual_seed(0)
             return export_through_torch(
-                copy_model(resolved, sharing=Sharing.PARAMETERS).eval(),
+                module.eval(),
                 [leaf for leaf in leaves(work.sample.data(work.log.sampled)) if isinstance(leaf, torch.Tensor)],
                 work.sample.filled,
                 state=work.program.state(),
@@ -449,19 +462,32 @@ class _Work:
         yield
         self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - started
 
-    def outline(self, target: nn.Module) -> nn.Module:
-        """Gives the lazy modules of `target`, a copy of the model, their sizes alone, on the meta device."""
-        for module in target.modules():
-            stand_on(module, torch.device("meta"))
-        self.run([LazyOutline(target)], Stage.SHAPED)
-        return target
+    def outline(self, model: nn.Module) -> nn.Module | None:
+        """A copy of the model whose lazy modules have their sizes alone, on the meta device.
 
-    def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
-        """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
-        step = LazyResolution(target) if weights is None else WeightLoading(target, weights)
-        with TORCH_STATE, _seeded(seed):
+        None where their own code draws some of their tensors all the same: a lazy module's bias may be there already.
+        """
+        copy = _standing_on("meta", ModelCopy(model))
+        with TORCH_STATE, own_randomness() as randomness, python_randomness_kept(), CopyOnWrite(copy.pairs):
+            self.run([LazyOutline(copy.module)], Stage.SHAPED)
+        return None if randomness.moved() else copy.module
+
+    def resolve(
+        self,
+        model: nn.Module,
+        seed: int | None,
+        weights: Mapping[str, torch.Tensor] | None,
+        device: str | torch.device | None = None,
+    ) -> nn.Module:
+        """A copy of the model whose lazy modules have their weights: drawn, or from a checkpoint."""
+        program = self.program
+        if not (program.draws or program.dry_run or weights is not None or device is not None):
+            return sharing_copy(model)  # nothing of the model's is run
+        copy = _standing_on(device, ModelCopy(model))
+        step = LazyResolution(copy.module) if weights is None else WeightLoading(copy.module, weights)
+        with TORCH_STATE, _drawing(seed), CopyOnWrite(copy.pairs):
             self.run([step], Stage.SHAPED)
-        return target
+        return copy.settled()
 
 
 @contextmanager
@@ -477,14 +503,10 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """With a seed, torch's random state is that seed's inside the block and what it was after it."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
-        torch.manual_seed(seed)
-        yield
+def _running(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the model that is run inside the block; nothing of the caller's changes, no random state either."""
+    with TORCH_STATE, own_randomness(), python_randomness_kept(), running_copy(model) as copy:
+        yield copy
 
 
 __all__ = ["Conversion", "convert", "draw", "inspect", "resolve"]

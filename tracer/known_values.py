@@ -55,7 +55,8 @@ class KnownValues:
     def _is_known(self, node: fx.Node) -> bool:
         if node.op == "get_attr":
             tensor = self._tracer.program.tensor(str(node.target))
-            return not is_uninitialized(tensor) and tensor.device.type != "meta"
+            drawn_later = is_uninitialized(tensor) or id(tensor) in self._tracer.written
+            return not drawn_later and tensor.device.type != "meta"
         self._tracer.value(node)
         call: BoundCall | None = node.meta.get(CALL)
         return node.op in ("call_function", "call_method") and not (call is not None and call.op.random)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.copy_on_write import running_copy
 from passes.errors import CaptureError, InputError, NeedsDataError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import Sharing, copy_model
+from passes.model_copy import copy_model
+from passes.own_randomness import own_randomness, python_randomness_kept
 from passes.pipeline import PassResult, Pipeline
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import ShapePropagation
@@ -30,11 +32,12 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
 
     Raises the tracing error where no rung holds.
     """
-    try:
-        return trace(model, sample, log)
-    except CaptureError as error:
-        fault = error
-    return _untraced(model, sample, log, fault), []
+    with own_randomness(), python_randomness_kept():
+        try:
+            return trace(model, sample, log)
+        except CaptureError as error:
+            fault = error
+        return _untraced(model, sample, log, fault), []
 
 
 def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
@@ -83,8 +86,8 @@ Data = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _data(sample: Sample, log: GuardLog) -> Data:
-    """The sample's arguments as tensors; random state is restored."""
-    with torch.random.fork_rng(devices=[]):
+    """The sample's arguments as tensors."""
+    with own_randomness():
         return sample.data(log.sampled)
 
 
@@ -96,12 +99,10 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
 
 
 def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer]]:
-    """A dry run on a copy in eval mode; random state is restored, the copy is thrown away."""
-    scratch = copy_model(model, sharing=Sharing.NONE).eval()
+    """A dry run on a copy in eval mode, which is thrown away."""
     lazies: list[LazyLayer] = []
-    watch_lazies(scratch, "", lazies, location)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
+    with running_copy(model) as scratch:
+        watch_lazies(scratch.eval(), "", lazies, location)
         return as_specs(_dry_run(scratch, data)), lazies
 
 

@@ -24,7 +24,7 @@ from torch.nn.modules import module as calling
 from torch.utils._device import _device_constructors
 
 from passes.errors import NeedsDataError
-from passes.model_copy import copy_hook
+from passes.model_copy import ModelCopy
 from passes.plain_attention import plain_attention
 from passes.torch_state import TORCH_STATE
 from tracer.source_lines import is_user_code
@@ -96,9 +96,9 @@ Hooks = dict[int, Any]
 _HOOKS_OF_ALL: tuple[Hooks, ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
 
 
-def copied_hooks_of_all(copies: dict[int, Any]) -> list[Hooks]:
-    """The forward hooks and pre-hooks of all modules, acting on the copy of a model; `copies` are that copy's parts."""
-    return [{key: copy_hook(hook, copies) for key, hook in hooks.items()} for hooks in _HOOKS_OF_ALL]
+def copied_hooks_of_all(copy: ModelCopy) -> list[Hooks]:
+    """The forward hooks and pre-hooks of all modules, acting on the copy of a model."""
+    return [dict(copy.hooks(hooks)) for hooks in _HOOKS_OF_ALL]
 
 
 @contextmanager

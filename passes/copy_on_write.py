@@ -1,0 +1,119 @@
+"""Running a copy of a model without writing to the original: what is written to gets memory of its own first.
+
+The tensors of a copy are objects of its own on the original's memory (`passes/model_copy.py`). Here every operation that torch
+runs is seen before it does; one that writes into that memory writes into a copy of it, and whoever reads there from then on
+reads the copy. A model that writes nothing is not held twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from passes.model_copy import ModelCopy
+from passes.tensor_copy import on_storage, shares_memory, storage_key
+
+
+class CopyOnWrite(TorchDispatchMode):
+    """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
+
+    `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand
+    on a memory before it is written to for the first time, and may refuse it.
+    """
+
+    supports_higher_order_operators = True  # which write nothing themselves
+
+    def __init__(
+        self,
+        pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        before_write: Callable[[list[tuple[torch.Tensor, torch.Tensor]]], None] | None = None,
+    ):
+        super().__init__()
+        self._before_write = before_write
+        self._guarded: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for original, own in pairs:
+            if shares_memory(own) and storage_key(own) == storage_key(original):
+                self._guarded.setdefault(storage_key(own), []).append((original, own))
+        self._private: dict[int, torch.UntypedStorage] = {}  # the copies, by what they are copies of
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
+        for tensor in _written(func, args, kwargs):
+            self._give_own_memory(tensor)
+        if self._private:
+            args, kwargs = tree_map_only(torch.Tensor, self._redirected, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _give_own_memory(self, tensor: torch.Tensor) -> None:
+        if not shares_memory(tensor):
+            return
+        pairs = self._guarded.get(storage_key(tensor))
+        if pairs is None:
+            return
+        if self._before_write is not None:
+            self._before_write(pairs)
+        key = storage_key(tensor)
+        storage = self._private[key] = tensor.untyped_storage().clone()
+        for _, own in self._guarded.pop(key):
+            if storage_key(own) == key:
+                own.data = on_storage(own, storage)
+
+    def _redirected(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, or, where its memory is the original's of a copy, what it is in the copy."""
+        storage = self._private.get(storage_key(tensor)) if shares_memory(tensor) else None
+        return tensor if storage is None else on_storage(tensor, storage)
+
+
+@contextmanager
+def running_copy(model: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the model that may be run inside the block, whatever it does to itself."""
+    copy = ModelCopy(model)
+    with CopyOnWrite(copy.pairs):
+        yield copy.module
+
+
+def _written(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """The tensors that the operation writes into."""
+    for position, name, condition in _writes(func):
+        if condition is not None and not _argument(args, kwargs, *condition):
+            continue
+        value = _argument(args, kwargs, position, name)
+        yield from (item for item in (value if isinstance(value, (tuple, list)) else (value,)) if _is_tensor(item))
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _argument(args: Any, kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    return args[position] if position < len(args) else kwargs.get(name)
+
+
+@cache
+def _writes(func: Any) -> list[tuple[int, str, tuple[int, str] | None]]:
+    """Which arguments the operation writes into: where they are, and the argument that says whether it does, if any.
+
+    A batch norm that trains writes its running statistics, and does not declare it.
+    """
+    arguments = {argument.name: position for position, argument in enumerate(func._schema.arguments)}
+    declared = [
+        (position, argument.name, None)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    training = next(((arguments[name], name) for name in ("training", "train") if name in arguments), None)
+    undeclared = [
+        (arguments[name], name, training)
+        for name in ("running_mean", "running_var")
+        if name in arguments and training is not None and not any(name == entry[1] for entry in declared)
+    ]
+    return [*declared, *undeclared]
