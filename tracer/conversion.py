@@ -29,6 +29,7 @@ from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
+from tracer.input_files import checked_target
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
@@ -111,10 +112,12 @@ class Conversion:
         """Writes the ONNX file, whole or not at all. Raises ExportError where it cannot be written."""
         from passes.onnx_writer import write_model
 
+        target = checked_target(path, self.program.root)
+        assert target is not None
         self._keep_weights()
-        write_model(self.lowered, Path(path))
-        self.path = Path(path)
-        return self.path
+        write_model(self.lowered, target)
+        self.path = target
+        return target
 
     def _repr_html_(self) -> str:
         from tracer.html_table import conversion_html
@@ -180,14 +183,11 @@ def draw(
     `format` is "html" (one page that needs nothing but itself), "svg", "dot", "mermaid" or "json"; by default the
     one that the suffix of `f` names. Runs nothing and changes nothing. Raises TracerError.
     """
-    from passes.onnx_writer import check_target
     from tracer.drawing import chosen_format, draw_view
     from tracer.graph_view import build_graph_view
 
-    target = Path(f) if f is not None else None
+    target = checked_target(f, model)
     chosen = chosen_format(format, target)
-    if target is not None:
-        check_target(target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     drawing = draw_view(build_graph_view(work.program, type(model).__name__), chosen)
     if target is not None:
@@ -270,15 +270,13 @@ def convert(
     The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
     """
     from passes.onnx_metadata import annotate, check_metadata
-    from passes.onnx_writer import check_target, write_model
+    from passes.onnx_writer import write_model
     from passes.weight_streaming import lazy_bytes, streamed
 
     _check_options(opset_version, route)
     entries = {str(key): str(value) for key, value in (metadata or {}).items()}
     check_metadata(entries)
-    target = Path(f) if f is not None else None
-    if target is not None:
-        check_target(target)
+    target = checked_target(f, model, weights)
     given = read_weights(weights) if weights is not None else None
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
 
