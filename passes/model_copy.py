@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 from torch.utils.hooks import RemovableHandle
 
 from passes.lazy_modules import is_uninitialized
@@ -103,6 +104,9 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
 def _rebound(hook: Any, memo: dict[int, Any]) -> Any:
     """A hook that is a method of a copied module, as that method of the copy; a function, with copies of what it
     closes over; any other as it is."""
+    if isinstance(hook, _WrappedHook):
+        module = hook.module() if hook.with_module else None
+        return _WrappedHook(_rebound(hook.hook, memo), memo.get(id(module), module))
     owner = memo.get(id(getattr(hook, "__self__", None)))
     if owner is not None:
         return MethodType(hook.__func__, owner)

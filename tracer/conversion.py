@@ -20,13 +20,14 @@ from passes.errors import ExportError, InputError, LazyResolutionError, TracerEr
 from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
+from passes.loading_code import loading_code
 from passes.model_copy import Sharing, copy_model
 from passes.nested import leaves
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE
-from passes.weight_loading import WeightLoading, load_without_sample
+from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
 from tracer.input_files import checked_target
@@ -226,21 +227,27 @@ def resolve(
         for module in resolved.modules():
             stand_on(module, torch.device(device))
     given = read_weights(weights) if weights is not None else None
+    loads_itself = given is not None and bool(loading_code(model))
     if args is None and kwargs is None and given is not None:
         if passes:
             raise InputError("passes run on a graph, for which a sample is needed", remedy="give a sample")
         load_without_sample(resolved, given)
         met = [path for path, module in model.named_modules() if is_lazy(module)]
+        unreached: list[str] = []
     else:
         work = _Work(model, args if args is not None else (), kwargs, dynamic_shapes, dims, strict)
         work.resolve(resolved, seed, given)
+        met, unreached = list(work.program.lazies), work.program.unreached
         if passes:
+            if loads_itself:  # what its code does to the model is in no graph yet
+                work = _Work(resolved, args, kwargs, dynamic_shapes, dims, strict)
             work.run([EagerRewrite(resolved), *_of_caller(passes, Stage.EAGER)], Stage.SHAPED)
-        met = list(work.program.lazies)
     if not inplace:
         return resolved
-    for path in met if given is None else [path for path, _ in model.named_modules()]:
+    for path in met if given is None or loads_itself else [path for path, _ in model.named_modules()]:
         become(model.get_submodule(path), resolved.get_submodule(path))
+    if given is not None and loads_itself:
+        load_in_place(model, given, unreached)
     return model
 
 
@@ -297,6 +304,11 @@ def convert(
         return conversion
 
     work, report = started()
+    if given is not None and loading_code(model):  # what that does to the model is in no graph yet
+        inferred = report
+        model, given = work.resolve(copy_model(model), seed, given), None
+        work, report = started()
+        report.note_inferred(inferred)
     plain = not (verify or passes or given or work.program.dry_run or route == "torch")
     if target is not None and plain and lazy_bytes(work.program) >= STREAMED_FROM:
         try:
@@ -454,7 +466,7 @@ class _Work:
         self.run([LazyOutline(target)], Stage.SHAPED)
         return target
 
-    def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, torch.Tensor] | None) -> nn.Module:
+    def resolve(self, target: nn.Module, seed: int | None, weights: Mapping[str, Any] | None) -> nn.Module:
         """Gives the lazy modules of `target`, a copy of the model, their weights: drawn, or from a checkpoint."""
         step = LazyResolution(target) if weights is None else WeightLoading(target, weights)
         with TORCH_STATE, _seeded(seed):

@@ -42,7 +42,7 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     if written.data != source:
         check_target(target, [written.data])
     table = WeightTable.read(source, written.properties)
-    weights = read_weights(state_dict, copy=False)
+    weights = read_weights(state_dict)
     _check(table, weights)
     makers: dict[str, Callable[[], torch.Tensor]] = {}
     for path, fold in table.folds.items():
