@@ -21,7 +21,8 @@ from onnx import TensorProto
 
 from passes.errors import LoadError
 from passes.onnx_emitter import raw_bytes
-from passes.onnx_writer import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, external_data, staged
+from passes.onnx_writer import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, external_data
+from passes.output_file import staged
 
 Span = tuple[int, int]
 

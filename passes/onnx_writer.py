@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,12 +25,10 @@ from onnx import TensorProto
 from passes.errors import ExportError
 from passes.onnx_emitter import onnx_type, raw_bytes
 from passes.onnx_lowering import LoweredModel
+from passes.output_file import check_target, name_beside, staged
 
 # A protobuf message holds less than 2 GiB; the graph itself needs room too.
 SINGLE_FILE_LIMIT = 2**31 - 2**24
-
-# Where Linux shows the open files of this process.
-_DESCRIPTORS = Path("/proc/self/fd")
 
 # Field numbers of onnx.proto, which never change.
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
@@ -58,7 +54,7 @@ def write_model(
     failure at any point leaves what was there. Above `limit` bytes of weights they go to a file
     `<name>.<digest>.data` beside it; a name by content, so that an older model keeps its own.
 
-    Raises ExportError where the folder does not exist or cannot be written.
+    Raises ExportError where no file can be written there.
     """
     check_target(path)
     if weight_bytes(lowered) < limit:
@@ -74,76 +70,6 @@ def write_model(
         staging.file.flush()
         if verify is not None:
             verify(staging.path)
-
-
-def check_target(path: Path) -> None:
-    """Raises ExportError unless a file can be written at `path`."""
-    if path.is_dir():
-        raise ExportError(f"the output {path} is a folder", remedy="name a file in it")
-    if not path.parent.is_dir():
-        raise ExportError(
-            f"the output folder {path.parent} does not exist", remedy=f"create it first: mkdir -p {path.parent}"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise ExportError(f"the output folder {path.parent} is not writable", remedy="choose another folder")
-
-
-@dataclass(slots=True)
-class Staging:
-    """A file on its way to its place `target`: open for writing, and where it can be read meanwhile."""
-
-    file: BinaryIO
-    path: Path
-    target: Path
-
-
-@contextmanager
-def staged(path: Path, *, named: bool = False) -> Iterator[Staging]:
-    """A new file beside `path` that takes its place when the block ends well, and vanishes otherwise.
-
-    Where the system can (Linux), the file has no name until it is whole, so that not even a killed process leaves
-    anything behind; `named` asks for one at once, which a reader needs that looks for other files beside it.
-    """
-    try:
-        staging = (None if named else _open_unnamed(path)) or _open_named(path)
-    except OSError as error:
-        raise ExportError(
-            f"the output folder {path.parent} is not writable: {error.strerror}", remedy="choose another folder"
-        ) from error
-    name = staging.path if staging.path.parent != _DESCRIPTORS else None
-    try:
-        with staging.file as file:
-            yield staging
-            file.flush()
-            if name is None:
-                name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-                os.link(staging.path, name, src_dir_fd=file.fileno())  # that makes it follow the link in /proc
-        name.chmod(0o666 & ~_umask())
-        os.replace(name, staging.target)
-    except OSError as error:
-        raise ExportError(
-            f"{path} could not be written: {error.strerror}", remedy="free some space, or choose another folder"
-        ) from error
-    finally:
-        if name is not None:
-            with suppress(OSError):
-                name.unlink(missing_ok=True)
-
-
-def _open_unnamed(path: Path) -> Staging | None:
-    """A file without a name in the folder of `path`, or None where there is no such thing."""
-    if not hasattr(os, "O_TMPFILE") or not _DESCRIPTORS.is_dir():
-        return None
-    try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
-    except OSError:  # not every file system has it
-        return None
-    return Staging(os.fdopen(descriptor, "wb"), _DESCRIPTORS / str(descriptor), path)
-
-
-def _open_named(path: Path) -> Staging:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    return Staging(os.fdopen(descriptor, "wb"), Path(name), path)
 
 
 def write_single(lowered: LoweredModel, file: BinaryIO, tensors: Iterable[torch.Tensor] | None = None) -> None:
@@ -200,13 +126,23 @@ def _varint(number: int) -> bytes:
 
 @contextmanager
 def external_data(chunks: Iterable[memoryview], path: Path) -> Iterator[str]:
-    """A file of these bytes beside the model `path`, whose name is given; it is gone again where the block fails."""
+    """A file of these bytes beside the model `path`, whose name is given; it is gone again where the block fails.
+
+    It has the permissions of the model that it belongs to. Raises ExportError where the model is written through a
+    link from another folder: whoever opens the link looks for the weights beside it.
+    """
+    model = check_target(path)
+    if os.path.realpath(model.parent) != os.path.realpath(path.parent):
+        raise ExportError(
+            f"the output {path} is a link into another folder, where the file of its weights would not be found",
+            remedy=f"name the file itself: {model}",
+        )
     digest = hashlib.blake2b(digest_size=4)
     with staged(path) as staging:
         for chunk in chunks:
             digest.update(chunk)
             staging.file.write(chunk)
-        staging.target = target = path.with_name(f"{path.name}.{digest.hexdigest()}.data")
+        staging.target = target = name_beside(model, f".{digest.hexdigest()}.data")
         is_new = not target.exists()
     try:
         yield target.name
@@ -229,12 +165,6 @@ def _with_external_data(lowered: LoweredModel, location: str) -> onnx.ModelProto
             initializer.external_data.add(key=key, value=value)
         offset += length
     return model
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

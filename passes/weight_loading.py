@@ -1,9 +1,14 @@
-"""Every lazy module gets its weights from a checkpoint instead of drawing them."""
+"""Every lazy module gets its weights from a checkpoint instead of drawing them.
+
+The loading itself is torch's `load_state_dict`, with the model's own hooks and overrides. It writes into memory that
+is the target's alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,87 +17,182 @@ from torch import nn
 from passes.errors import LazyResolutionError, LoadError
 from passes.lazy_modules import (
     LazyLayer,
+    awaits_first_input,
     end_laziness,
     is_lazy,
-    is_torch_lazy,
     is_uninitialized,
     meta_inputs,
     own_tensors,
     run_own_initialisation,
     stand_on,
 )
+from passes.loading_code import loading_code
+from passes.model_copy import copy_model
 from passes.pipeline import Stage
+from passes.printable import printable
+from passes.private_memory import give_memory, holds_nothing, own_memory
 from passes.program import Program
 from passes.spec import shape_text
+
+META = torch.device("meta")
 
 
 @dataclass(slots=True)
 class WeightLoading:
-    """The pass: the tensors of `target` become those of `weights`, a state_dict; nothing is drawn.
+    """The pass: the tensors of `target` become what its `load_state_dict` makes of `weights`; nothing is drawn.
 
-    The sizes of lazy modules come from the tensors and must be those that the sample gives. `target` has the
-    structure of the captured model; its tensors are replaced, never written into, so that a model that shares
-    them keeps its own. The number of changes is the number of lazy modules resolved.
+    The sizes of lazy modules are those that the sample gives. `target` has the structure of the captured model; its
+    tensors get memory of their own first, so that a model that shares them keeps its own. What the weights hold of
+    lazy modules that the sample never reaches is loaded as torch does it, and may be missing. The number of changes
+    is the number of lazy modules resolved.
 
     Raises LoadError where keys or shapes do not fit, or a value that the forward reads is another than the model's;
     LazyResolutionError where checkpoint and sample disagree.
     """
 
     target: nn.Module
-    weights: Mapping[str, torch.Tensor]
+    weights: Mapping[str, Any]
     name: str = "weight loading"
     requires: Stage = Stage.SHAPED
     ensures: Stage = Stage.SHAPED
 
     def run(self, program: Program) -> int:
-        _check_keys(self.target, self.weights, set(program.unreached))
-        for layer in program.lazies.values():
-            _check_against_sample(layer, self.weights)
-            module = self.target.get_submodule(layer.path)
-            stand_on(module, torch.device("meta"))
-            run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs), layer.hook)
-            for name, size in layer.inference.attributes.items():
-                setattr(module, name, size)
-        _replace_tensors(self.target, self.weights)
-        _check_decisions(program, self.weights)
+        own_memory(self.target)
+        with torch.random.fork_rng(devices=[]):
+            for layer in program.lazies.values():
+                _give_sizes(layer, self.target.get_submodule(layer.path))
+        _Loading(self.target, self.weights, set(program.unreached), list(program.lazies.values())).run()
+        if not loading_code(self.target):  # else the loaded model is captured anew
+            _check_decisions(program, self.target)
         return len(program.lazies)
 
 
-def load_without_sample(target: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Resolves the lazy modules of `target` from a state_dict alone, and loads all of it.
+def load_without_sample(target: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Loads a state_dict into a model without knowing what it is fed.
 
-    Sizes and attributes of torch.nn's lazy classes follow from their tensors; other lazy modules are given their
-    tensors through their own `load_state_dict`. Raises LoadError where keys or shapes do not fit.
+    Lazy modules take the shapes of their tensors, as in torch. Those of torch.nn become eager, with the sizes that
+    follow from these; others, and a norm without tensors, take their first input for what else they need. Raises
+    LoadError where keys or shapes do not fit.
     """
-    _check_keys(target, weights, set())
+    own_memory(target)
     lazies = [(path, module) for path, module in target.named_modules() if is_lazy(module)]
-    for path, module in sorted(lazies, key=lambda entry: not is_torch_lazy(entry[1])):
-        if not is_lazy(module):
-            continue  # its tensors are tied to those of a module that came before
-        own = {name: weights[_key(path, name)] for name, _ in own_tensors(module) if _key(path, name) in weights}
-        if is_torch_lazy(module):
-            stand_on(module, torch.device("meta"))
-            _materialize(module, own)
-        else:
-            module.load_state_dict(own, strict=False)
-        end_laziness(module)
-    _replace_tensors(target, weights)
+    outlines = [(path, module, copy_model(module, META)) for path, module in lazies if _is_initialised_by_torch(module)]
+    _Loading(target, weights).run()
+    for path, module, outline in outlines:
+        _become_eager(path, module, outline)
 
 
-def _materialize(module: nn.Module, own: Mapping[str, torch.Tensor]) -> None:
-    """Gives a lazy module of torch.nn the shapes of its tensors, and the attribute that states its input size."""
-    for name, tensor in own_tensors(module):
-        if is_uninitialized(tensor):
-            lazy: Any = tensor
-            lazy.materialize(own[name].shape)
-    for attribute, source, size_of in _STATED_BY:
-        if hasattr(module, attribute) and source in own:
-            setattr(module, attribute, size_of(module, own[source]))
-            return
+def load_in_place(model: nn.Module, weights: Mapping[str, Any], unreached: Collection[str] = ()) -> None:
+    """Runs the model's own loading code on itself, after it has gone well on a copy."""
+    _Loading(model, weights, set(unreached)).run()
 
 
-# Which attribute of torch.nn's lazy classes states the input size, and how it follows from which tensor.
-_STATED_BY: tuple[tuple[str, str, Any], ...] = (
+def _is_initialised_by_torch(module: nn.Module) -> bool:
+    """Whether a lazy module's initialisation is torch.nn's, which gives its tensors shapes and values, and no more."""
+    if not awaits_first_input(module):
+        return False
+    parts = (type(module).initialize_parameters, getattr(type(module), "reset_parameters", None))
+    return all(getattr(part, "__module__", "").startswith("torch.nn.") for part in parts)
+
+
+def _give_sizes(layer: LazyLayer, module: nn.Module) -> None:
+    """Makes a lazy module eager: what is torch's own without drawing, any other as it initialises itself."""
+    declared = {id(tensor): tensor.device for _, tensor in own_tensors(module)}
+    if _is_initialised_by_torch(module):
+        stand_on(module, META)
+    try:
+        run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs), layer.hook)
+    except (Exception, SystemExit) as error:  # the initialisation may be the caller's code
+        raise LazyResolutionError(
+            f"{layer.type} cannot initialise itself: {type(error).__name__}: {error}", remedy="check what it is fed"
+        ).placed(layer.location) from error
+    for name, size in layer.inference.attributes.items():
+        setattr(module, name, size)
+    give_memory(module, lambda tensor: declared.get(id(tensor), META))
+
+
+@dataclass(slots=True)
+class _Loading:
+    """One run of a model's `load_state_dict`, and what went wrong in it.
+
+    Entries of the lazy modules in `unreached` may be missing; those of `layers` must have the sizes of the sample.
+    """
+
+    target: nn.Module
+    weights: Mapping[str, Any]
+    unreached: set[str] = field(default_factory=set)
+    layers: list[LazyLayer] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        weights: Any = self.weights
+        devices = {tensor.device for tensor in weights.values() if isinstance(tensor, torch.Tensor)} or {META}
+        has_own_code = bool(loading_code(self.target))
+        fresh = give_memory(self.target, lambda _: min(devices, key=str), marked=has_own_code)
+        if has_own_code:
+            weights = _copied(weights)  # its code may write into them, or keep them
+        note = self.target.register_load_state_dict_post_hook(self._note)  # type: ignore[no-untyped-call]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self.target.load_state_dict(weights)
+        except (Exception, SystemExit) as error:  # hooks and overrides may raise anything
+            raise self._fault(error) from error
+        finally:
+            note.remove()
+        if has_own_code:
+            self._check_all_loaded(fresh)
+
+    def _note(self, module: nn.Module, found: Any) -> None:
+        """A hook after all others: what is missing where it may be is none of torch's business."""
+        found.missing_keys[:] = [key for key in found.missing_keys if key.rpartition(".")[0] not in self.unreached]
+        self.missing, self.unknown = list(found.missing_keys), list(found.unexpected_keys)
+
+    def _fault(self, error: BaseException) -> LoadError | LazyResolutionError:
+        if self.missing or self.unknown:
+            return _misfit(self.missing, self.unknown, "the model")
+        for layer in self.layers:
+            for name, shape in layer.inference.shapes.items():
+                given = self.weights.get(_key(layer.path, name))
+                if isinstance(given, torch.Tensor) and tuple(given.shape) != shape:
+                    return _disagreement(layer, name, tuple(given.shape))
+        for key, tensor in _tensors(self.target):
+            given = self.weights.get(key)
+            if isinstance(given, torch.Tensor) and not is_uninitialized(tensor) and given.shape != tensor.shape:
+                return _misshapen(key, given, tensor)
+        said = [line.strip() for line in str(error).strip().splitlines()] or [""]
+        if isinstance(error, RuntimeError) and said[0].startswith("Error(s) in loading state_dict"):
+            return LoadError(
+                f"the weights cannot be loaded: {' '.join(said[1:])}", remedy="give the model's own weights"
+            )
+        return LoadError(
+            f"the model's own loading code raises {type(error).__name__}: {said[0]}",
+            remedy="make model.load_state_dict(weights) work",
+        )
+
+    def _check_all_loaded(self, fresh: Mapping[str, torch.Tensor]) -> None:
+        now = dict(_tensors(self.target))
+        for key, tensor in fresh.items():
+            if now.get(key) is tensor and holds_nothing(tensor):
+                raise LoadError(
+                    f"the model's own loading code leaves {key} as it was, but it has no value",
+                    remedy="give weights that hold it",
+                )
+
+
+def _copied(weights: Mapping[str, Any]) -> dict[str, Any]:
+    copied: Any = type(weights)() if isinstance(weights, dict) else {}
+    for key, value in weights.items():
+        copied[key] = value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+    metadata = getattr(weights, "_metadata", None)
+    if metadata is not None:
+        copied._metadata = deepcopy(metadata)
+    found: dict[str, Any] = copied
+    return found
+
+
+# Which tensor of torch.nn's lazy classes states the input size, and how; and an input of that size.
+_STATED_BY: tuple[tuple[str, str, Callable[[Any, torch.Tensor], int]], ...] = (
     ("in_features", "weight", lambda module, weight: weight.shape[1]),
     (
         "in_channels",
@@ -104,68 +204,92 @@ _STATED_BY: tuple[tuple[str, str, Any], ...] = (
 )
 
 
-def _check_keys(target: nn.Module, weights: Mapping[str, torch.Tensor], unreached: set[str]) -> None:
-    expected = set(target.state_dict(keep_vars=True))
-    check_keys(weights, expected, {key for key in expected if key.rpartition(".")[0] not in unreached}, "the model")
+def _become_eager(path: str, module: nn.Module, outline: nn.Module) -> None:
+    """Ends a module's lazy life as a first forward would, on inputs of the size that its tensors say.
+
+    `outline` is the lazy module on the meta device. Raises LoadError where the tensors are not what it makes of them.
+    """
+    tensors = dict(own_tensors(module))
+    if not is_lazy(module) or any(map(is_uninitialized, tensors.values())):
+        return  # its tensors are not in the weights, which the loading has let pass
+    for attribute, source, size_of in _STATED_BY:
+        if not hasattr(outline, attribute) or source not in tensors:
+            continue
+        if tensors[source].ndim < (1 if attribute == "num_features" else 2):
+            size = 1  # no size at all: its shape is another in any case
+        else:
+            size = size_of(outline, tensors[source])
+        _initialise_alone(outline, _input_of(outline, attribute, size))
+        break
+    else:
+        return  # a norm without tensors: nothing says its size
+    for name, tensor in own_tensors(outline):
+        if tensors[name].shape != tensor.shape:
+            raise _misshapen(_key(path, name), tensors[name], tensor)
+    end_laziness(module)
+    module.__dict__.update({name: value for name, value in outline.__dict__.items() if type(value) is int})
+    module.__class__ = type(outline)
+
+
+def _initialise_alone(outline: Any, sample: torch.Tensor) -> None:
+    """Initialises a lazy module without the other hooks that it may have."""
+    key = outline._initialize_hook.id
+    for other in [other for other in outline._forward_pre_hooks if other != key]:
+        del outline._forward_pre_hooks[other]
+    run_own_initialisation(outline, (sample,), {})
+
+
+def _input_of(module: Any, attribute: str, size: int) -> torch.Tensor:
+    if attribute == "in_channels":
+        return torch.empty(1, size, *[1] * module._get_num_spatial_dims(), device=META)
+    return torch.empty(1, size, device=META)
 
 
 def check_keys(given: Collection[str], known: Collection[str], needed: Collection[str], whole: str) -> None:
     """Raises LoadError unless all needed keys of a state_dict are given, and only known ones."""
-    missing = sorted(set(needed) - set(given))
-    unknown = sorted(set(given) - set(known))
-    faults = [f"{_listed(missing)} missing from it"] if missing else []
-    faults += [f"{_listed(unknown)} not in {whole}"] if unknown else []
-    if faults:
-        raise LoadError(
-            f"the weights do not fit {whole}: {'; '.join(faults)}", remedy="give the model's own state_dict"
-        )
+    missing, unknown = sorted(set(needed) - set(given)), sorted(set(given) - set(known))
+    if missing or unknown:
+        raise _misfit(missing, unknown, whole)
 
 
-def _check_decisions(program: Program, weights: Mapping[str, torch.Tensor]) -> None:
+def _misfit(missing: Collection[str], unknown: Collection[str], whole: str) -> LoadError:
+    faults = [f"{_listed(sorted(missing))} missing from it"] if missing else []
+    faults += [f"{_listed(sorted(unknown))} not in {whole}"] if unknown else []
+    return LoadError(f"the weights do not fit {whole}: {'; '.join(faults)}", remedy="give the model's own state_dict")
+
+
+def _misshapen(key: str, given: torch.Tensor, tensor: torch.Tensor) -> LoadError:
+    return LoadError(
+        f"the weights' {printable(key)} is {list(given.shape)}, but the model's is {list(tensor.shape)}",
+        remedy="give the weights of this model",
+    )
+
+
+def _disagreement(layer: LazyLayer, name: str, given: tuple[int, ...]) -> LazyResolutionError:
+    sizes = ", ".join(f"{attribute} = {size}" for attribute, size in layer.inference.attributes.items())
+    fault = LazyResolutionError(
+        f"the checkpoint's {printable(_key(layer.path, name))} is {shape_text(given)}, "
+        f"but the sample makes it {shape_text(layer.inference.shapes[name])} ({sizes})",
+        remedy="give the sample that the checkpoint was trained with, or its weights",
+    )
+    fault.placed(layer.location, layer.type)
+    return fault
+
+
+def _check_decisions(program: Program, target: nn.Module) -> None:
+    loaded = dict(_tensors(target))
     for key, tensor in program.read.items():
-        if key in weights and not torch.equal(weights[key].to(tensor), tensor):
+        if key in loaded and not torch.equal(loaded[key].to(tensor), tensor):
             raise LoadError(
-                f"the forward reads the value of {key}, which is another in the weights than in the model",
+                f"the forward reads the value of {printable(key)}, which is another in the weights than in the model",
                 remedy="load the weights into the model first, with load_state_dict",
             )
 
 
-def _check_against_sample(layer: LazyLayer, weights: Mapping[str, torch.Tensor]) -> None:
-    for name, shape in layer.inference.shapes.items():
-        given = tuple(weights[_key(layer.path, name)].shape)
-        if given != shape:
-            sizes = ", ".join(f"{attribute} = {size}" for attribute, size in layer.inference.attributes.items())
-            raise LazyResolutionError(
-                f"the checkpoint's {_key(layer.path, name)} is {shape_text(given)}, "
-                f"but the sample makes it {shape_text(shape)} ({sizes})",
-                remedy="give the sample that the checkpoint was trained with, or its weights",
-            ).placed(layer.location, layer.type)
-
-
-def _replace_tensors(target: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Puts the checkpoint's tensors in place, keeping dtype, `requires_grad` and ties."""
-    replaced: dict[int, torch.Tensor] = {}
-    for path, module in target.named_modules(remove_duplicate=False):
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in list(tensors.items()):
-                key = _key(path, name)
-                if tensor is None or key not in weights or is_uninitialized(tensor):
-                    continue
-                if id(tensor) not in replaced:
-                    replaced[id(tensor)] = _loaded(key, tensor, weights[key])
-                    replaced[id(replaced[id(tensor)])] = replaced[id(tensor)]
-                tensors[name] = replaced[id(tensor)]
-
-
-def _loaded(key: str, tensor: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    if tuple(given.shape) != tuple(tensor.shape):
-        raise LoadError(
-            f"the weights' {key} is {list(given.shape)}, but the model's is {list(tensor.shape)}",
-            remedy="give the weights of this model",
-        )
-    device = given.device if tensor.device.type == "meta" else tensor.device
-    data = given.detach().to(device=device, dtype=tensor.dtype)
-    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and buffer of the model by each of its paths."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        yield from ((_key(path, name), tensor) for name, tensor in own_tensors(module))
 
 
 def _key(path: str, name: str) -> str:
@@ -173,5 +297,5 @@ def _key(path: str, name: str) -> str:
 
 
 def _listed(keys: list[str]) -> str:
-    shown = ", ".join(keys[:4])
+    shown = ", ".join(map(printable, keys[:4]))
     return f"{shown} and {len(keys) - 4} more are" if len(keys) > 4 else f"{shown} {'are' if len(keys) > 1 else 'is'}"

@@ -67,13 +67,14 @@ class Invocation:
     progress: ProgressLine = field(init=False)
     warnings: list[str] = field(default_factory=list)
     known: RenderableType | None = None  # what to print of a model that fails
+    output: Path | None = None
 
-    def carry_out(self, command: Callable[[Invocation], Outcome]) -> int:
-        """Runs the command and tells how it ended; returns the exit status."""
+    def carry_out(self, command: Callable[[Invocation], Outcome], files_read: Sequence[Path]) -> int:
+        """Runs the command, which reads these files, and tells how it ended; returns the exit status."""
         try:
             from tracer import rendering
 
-            self._check_json_target()
+            self.check_outputs(files_read)
             # What the caller's model prints is no part of our answer.
             with (
                 rendering.progress(not self.quiet) as self.progress,
@@ -111,17 +112,32 @@ class Invocation:
             _say("error", str(unwritable))
         return status
 
-    def _check_json_target(self) -> None:
-        if self.json_target in (None, "-"):
-            return
-        path = Path(str(self.json_target))
-        if path.is_dir() or not path.parent.is_dir():
-            self.json_target = None
-            fault = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-            raise InputError(
-                f"--json {path} cannot be written: {fault}",
-                remedy="name a file in a folder that exists, or - for standard output",
-            )
+    def check_outputs(self, inputs: Sequence[Path]) -> None:
+        """Raises ExportError or InputError unless what is to be written can be, beside the files that are read."""
+        from passes.output_file import check_target
+
+        if self.output is not None:
+            check_target(self.output, inputs)
+        self.check_json(inputs)
+
+    def check_json(self, inputs: Sequence[Path]) -> None:
+        """Raises InputError unless the JSON can be written beside the files that are read."""
+        from passes.output_file import check_target
+
+        if self.json_target not in (None, "-"):
+            target, self.json_target = self.json_target, None  # where it cannot be written, the error is not either
+            path = Path(str(target))
+            try:
+                place = check_target(path, inputs)
+            except ExportError as error:
+                fault = error.message if path.parent.is_dir() else f"there is no folder {path.parent}"
+                raise InputError(
+                    f"--json {path} cannot be written: {fault}",
+                    remedy="name a file in a folder that exists, or - for standard output",
+                ) from error
+            if self.output is not None and os.path.realpath(place) == os.path.realpath(check_target(self.output)):
+                raise InputError(f"--json {path} is the output too", remedy="name two files")
+            self.json_target = target
 
     def _write_json(self, facts: dict[str, Any]) -> None:
         if self.json_target is None:
@@ -130,7 +146,7 @@ class Invocation:
         if self.json_target == "-":
             click.echo(text, nl=False)
             return
-        from passes.onnx_writer import staged
+        from passes.output_file import staged
 
         with staged(Path(self.json_target)) as staging:
             staging.file.write(text.encode())
@@ -195,11 +211,19 @@ def _talking(command: Callable[..., Outcome]) -> Callable[..., int]:
     @click.option("-v", "--verbose", is_flag=True, help="Print more: the time of each step, tracebacks.")
     @functools.wraps(command)
     def talking(json_target: str | None, quiet: bool, verbose: bool, **options: Any) -> int:
-        return Invocation(json_target, quiet, verbose).carry_out(
-            lambda invocation: command(invocation=invocation, **options)
+        return Invocation(json_target, quiet, verbose, output=options.get("output")).carry_out(
+            lambda invocation: command(invocation=invocation, **options), _files_read(**options)
         )
 
     return talking
+
+
+def _files_read(
+    model_name: str = "", weights: Path | None = None, inputs: Sequence[str] = (), **_: object
+) -> list[Path]:
+    """The files that a command's options name to be read. An exported file may be written again in its place."""
+    data = [text.rpartition("@")[2] for text in inputs if "@" in text]
+    return [Path(name) for name in (model_name.rpartition(":")[0], weights, *data) if name]
 
 
 _what_to_trace: Callable[[Any], Any] = _stacked(
@@ -283,6 +307,7 @@ def _loaded(
         torch.manual_seed(seed)
         invocation.progress.says(f"loading {model_name}")
         model = loading.load_model(model_name, factory_arguments)
+        invocation.check_outputs(loading.source_files(model_name))
         yield Subject(model, samples, sizes, strict)
 
 
@@ -484,6 +509,7 @@ def refresh(invocation: Invocation, model_file: Path, weights: Path, output: Pat
     started = time.perf_counter()
     from tracer import rendering
 
+    invocation.check_json([model_file])
     invocation.progress.says(f"refreshing {model_file}")
     tracer.refresh(model_file, weights, output)
     seconds = time.perf_counter() - started

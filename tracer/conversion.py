@@ -21,6 +21,7 @@ from passes.errors import ExportError, InputError, LazyResolutionError, TracerEr
 from passes.guards import GuardLog
 from passes.lazy_modules import become_all, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
+from passes.loading_code import loading_code
 from passes.model_copy import ModelCopy, sharing_copy
 from passes.nested import leaves
 from passes.own_randomness import OwnRandomness, own_randomness, python_randomness_kept
@@ -28,9 +29,10 @@ from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE
-from passes.weight_loading import WeightLoading, load_without_sample
+from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
+from tracer.input_files import checked_target
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
@@ -113,10 +115,12 @@ class Conversion:
         """Writes the ONNX file, whole or not at all. Raises ExportError where it cannot be written."""
         from passes.onnx_writer import write_model
 
+        target = checked_target(path, self.program.root)
+        assert target is not None
         self._keep_weights()
-        write_model(self.lowered, Path(path))
-        self.path = Path(path)
-        return self.path
+        write_model(self.lowered, target)
+        self.path = target
+        return target
 
     def _repr_html_(self) -> str:
         from tracer.html_table import conversion_html
@@ -181,14 +185,11 @@ def draw(
     `format` is "html" (one page that needs nothing but itself), "svg", "dot", "mermaid" or "json"; by default the
     one that the suffix of `f` names. Runs nothing and changes nothing. Raises TracerError.
     """
-    from passes.onnx_writer import check_target
     from tracer.drawing import chosen_format, draw_view
     from tracer.graph_view import build_graph_view
 
-    target = Path(f) if f is not None else None
+    target = checked_target(f, model)
     chosen = chosen_format(format, target)
-    if target is not None:
-        check_target(target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     drawing = draw_view(build_graph_view(work.program, type(model).__name__), chosen)
     if target is not None:
@@ -223,6 +224,8 @@ def resolve(
     Raises TracerError, and then nothing is changed.
     """
     given = read_weights(weights) if weights is not None else None
+    loads_itself = given is not None and bool(loading_code(model))
+    unreached: list[str] = []
     if args is None and kwargs is None and given is not None:
         if passes:
             raise InputError("passes run on a graph, for which a sample is needed", remedy="give a sample")
@@ -233,11 +236,16 @@ def resolve(
     else:
         work = _Work(model, args if args is not None else (), kwargs, dynamic_shapes, dims, strict)
         resolved = work.resolve(model, seed, given, device)
+        unreached = work.program.unreached
         if passes:
+            if loads_itself:  # what its code does to the model is in no graph yet
+                work = _Work(resolved, args, kwargs, dynamic_shapes, dims, strict)
             work.run([EagerRewrite(resolved), *_of_caller(passes, Stage.EAGER)], Stage.SHAPED)
     if not inplace:
         return resolved
     become_all(model, resolved)
+    if given is not None and loads_itself:
+        load_in_place(model, given, unreached)
     return model
 
 
@@ -267,15 +275,13 @@ def convert(
     The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
     """
     from passes.onnx_metadata import annotate, check_metadata
-    from passes.onnx_writer import check_target, write_model
+    from passes.onnx_writer import write_model
     from passes.weight_streaming import lazy_bytes, streamed
 
     _check_options(opset_version, route)
     entries = {str(key): str(value) for key, value in (metadata or {}).items()}
     check_metadata(entries)
-    target = Path(f) if f is not None else None
-    if target is not None:
-        check_target(target)
+    target = checked_target(f, model, weights)
     given = read_weights(weights) if weights is not None else None
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
 
@@ -296,6 +302,11 @@ def convert(
         return conversion
 
     work, report = started()
+    if given is not None and loading_code(model):  # what that does to the model is in no graph yet
+        inferred = report
+        model, given = work.resolve(model, seed, given), None
+        work, report = started()
+        report.note_inferred(inferred)
     plain = not (verify or passes or given or work.program.dry_run or route == "torch")
     if target is not None and plain and lazy_bytes(work.program) >= STREAMED_FROM:
         try:
@@ -476,7 +487,7 @@ class _Work:
         self,
         model: nn.Module,
         seed: int | None,
-        weights: Mapping[str, torch.Tensor] | None,
+        weights: Mapping[str, Any] | None,
         device: str | torch.device | None = None,
     ) -> nn.Module:
         """A copy of the model whose lazy modules have their weights: drawn, or from a checkpoint."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passes.errors import InputError
-from passes.onnx_writer import staged
+from passes.output_file import staged
 from tracer.graph_formats import dot, mermaid
 from tracer.graph_view import GraphView
 from tracer.report import Report

@@ -53,6 +53,13 @@ def load_model(text: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
         return _build(_attribute(module, place, name), text, dict(kwargs or {}))
 
 
+def source_files(text: str) -> list[Path]:
+    """The file that the model which `text` stands for was loaded from."""
+    place = text.rpartition(":")[0]
+    found = getattr(sys.modules.get(place), "__file__", None) or place
+    return [Path(found)]
+
+
 def load_inputs(texts: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """INPUT strings as (args, kwargs) for `tracer.convert`: unnamed ones by position, named ones by keyword.
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from passes.errors import LoadError
+from passes.errors import InputError, LoadError
 from passes.onnx_metadata import WeightTable, digest
 from passes.onnx_rewriting import read_written, rewrite
-from passes.onnx_writer import check_target
+from passes.output_file import check_target
 from passes.spec import TensorSpec
 from passes.weight_loading import check_keys
+from tracer.input_files import checked_target
 from tracer.weights import Weights, read_weights
 
 
@@ -29,12 +31,18 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     file is not one of ours, and where keys, shapes or dtypes do not fit it; ExportError where the result cannot be
     written. Nothing is written then.
     """
+    if not isinstance(onnx_file, (str, os.PathLike)):
+        raise InputError(
+            f"the model file is a {type(onnx_file).__name__}, not a path", remedy="give the path of a file"
+        )
     source = Path(onnx_file)
-    target = Path(f) if f is not None else source
-    check_target(target)
+    target = checked_target(source if f is None else f, weights=state_dict)
+    assert target is not None
     written = read_written(source)
+    if written.data != source:
+        check_target(target, [written.data])
     table = WeightTable.read(source, written.properties)
-    weights = read_weights(state_dict, copy=False)
+    weights = read_weights(state_dict)
     _check(table, weights)
     makers: dict[str, Callable[[], torch.Tensor]] = {}
     for path, fold in table.folds.items():

@@ -95,6 +95,13 @@ class Report:
         """What was inferred, by lazy layer."""
         return {layer.path: layer.resolved for layer in self.layers if layer.resolved}
 
+    def note_inferred(self, other: Report) -> None:
+        """Takes over what was inferred for lazy layers, of a model in which they are eager by now."""
+        known = {layer.path: layer for layer in other.layers if layer.resolved}
+        for layer in self.layers:
+            if layer.path in known:
+                layer.resolved, layer.inferred_from = known[layer.path].resolved, known[layer.path].inferred_from
+
     def _repr_html_(self) -> str:
         from tracer.html_table import report_html
 

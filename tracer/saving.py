@@ -9,7 +9,7 @@ from torch import nn
 
 from passes.errors import ExportError, InputError
 from passes.lazy_modules import is_uninitialized
-from passes.onnx_writer import check_target, staged
+from passes.output_file import check_target, staged
 
 FORMATS = (".safetensors", ".pt", ".pth")
 
