@@ -31,7 +31,7 @@ from tracer import __version__
 from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
-from tracer.sample import Sample, bind_sample
+from tracer.sample import Sample, bind_sample, check_sample
 from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
@@ -425,6 +425,7 @@ class _Work:
         self.timings: dict[str, float] = {}
         with TORCH_STATE, _report_of_failure(type(model).__name__):
             self.program, results = follow(model, self.sample, self.log)
+            check_sample(self.log)
         self._note(results)
         self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
         if self.program.unreached:
@@ -437,6 +438,7 @@ class _Work:
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)
         self._note(results)
+        check_sample(self.log)
         return results
 
     def _note(self, results: Sequence[PassResult]) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from passes.dimension import Dim, Size
+from passes.dimension import Dim, Size, violated_by_sample
 from passes.errors import InputError
 from passes.guards import GuardLog
 from passes.nested import fields_of, is_dataclass_value, leaves, map_structure, with_fields
@@ -38,12 +38,14 @@ class Leaf:
 class Sample:
     """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec.
 
-    `names` are the argument names, positional ones first.
+    `names` are the argument names, positional ones first; `given` has the size of each named dimension in the caller's
+    own data, where there are some.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: list[str]
+    given: dict[str, int] = field(default_factory=dict)
 
     def leaves(self) -> list[Leaf]:
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]
@@ -96,7 +98,7 @@ class Sample:
             return dataclasses.replace(leaf, name=name)
 
         args, kwargs = self._map(distinct)
-        return Sample(args, kwargs, self.names)
+        return Sample(args, kwargs, self.names, self.given)
 
     def dynamic_axes(self) -> list[dict[int, str]]:
         """The names of each leaf's dynamic axes."""
@@ -138,8 +140,31 @@ def bind_sample(
         for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
     ]
     symbols.check_all_known()
-    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
+    log.given = {name: size for name, size in symbols.found.items() if size != log.sampled[name]}
+    sample = Sample(
+        tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, symbols.found
+    )
     return sample.with_distinct_names()
+
+
+def check_sample(log: GuardLog) -> None:
+    """Raises InputError where what was found holds at the sampled sizes, but not for the sample as it was given.
+
+    A dimension is never sampled at 0 or 1, which are special to broadcasting, and may be sampled at another size on
+    demand; so the guards, and the bounds that decided something, may exclude the caller's own data.
+    """
+    broken = violated_by_sample(log)
+    if not broken:
+        return
+    first = broken[0]
+    listed = ", ".join(dict.fromkeys(guard.condition for guard in broken))
+    given = ", ".join(f"{name} = {size}" for name, size in log.given.items())
+    taken = ", ".join(f"{name} = {log.sampled[name]}" for name in log.given)
+    raise InputError(
+        f"the sample has {given}, but the dimension is named, so the model was followed at {taken}, "
+        f"and what was found holds for {listed} only",
+        remedy=f"give a sample of another size, or leave {' and '.join(log.given)} fixed: do not name that axis",
+    ).placed(first.location)
 
 
 def input_names(model: nn.Module) -> list[str]:
