@@ -29,6 +29,7 @@ from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
+from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample, check_sample
@@ -143,6 +144,7 @@ class Conversion:
 
 
 @without_collection
+@without_dynamic_axes
 def inspect(
     model: nn.Module,
     args: Any,
@@ -164,6 +166,7 @@ def inspect(
 
 
 @without_collection
+@without_dynamic_axes
 def draw(
     model: nn.Module,
     args: Any,
@@ -196,6 +199,7 @@ def draw(
 
 
 @without_collection
+@without_dynamic_axes
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -245,6 +249,7 @@ def resolve(
 
 
 @without_collection
+@without_dynamic_axes
 def convert(
     model: nn.Module,
     args: Any,
@@ -283,7 +288,7 @@ def convert(
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
 
     def started() -> tuple[_Work, Report]:
-        work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+        work = _Work(model, args, kwargs, dynamic_shapes, dims, strict, input_names)
         return work, build_report(work.program, type(model).__name__)
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:
@@ -413,6 +418,7 @@ class _Work:
         dynamic_shapes: Any,
         dims: Mapping[str, int] | None,
         strict: bool,
+        file_names: Sequence[str] | None = None,
     ):
         if not isinstance(model, nn.Module):
             raise InputError(
@@ -421,7 +427,7 @@ class _Work:
             )
         started = time.perf_counter()
         self.log = GuardLog()
-        self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
+        self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log, file_names)
         self.timings: dict[str, float] = {}
         with TORCH_STATE, _report_of_failure(type(model).__name__):
             self.program, results = follow(model, self.sample, self.log)
