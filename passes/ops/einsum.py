@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_letters
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 DOTS = "..."
+# How many axes tensordot sums over, or which of either operand.
+Dims: TypeAlias = "int | Sequence[Sequence[int]]"
 # Stands in a term for one axis of its ellipsis, numbered from the back.
 Label = str | int
 
@@ -169,7 +171,7 @@ def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, d
 
 
 @tensordot.shape
-def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Any = 2) -> TensorSpec:
+def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Dims = 2) -> TensorSpec:
     return einsum_shape(_tensordot_equation(a, b, dims), a, b)
 
 

@@ -74,7 +74,7 @@ view.identity(keeps_shape)
 
 
 @view.shape
-def view_shape(input: TensorSpec, *shape: Any) -> TensorSpec:
+def view_shape(input: TensorSpec, *shape: Size | torch.dtype) -> TensorSpec:
     if len(shape) == 1 and isinstance(shape[0], torch.dtype):
         return _reinterpreted(input, shape[0])
     return input.with_shape(*filled_in(shape, input.numel()))
