@@ -13,7 +13,7 @@ from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.layout import same_size
-from passes.ops.matmul import in_wider
+from passes.ops.matmul import SUMMED_IN, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.spec import TensorSpec
@@ -117,7 +117,19 @@ def einsum_shape(equation: str, *operands: TensorSpec) -> TensorSpec:
     first = operands[0]
     for operand in operands:
         check(operand.dtype == first.dtype, "einsum takes one dtype, found {} and {}", first.dtype, operand.dtype)
-    return first.with_shape(*(found.sizes[label] for label in found.output))
+    dtype = first.dtype if first.dtype.is_floating_point else _summed_dtype(found.text, operands)
+    return TensorSpec(tuple(found.sizes[label] for label in found.output), dtype, first.device)
+
+
+def _summed_dtype(equation: str, operands: Sequence[TensorSpec]) -> torch.dtype:
+    """The dtype of an einsum of integers or bool: sums over one operand are int64, products of matrices are not.
+
+    Which sums torch takes first depends on the equation, so that it is asked, on tensors without data.
+    """
+    try:
+        return torch.einsum(equation, *(operand.meta_tensor() for operand in operands)).dtype
+    except RuntimeError as error:
+        raise ShapeError(f"torch refuses einsum: {str(error).splitlines()[0]}") from error
 
 
 @einsum.lower
@@ -134,7 +146,12 @@ def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
         gone = [axis for axis in range(operand.ndim) if axis not in kept]
         terms.append(tuple(term[axis] for axis in kept))
         values.append(emit.squeeze(operand, *gone) if gone else operand)
-    return in_wider(emit, "Einsum", *values, equation=replace(found, terms=tuple(terms)).text)
+    dtype = emit.result.dtype
+    working = SUMMED_IN.get(dtype, dtype)
+    result = emit.node(
+        "Einsum", *(emit.cast(value, working) for value in values), equation=replace(found, terms=tuple(terms)).text
+    )
+    return result if working == dtype else emit.cast(result, dtype)
 
 
 @einsum.cost
@@ -206,7 +223,7 @@ def inner_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
 @inner.lower
 def lower_inner(emit: Emitter, input: Value, other: Value) -> Value:
     if not (input.ndim and other.ndim):
-        return in_wider(emit, "Mul", *promote(emit, input, other))
+        return times(emit, *promote(emit, input, other))
     return lower_einsum(emit, _inner_equation(input, other), input, other)
 
 

@@ -260,4 +260,7 @@ def one_hot_shape(input: TensorSpec, num_classes: int = -1) -> TensorSpec:
 
 @one_hot.lower
 def lower_one_hot(emit: Emitter, input: Value, num_classes: int = -1) -> Value:
-    return emit.node("OneHot", input, emit.size(num_classes), emit.ints(0, 1), axis=-1)
+    depth, values = emit.size(num_classes), emit.ints(0, 1)
+    if input.ndim:
+        return emit.node("OneHot", input, depth, values, axis=-1)
+    return emit.squeeze(emit.node("OneHot", emit.unsqueeze(input, 0), depth, values, axis=-1), 0)

@@ -366,7 +366,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
                 f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
                 remedy="give its forward the arguments that it declares",
             ) from error
-        arguments = {name: _unless_absent(module, value) for name, value in given.items()}
+        arguments = {name: _known(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments) if op._star is None else arguments, module, str(node.target))
     if node.op == "call_function":
         found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
@@ -391,11 +391,13 @@ def _call_text(node: fx.Node) -> str:
     return " and ".join([f"{len(node.args)} by position", *node.kwargs])
 
 
-def _unless_absent(module: nn.Module, value: Any) -> Any:
-    """None in place of an `Owned` that the module does not have (`bias=False`)."""
-    if isinstance(value, Owned) and tensor_at(module, value.name) is None:
-        return None
-    return value
+def _known(module: nn.Module, value: Any) -> Any:
+    """None in place of an `Owned` that the module does not have (`bias=False`), and of a tensor as attribute its number."""
+    if type(value) in ATOMS:
+        return value
+    if isinstance(value, Owned):
+        return None if tensor_at(module, value.name) is None else value
+    return map_structure(value, lambda leaf: leaf.item() if isinstance(leaf, torch.Tensor) and leaf.numel() == 1 else leaf)
 
 
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:

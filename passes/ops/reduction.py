@@ -13,6 +13,7 @@ from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.comparison import lower_maximum, lower_minimum
 from passes.ops.elementwise import NEVER, Native
+from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
 from passes.spec import TensorSpec
@@ -123,8 +124,10 @@ def _accumulation(
         if name == "nansum" and input.dtype.is_floating_point:
             numbers = emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), input)
             value = type(input)(numbers.name, input.spec)
-        value = emit.cast(value, emit.result.dtype)
-        return reduce(emit, op_type, input, value, dim, keepdim)
+        dtype = emit.result.dtype
+        working = SUMMED_IN.get(dtype, dtype)
+        result = reduce(emit, op_type, input, emit.cast(emit.cast(value, dtype), working), dim, keepdim)
+        return result if working == dtype else emit.cast(result, dtype)
 
     return op
 
