@@ -207,9 +207,8 @@ def lower_embedding_bag(
 def _not_padding(emit: Emitter, input: Value, weight: Value, padding_idx: int | None) -> Value | None:
     if padding_idx is None:
         return None
-    row = padding_idx % weight.shape[0]
-    assert isinstance(row, int)
-    return emit.node("Not", emit.node("Equal", input, emit.scalar(row, input)))
+    row = padding_idx if padding_idx >= 0 else padding_idx + weight.shape[0]
+    return emit.node("Not", emit.node("Equal", input, emit.operand(row, input.dtype)))
 
 
 def _inside(emit: Emitter, input: Value, offsets: Value, include_last_offset: bool) -> Value:

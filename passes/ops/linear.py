@@ -84,12 +84,13 @@ def lower_linear(emit: Emitter, input: Value, weight: Value, bias: Value | None 
         emit.unsupported("torch itself multiplies no matrices of bool")
     if input.ndim == 2 and weight.ndim == 2 and input.dtype.is_floating_point:
         return emit.node("Gemm", input, weight, *([bias] if bias else []), transB=1)
-    working = WIDER.get(input.dtype, input.dtype)
+    dtype = input.dtype
+    working = WIDER.get(dtype, dtype)
     input, weight = emit.cast(input, working), emit.cast(weight, working)
     transposed = emit.node("Transpose", weight, perm=[1, 0]) if weight.ndim == 2 else weight
     product = emit.node("MatMul", input, transposed)
     result = emit.node("Add", product, emit.cast(bias, working)) if bias else product
-    return result if working == emit.result.dtype else emit.cast(result, emit.result.dtype)
+    return result if working == dtype else emit.cast(result, dtype)
 
 
 @linear.cost
