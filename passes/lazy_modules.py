@@ -91,26 +91,53 @@ def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any) -> None:
             module.__dict__.pop("cls_to_become", None)
 
 
-def stand_on(module: nn.Module, device: torch.device) -> None:
+def stand_on(module: nn.Module, device: torch.device, only: str | None = None) -> None:
     """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing.
 
-    They stay the same objects, so that tied ones stay tied.
+    They stay the same objects, so that tied ones stay tied. `only` is the name of the one that is meant.
     """
-    for _, tensor in own_tensors(module):
-        if is_uninitialized(tensor) and tensor.device != device:
+    for name, tensor in own_tensors(module):
+        if only in (None, name) and is_uninitialized(tensor) and tensor.device != device:
             kind: Any = type(tensor)
             moved = kind(requires_grad=tensor.requires_grad, device=device, dtype=tensor.dtype)
             moved.__dict__.update(tensor.__dict__)
             torch.utils.swap_tensors(tensor, moved)  # type: ignore[no-untyped-call]
 
 
+def move_lazy(model: nn.Module, device: torch.device) -> None:
+    """Moves every tensor of the lazy modules of `model`, a copy, to the device: those that have values too.
+
+    A tensor that the caller's model holds as well is replaced here, wherever this copy has it.
+    """
+    moved: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        if is_lazy(module):
+            stand_on(module, device)
+            for _, tensor in own_tensors(module):
+                if not is_uninitialized(tensor) and tensor.device != device:
+                    moved[id(tensor)] = _on(tensor, device)
+    for module in model.modules() if moved else ():
+        for own in (module._parameters, module._buffers):
+            own.update({name: moved[id(tensor)] for name, tensor in own.items() if id(tensor) in moved})  # type: ignore[arg-type]
+
+
+def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a parameter or buffer on another device, of the same kind."""
+    data = tensor.detach().to(device)
+    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+
+
 def become(module: nn.Module, resolved: nn.Module) -> None:
     """Makes a lazy module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
+    for name, tensor in own_tensors(resolved):
+        stand_on(module, tensor.device, name)
     for own, theirs in ((module._parameters, resolved._parameters), (module._buffers, resolved._buffers)):
         for name, tensor in own.items():
             found = theirs[name]
             if tensor is None or found is None or tensor is found:
                 continue
+            if tensor.device.type != found.device.type and not is_uninitialized(tensor):
+                torch.utils.swap_tensors(tensor, _on(tensor, found.device))  # type: ignore[no-untyped-call]
             if is_uninitialized(tensor):
                 lazy: Any = tensor
                 lazy.materialize(found.shape, found.device, found.dtype)

@@ -18,7 +18,7 @@ from passes.caller_pass import CallerPass
 from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
-from passes.lazy_modules import become, is_lazy, stand_on
+from passes.lazy_modules import become, is_lazy, move_lazy, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
 from passes.model_copy import Sharing, copy_model
 from passes.nested import leaves
@@ -218,7 +218,7 @@ def resolve(
 
     The weights are those that a dry run in eval mode gives under the same seed; or those of `weights`, a
     state_dict, `.safetensors` or `.pt` file, and then the sample may be left out. With `seed` torch's random
-    state is left as it was; without, weights are drawn from it. `device` is where lazy layers get their weights,
+    state is left as it was; without, weights are drawn from it. `device` is where lazy layers have all their tensors,
     in place of where they were declared; on "meta" nothing is allocated.
 
     The result is a new model that shares the weights that were initialised before, or `model` itself with
@@ -227,8 +227,7 @@ def resolve(
     """
     resolved = copy_model(model)
     if device is not None:
-        for module in resolved.modules():
-            stand_on(module, torch.device(device))
+        move_lazy(resolved, torch.device(device))
     given = read_weights(weights) if weights is not None else None
     if args is None and kwargs is None and given is not None:
         if passes:
