@@ -370,7 +370,9 @@ def violated_by_sample(log: GuardLog) -> list[Guard]:
     if not log.given:
         return []
     sizes = log.as_given()
-    broken = [log.guard(condition) for formula, relation, condition in log.facts if not _holds(formula, relation, sizes)]
+    broken = [
+        log.guard(condition) for formula, relation, condition in log.facts if not _holds(formula, relation, sizes)
+    ]
     return [*(guard for guard in broken if guard is not None), *log.refuted]
 
 

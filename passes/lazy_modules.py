@@ -117,8 +117,9 @@ def move_lazy(model: nn.Module, device: torch.device) -> None:
                 if not is_uninitialized(tensor) and tensor.device != device:
                     moved[id(tensor)] = _on(tensor, device)
     for module in model.modules() if moved else ():
-        for own in (module._parameters, module._buffers):
-            own.update({name: moved[id(tensor)] for name, tensor in own.items() if id(tensor) in moved})  # type: ignore[arg-type]
+        holders: tuple[Any, Any] = (module._parameters, module._buffers)
+        for held in holders:
+            held.update({name: moved[id(tensor)] for name, tensor in held.items() if id(tensor) in moved})
 
 
 def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -129,8 +130,8 @@ def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def become(module: nn.Module, resolved: nn.Module) -> None:
     """Makes a lazy module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
-    for name, tensor in own_tensors(resolved):
-        stand_on(module, tensor.device, name)
+    for name, kept in own_tensors(resolved):
+        stand_on(module, kept.device, name)
     for own, theirs in ((module._parameters, resolved._parameters), (module._buffers, resolved._buffers)):
         for name, tensor in own.items():
             found = theirs[name]

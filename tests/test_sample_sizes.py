@@ -77,7 +77,7 @@ def test_a_sample_of_a_special_size_is_verified(name: str, sample: torch.Tensor)
     ],
 )
 def test_a_bound_that_an_empty_sample_breaks_is_told(function: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="the sample has N = 0, .* needs N >= 1"):
+    with pytest.raises(InputError, match=r"the sample has N = 0, .* needs N >= 1"):
         tracer.convert(Call(function), (EMPTY,), dynamic_shapes=({1: "N"},), verify=False)
 
 
@@ -85,7 +85,7 @@ def test_a_sample_elsewhere_than_dims_says_is_held_against_the_guards_too() -> N
     sample = torch.randn(6, 4)
     verified = tracer.convert(Call(lambda x: x + 1), (sample,), dynamic_shapes=({0: "N"},), dims={"N": 3}).verification
     assert verified is not None
-    assert [{"N": 3}, {"N": 6}] == [comparison.sizes for comparison in verified.comparisons][:2]
+    assert [comparison.sizes for comparison in verified.comparisons][:2] == [{"N": 3}, {"N": 6}]
     with pytest.raises(InputError, match=r"the sample has N = 6, .* needs N <= 4"):
         tracer.convert(
             Call(lambda x: x if x.shape[0] <= 4 else -x), (sample,), dynamic_shapes=({0: "N"},), dims={"N": 3}
@@ -130,7 +130,9 @@ def test_names_of_the_file_are_understood() -> None:
     shapes = {"second": {1: "B"}, "first": {0: "A"}}
     names = {"input_names": ["first", "second"], "verify": False}
     conversion = tracer.convert(Three(), (A, B), dynamic_shapes=shapes, **names)
-    dims = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in conversion.lowered.proto.graph.input]
+    dims = [
+        [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in conversion.lowered.proto.graph.input
+    ]
     assert dims == [["A", 3], [4, "B"]]
     with pytest.raises(InputError, match="names 'third', but the inputs are a, b, in the file first, second"):
         tracer.convert(Three(), (A, B), dynamic_shapes={"third": {0: "N"}}, **names)

@@ -438,7 +438,7 @@ class _Work:
             message = f"the sample never reaches the lazy layers {listed}"
             if strict:
                 raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
-            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=4)
+            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=5)
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)

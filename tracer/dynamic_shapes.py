@@ -63,9 +63,7 @@ class DynamicShapes:
                 remedy="name one of the inputs",
             )
 
-    def _read_sequence(
-        self, given: list[Any], names: Sequence[str], positional: int, declared: Sequence[str]
-    ) -> None:
+    def _read_sequence(self, given: list[Any], names: Sequence[str], positional: int, declared: Sequence[str]) -> None:
         in_order = [*names[:positional], *sorted(names[positional:], key=_place_in(declared))]
         if len(given) in (positional, len(names)):
             self._of_argument = dict(zip(in_order, given, strict=False))

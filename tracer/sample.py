@@ -144,9 +144,7 @@ def bind_sample(
     ]
     symbols.check_all_known()
     log.given = {name: size for name, size in symbols.found.items() if size != log.sampled[name]}
-    sample = Sample(
-        tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, symbols.found
-    )
+    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, symbols.found)
     return sample.with_distinct_names()
 
 

@@ -231,7 +231,13 @@ def lower_known_power(emit: Emitter, input: Value, exponent: Any) -> Value | Non
     by_number=lower_known_power,
 )
 def lower_pow(emit: Emitter, input: Value, exponent: Value) -> Value:
-    return emit.node("Pow", input, exponent)
+    """Of integers, a negative power is 0, but for those of 1 and -1."""
+    if input.dtype.is_floating_point or exponent.dtype.is_floating_point:
+        return emit.node("Pow", input, exponent)
+    power = emit.node("Pow", input, emit.node("Abs", exponent))
+    unit = emit.node("Equal", emit.node("Abs", input), emit.scalar(1, input))
+    whole = emit.node("Or", emit.node("GreaterOrEqual", exponent, emit.scalar(0, exponent)), unit)
+    return emit.node("Where", whole, power, emit.scalar(0, input))
 
 
 @elementwise(

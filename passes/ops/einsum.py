@@ -189,7 +189,7 @@ def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, d
 
 @tensordot.shape
 def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Dims = 2) -> TensorSpec:
-    return einsum_shape(_tensordot_equation(a, b, dims), a, b)
+    return einsum_shape(_tensordot_equation(a, b, dims), a, b).with_dtype(a.dtype)
 
 
 @tensordot.lower
@@ -217,7 +217,7 @@ def inner_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
         check(sizes[0] == sizes[1], "an inner product takes equal last axes, found {} and {}", *sizes)
     else:
         return broadcast(input, other)
-    return einsum_shape(_inner_equation(input, other), input, other)
+    return einsum_shape(_inner_equation(input, other), input, other).with_dtype(input.dtype)
 
 
 @inner.lower

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, hint, is_static, product
 from passes.errors import check
 from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
@@ -89,9 +89,9 @@ def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: Tensor
 @gather.lower
 def lower_gather(emit: Emitter, input: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
     axis = axis_of(dim, input.ndim)
+    if is_static(index.shape) and 0 in index.shape:  # torch takes any dtype and rank where nothing is gathered
+        return emit.constant(torch.empty([hint(size) for size in index.shape], dtype=input.dtype))
     lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
-    if index.dtype not in INDEX_DTYPES:  # torch takes any dtype where there is nothing to gather
-        positions = emit.cast(positions, torch.int64)
     result = emit.node("GatherElements", lifted, positions, axis=axis)
     return result if index.ndim else emit.squeeze(result, 0)
 

@@ -124,10 +124,7 @@ def lower_kron(emit: Emitter, input: Value, other: Value) -> Value:
     outer, inner = promote(emit, input, other, dtype=emit.result.dtype)
     spread = emit.reshape(outer, list(chain.from_iterable((size, 1) for size, _ in pairs)))
     tiled = emit.reshape(inner, list(chain.from_iterable((1, size) for _, size in pairs)))
-    if emit.result.dtype == torch.bool:
-        product = emit.node("And", spread, tiled)
-    else:
-        product = times(emit, spread, tiled)
+    product = times(emit, spread, tiled)
     every = emit.result.with_shape(*chain.from_iterable(pairs))
     return emit.reshape(replace(product, spec=every), emit.result.shape)
 

@@ -230,7 +230,9 @@ def _added(name: str, ranks: Ranks, first: TensorSpec, second: TensorSpec) -> Te
 
 def _fit_attributes(dtype: torch.dtype, *numbers: float) -> bool:
     """Whether numbers are attributes of a node without loss: those are float32."""
-    return dtype != torch.float64 or all(torch.tensor(number, dtype=torch.float32).item() == number for number in numbers)
+    return dtype != torch.float64 or all(
+        torch.tensor(number, dtype=torch.float32).item() == number for number in numbers
+    )
 
 
 def _either(emit: Emitter, name: str, input: Value, first: Value, second: Value, both: bool) -> Value:

@@ -94,8 +94,8 @@ class Op:
 
     `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
-    other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the parameters that take no
-    tensor, `of_either` those that take a size or a tensor, as the annotations of the shape rule have it.
+    other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the parameters that take
+    no tensor, `of_either` those that take a size or a tensor, as the annotations of the shape rule have it.
     `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
     random state, or with which arguments it may.
     """
@@ -392,12 +392,14 @@ def _call_text(node: fx.Node) -> str:
 
 
 def _known(module: nn.Module, value: Any) -> Any:
-    """None in place of an `Owned` that the module does not have (`bias=False`), and of a tensor as attribute its number."""
+    """None in place of an `Owned` that the module does not have (`bias=False`), its number in place of a tensor."""
     if type(value) in ATOMS:
         return value
     if isinstance(value, Owned):
         return None if tensor_at(module, value.name) is None else value
-    return map_structure(value, lambda leaf: leaf.item() if isinstance(leaf, torch.Tensor) and leaf.numel() == 1 else leaf)
+    return map_structure(
+        value, lambda leaf: leaf.item() if isinstance(leaf, torch.Tensor) and leaf.numel() == 1 else leaf
+    )
 
 
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
