@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from passes.guards import GuardLog
+from passes.guards import Guard, GuardLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +238,17 @@ class Dim:
         if isinstance(difference, int):
             return difference == 0
         if difference.lower_bound() > 0 or (-difference).lower_bound() > 0:  # type: ignore[union-attr]
+            self._check_bounds(difference, "!=")
             return False
         constant = difference.terms.get((), 0)
         shared = math.gcd(*(c for m, c in difference.terms.items() if m))
         if constant % shared:
             return False
         equal = difference.hint == 0
-        self.log.facts.append((difference, "==" if equal else "!="))
-        self.log.record(f"{self} {'==' if equal else '!='} {other}", dynamic=True)
+        relation = "==" if equal else "!="
+        condition = f"{self} {relation} {other}"
+        self.log.facts.append((difference, relation, condition))
+        self.log.record(condition, dynamic=True)
         return equal
 
     def __hash__(self) -> int:
@@ -270,9 +273,11 @@ class Dim:
         if isinstance(slack, int):
             return slack >= 0
         if slack.lower_bound() >= 0:
+            self._check_bounds(slack, ">=")
             return True
         negated = -slack - 1
         if isinstance(negated, Dim) and negated.lower_bound() >= 0:
+            self._check_bounds(negated, ">=")
             return False
         holds = slack.hint >= 0
         fact = slack if holds else negated
@@ -292,8 +297,16 @@ class Dim:
         if slack.terms.get(symbol) == 1 and slack.terms.keys() <= {symbol, ()}:
             condition = f"{slack.symbols()[0]} >= {-slack.terms.get((), 0)}"
         bounds[condition] = slack
-        self.log.facts.append((slack, ">="))
+        self.log.facts.append((slack, ">=", condition))
         self.log.record(condition, dynamic=True)
+
+    def _check_bounds(self, formula: Dim, relation: str) -> None:
+        """Notes the bounds that decided an answer where they do not hold in the caller's own data."""
+        log = self.log
+        if 0 in log.given.values() and not _holds(formula, relation, log.as_given()):
+            log.refuted += [
+                Guard(f"{name} >= 1", log.location, True) for name in formula.symbols() if log.given.get(name) == 0
+            ]
 
     def lower_bound(self) -> float:
         """A number the formula never goes below, from every symbol being at least 1; may be -inf."""
@@ -349,15 +362,36 @@ def hint(size: Size) -> int:
 
 def holds_at(log: GuardLog, sizes: Mapping[str, int]) -> bool:
     """Whether every guard on dynamic dimensions holds at the given sizes."""
-    test = {"==": int.__eq__, "!=": int.__ne__, ">=": int.__ge__}
-    return all(test[relation](formula.at(sizes), 0) for formula, relation in log.facts)
+    return all(_holds(formula, relation, sizes) for formula, relation, _ in log.facts)
+
+
+def violated_by_sample(log: GuardLog) -> list[Guard]:
+    """The guards, and the bounds that decided something, that do not hold in the caller's own data."""
+    if not log.given:
+        return []
+    sizes = log.as_given()
+    broken = [
+        log.guard(condition) for formula, relation, condition in log.facts if not _holds(formula, relation, sizes)
+    ]
+    return [*(guard for guard in broken if guard is not None), *log.refuted]
+
+
+_RELATIONS = {"==": int.__eq__, "!=": int.__ne__, ">=": int.__ge__}
+
+
+def _holds(formula: Dim, relation: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a formula has that relation to zero at these sizes; not where it divides by a size of 0."""
+    try:
+        return bool(_RELATIONS[relation](formula.at(sizes), 0))
+    except ZeroDivisionError:
+        return False
 
 
 def fixed_symbols(log: GuardLog) -> set[str]:
     """The dimensions that guards leave only one size: `T == 64`, `T == U` with such a U."""
     equalities = [
         set(formula.symbols())
-        for formula, relation in log.facts
+        for formula, relation, _ in log.facts
         if relation == "=="
         and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in formula.terms for atom in atoms)
     ]
@@ -509,4 +543,5 @@ __all__ = [
     "is_static",
     "product",
     "substitute",
+    "violated_by_sample",
 ]

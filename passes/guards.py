@@ -53,14 +53,18 @@ class GuardLog:
     `location` is where the work is at present: capture and propagation set it before they evaluate
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
     named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by
-    guard, the formula that the guard says is not negative; `facts` every formula with its relation to zero.
+    guard, the formula that the guard says is not negative; `facts` every formula with its relation to zero and the
+    guard that says so. `given` holds the sizes of the caller's own data where the dimension is sampled at another one
+    (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
     bounds: dict[str, Any] = field(default_factory=dict)
-    facts: list[tuple[Any, str]] = field(default_factory=list)
+    facts: list[tuple[Any, str, str]] = field(default_factory=list)
+    given: dict[str, int] = field(default_factory=dict)
+    refuted: list[Guard] = field(default_factory=list)
     explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
@@ -71,6 +75,14 @@ class GuardLog:
 
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
+
+    def as_given(self) -> dict[str, int]:
+        """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
+        return {**self.sampled, **self.given}
+
+    def guard(self, condition: str) -> Guard | None:
+        """The guard with this condition, unless it was withdrawn."""
+        return self._guards.get(condition)
 
     @property
     def guards(self) -> list[Guard]:

@@ -183,6 +183,30 @@ class Laziness:
                 torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
 
 
+def move_lazy(model: nn.Module, device: torch.device) -> None:
+    """Moves every tensor of the lazy modules of `model`, a copy, to the device: those that have values too.
+
+    A tensor that the caller's model holds as well is replaced here, wherever this copy has it.
+    """
+    moved: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        if is_lazy(module):
+            stand_on(module, device)
+            for _, tensor in own_tensors(module):
+                if not is_uninitialized(tensor) and tensor.device != device:
+                    moved[id(tensor)] = _on(tensor, device)
+    for module in model.modules() if moved else ():
+        holders: tuple[Any, Any] = (module._parameters, module._buffers)
+        for held in holders:
+            held.update({name: moved[id(tensor)] for name, tensor in held.items() if id(tensor) in moved})
+
+
+def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a parameter or buffer on another device, of the same kind."""
+    data = tensor.detach().to(device)
+    return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+
+
 def become(module: nn.Module, resolved: nn.Module) -> None:
     """Makes a module what `resolved`, a resolved copy of it, is; its parameters keep their identity."""
     for own, theirs in ((module._parameters, resolved._parameters), (module._buffers, resolved._buffers)):

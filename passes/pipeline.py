@@ -106,6 +106,9 @@ def _has_specs(program: Program) -> str | None:
 
 
 def _is_eager(program: Program) -> str | None:
+    """What is stated of a layer's sizes is ours where it was lazy; of any other the caller's, who may have replaced
+    its weights by others (pruning, grown heads): those are then what it is."""
+    resolved = {id(program.module(path)) for path in program.lazies}
     checked: set[str] = set()
     for node in program.graph.nodes:
         if node.op != "call_module" or node.target in checked:
@@ -114,7 +117,7 @@ def _is_eager(program: Program) -> str | None:
         module = program.module(str(node.target))
         if is_lazy(module):
             return f"{node.target} is uninitialised"
-        fault = _attribute_fault(module)
+        fault = _attribute_fault(module) if id(module) in resolved else None
         if fault is not None:
             return f"{node.target}: {fault}"
     return None

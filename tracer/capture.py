@@ -21,7 +21,7 @@ from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import ModelCopy, in_eval_mode, is_same, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
-from passes.ops.op import has_rule
+from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
@@ -225,12 +225,35 @@ class CapturingTracer(fx.Tracer):
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
+        if kind in ("call_function", "call_method"):
+            args, kwargs = self._with_numbers(kind, target, args, kwargs)
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self.here()
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
         return node
+
+    def _with_numbers(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the number itself for each tensor where the operation takes a number.
+
+        Raises CaptureError where that depends on an input: another rung can take over.
+        """
+        numbers: dict[fx.Node, Any] = {}
+        for name, node, required in given_as_numbers(kind, target, args, kwargs):
+            spec = self.value(node)
+            if not isinstance(spec, TensorSpec) or not all(type(size) is int and size == 1 for size in spec.shape):
+                continue
+            if required or self.known.tensor(node) is not None:
+                operation = target if kind == "call_method" else getattr(target, "__name__", str(target))
+                numbers[node] = TracedTensor(node, self).read(f"{name} of {operation}").item()
+        if not numbers:
+            return args, kwargs
+        kept = int(is_of_tensor(kind, target))
+        rest, named = map_leaves((args[kept:], kwargs), lambda leaf: numbers.get(leaf, leaf))
+        return (*args[:kept], *rest), named
 
     def create_arg(self, a: Any) -> Any:
         kind = type(a)

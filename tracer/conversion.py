@@ -19,7 +19,7 @@ from passes.copy_on_write import CopyOnWrite, running_copy
 from passes.eager_rewrite import EagerRewrite
 from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
 from passes.guards import GuardLog
-from passes.lazy_modules import become_all, stand_on
+from passes.lazy_modules import become_all, move_lazy, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
 from passes.loading_code import loading_code
 from passes.model_copy import ModelCopy, sharing_copy
@@ -32,10 +32,11 @@ from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
+from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.input_files import checked_target
 from tracer.ladder import follow
 from tracer.report import Report, build_report
-from tracer.sample import Sample, bind_sample
+from tracer.sample import Sample, bind_sample, check_sample
 from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Conversion:
 
 
 @without_collection
+@without_dynamic_axes
 def inspect(
     model: nn.Module,
     args: Any,
@@ -169,6 +171,7 @@ def inspect(
 
 
 @without_collection
+@without_dynamic_axes
 def draw(
     model: nn.Module,
     args: Any,
@@ -198,6 +201,7 @@ def draw(
 
 
 @without_collection
+@without_dynamic_axes
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -216,7 +220,7 @@ def resolve(
 
     The weights are those that a dry run in eval mode gives under the same seed; or those of `weights`, a
     state_dict, `.safetensors` or `.pt` file, and then the sample may be left out. With `seed` torch's random
-    state is left as it was; without, weights are drawn from it. `device` is where lazy layers get their weights,
+    state is left as it was; without, weights are drawn from it. `device` is where lazy layers have all their tensors,
     in place of where they were declared; on "meta" nothing is allocated.
 
     The result is a new model that shares the weights that were initialised before, or `model` itself with
@@ -229,7 +233,7 @@ def resolve(
     if args is None and kwargs is None and given is not None:
         if passes:
             raise InputError("passes run on a graph, for which a sample is needed", remedy="give a sample")
-        copy = _standing_on(device, ModelCopy(model))
+        copy = _moved_to(device, ModelCopy(model))
         with TORCH_STATE, own_randomness(), CopyOnWrite(copy.pairs):
             load_without_sample(copy.module, given)
         resolved = copy.settled()
@@ -250,6 +254,7 @@ def resolve(
 
 
 @without_collection
+@without_dynamic_axes
 def convert(
     model: nn.Module,
     args: Any,
@@ -286,7 +291,7 @@ def convert(
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
 
     def started() -> tuple[_Work, Report]:
-        work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
+        work = _Work(model, args, kwargs, dynamic_shapes, dims, strict, input_names)
         return work, build_report(work.program, type(model).__name__)
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:
@@ -345,11 +350,10 @@ def _drawing(seed: int | None) -> AbstractContextManager[OwnRandomness]:
     return own_randomness(seed, put_back=seed is None)
 
 
-def _standing_on(device: str | torch.device | None, copy: ModelCopy) -> ModelCopy:
+def _moved_to(device: str | torch.device | None, copy: ModelCopy) -> ModelCopy:
     """The copy, with its lazy modules on that device, where one is given."""
     if device is not None:
-        for module in copy.module.modules():
-            stand_on(module, torch.device(device))
+        move_lazy(copy.module, torch.device(device))
     return copy
 
 
@@ -437,6 +441,7 @@ class _Work:
         dynamic_shapes: Any,
         dims: Mapping[str, int] | None,
         strict: bool,
+        file_names: Sequence[str] | None = None,
     ):
         if not isinstance(model, nn.Module):
             raise InputError(
@@ -445,10 +450,11 @@ class _Work:
             )
         started = time.perf_counter()
         self.log = GuardLog()
-        self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log)
+        self.sample: Sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, self.log, file_names)
         self.timings: dict[str, float] = {}
         with TORCH_STATE, _report_of_failure(type(model).__name__):
             self.program, results = follow(model, self.sample, self.log)
+            check_sample(self.log)
         self._note(results)
         self.timings["capture"] = time.perf_counter() - started - sum(self.timings.values())
         if self.program.unreached:
@@ -456,11 +462,12 @@ class _Work:
             message = f"the sample never reaches the lazy layers {listed}"
             if strict:
                 raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
-            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=4)
+            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=5)
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)
         self._note(results)
+        check_sample(self.log)
         return results
 
     def _note(self, results: Sequence[PassResult]) -> None:
@@ -478,7 +485,9 @@ class _Work:
 
         None where their own code draws some of their tensors all the same: a lazy module's bias may be there already.
         """
-        copy = _standing_on("meta", ModelCopy(model))
+        copy = ModelCopy(model)
+        for module in copy.module.modules():
+            stand_on(module, torch.device("meta"))
         with TORCH_STATE, own_randomness() as randomness, python_randomness_kept(), CopyOnWrite(copy.pairs):
             self.run([LazyOutline(copy.module)], Stage.SHAPED)
         return None if randomness.moved() else copy.module
@@ -494,7 +503,7 @@ class _Work:
         program = self.program
         if not (program.draws or program.dry_run or weights is not None or device is not None):
             return sharing_copy(model)  # nothing of the model's is run
-        copy = _standing_on(device, ModelCopy(model))
+        copy = _moved_to(device, ModelCopy(model))
         step = LazyResolution(copy.module) if weights is None else WeightLoading(copy.module, weights)
         with TORCH_STATE, _drawing(seed), CopyOnWrite(copy.pairs):
             self.run([step], Stage.SHAPED)

@@ -19,6 +19,7 @@ from passes.nested import map_structure
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
 from tracer.collection_pause import without_collection
+from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.ladder import follow
 from tracer.named_sizes import with_names
 from tracer.report import name_of, shape_of
@@ -100,6 +101,7 @@ class Explanation:
 
 
 @without_collection
+@without_dynamic_axes
 def why(
     model: nn.Module,
     args: Any,

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from passes.dimension import Dim, Size
+from passes.dimension import Dim, Size, violated_by_sample
 from passes.errors import InputError
 from passes.guards import GuardLog
 from passes.nested import fields_of, is_dataclass_value, leaves, map_structure, with_fields
 from passes.spec import InputSpec, TensorSpec
+from tracer.dynamic_shapes import DynamicShapes, axis_names, declared_names
 
 # A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
 # wide enough for a usual stack of strided layers. Never 0 or 1, which are special to broadcasting.
@@ -38,12 +39,14 @@ class Leaf:
 class Sample:
     """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec.
 
-    `names` are the argument names, positional ones first.
+    `names` are the argument names, positional ones first; `given` has the size of each named dimension in the caller's
+    own data, where there are some.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: list[str]
+    given: dict[str, int] = field(default_factory=dict)
 
     def leaves(self) -> list[Leaf]:
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]
@@ -96,7 +99,7 @@ class Sample:
             return dataclasses.replace(leaf, name=name)
 
         args, kwargs = self._map(distinct)
-        return Sample(args, kwargs, self.names)
+        return Sample(args, kwargs, self.names, self.given)
 
     def dynamic_axes(self) -> list[dict[int, str]]:
         """The names of each leaf's dynamic axes."""
@@ -119,11 +122,13 @@ def bind_sample(
     dynamic_shapes: Any,
     dims: Mapping[str, int] | None,
     log: GuardLog,
+    file_names: Sequence[str] | None = None,
 ) -> Sample:
     """The sample bound to the forward's parameters.
 
     `args` is a tuple of tensors, specs and plain values, nested as the forward takes them; one tensor or
-    spec stands for a tuple of it. `dims` gives the sizes at which dynamic dimensions are sampled.
+    spec stands for a tuple of it. `dims` gives the sizes at which dynamic dimensions are sampled, and `file_names` the
+    names that the exported file will have for its inputs.
 
     Raises InputError where the arguments do not fit the forward's signature or `dynamic_shapes` does not
     fit the arguments.
@@ -131,21 +136,35 @@ def bind_sample(
     args = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
     kwargs = dict(kwargs or {})
     names = _argument_names(model, args, kwargs)
-    entries = _dynamic_entries(dynamic_shapes, names, len(args))
-    symbols = _Symbols(dict(dims or {}), log)
+    shapes = DynamicShapes(dynamic_shapes, names, len(args), declared_names(model), file_names)
+    symbols = _Symbols(dict(dims or {}), log, shapes)
     bound = [
-        _to_leaves(name, value, entry, symbols)
-        for (name, entry), value in zip(entries.items(), [*args, *kwargs.values()], strict=True)
+        _to_leaves(name, value, shapes.of(name), symbols)
+        for name, value in zip(names, [*args, *kwargs.values()], strict=True)
     ]
     symbols.check_all_known()
-    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names)
+    log.given = {name: size for name, size in symbols.found.items() if size != log.sampled[name]}
+    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, symbols.found)
     return sample.with_distinct_names()
 
 
-def input_names(model: nn.Module) -> list[str]:
-    """The forward's parameter names that take an input, without *args and **kwargs."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+def check_sample(log: GuardLog) -> None:
+    """Raises InputError where what was found holds at the sampled sizes, but not for the sample as it was given.
+
+    A dimension is never sampled at 0 or 1, which are special to broadcasting, and may be sampled at another size on
+    demand; so the guards, and the bounds that decided something, may exclude the caller's own data.
+    """
+    broken = violated_by_sample(log)
+    if not broken:
+        return
+    first = broken[0]
+    listed = ", ".join(dict.fromkeys(guard.condition for guard in broken))
+    given = ", ".join(f"{name} = {size}" for name, size in log.given.items())
+    taken = ", ".join(f"{name} = {log.sampled[name]}" for name in log.given)
+    raise InputError(
+        f"the sample has {given}, but the model was followed at {taken}, and what was found there needs {listed}",
+        remedy=f"give a sample of another size, or a fixed one: do not name the axis {', '.join(log.given)}",
+    ).placed(first.location)
 
 
 def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -179,30 +198,11 @@ def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return [*names, *kwargs]
 
 
-def _dynamic_entries(dynamic_shapes: Any, names: list[str], positional: int) -> dict[str, Any]:
-    if dynamic_shapes is None:
-        return dict.fromkeys(names)
-    if isinstance(dynamic_shapes, Mapping):
-        unknown = [name for name in dynamic_shapes if name not in names]
-        if unknown:
-            raise InputError(
-                f"dynamic_shapes names {unknown[0]!r}, but the inputs are {', '.join(names)}",
-                remedy="name one of the inputs",
-            )
-        return {name: dynamic_shapes.get(name) for name in names}
-    entries = list(dynamic_shapes)
-    if len(entries) not in (positional, len(names)):
-        raise InputError(
-            f"dynamic_shapes has {len(entries)} entries, but the sample has {len(names)} inputs",
-            remedy="give one entry per input",
-        )
-    return dict(zip(names, [*entries, *[None] * (len(names) - len(entries))], strict=True))
-
-
 class _Symbols:
     """Makes one `Dim` for each name."""
 
-    def __init__(self, sizes: dict[str, int], log: GuardLog):
+    def __init__(self, sizes: dict[str, int], log: GuardLog, shapes: DynamicShapes):
+        self.shapes = shapes
         self.sizes = sizes
         self.log = log
         self.known: dict[str, Dim] = {}
@@ -235,7 +235,7 @@ class _Symbols:
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
         data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
-        return Leaf(name, _leaf_spec(name, value, entry, symbols), data)
+        return Leaf(name, _leaf_spec(name, value, symbols.shapes.next_tensor(entry), symbols), data)
     if isinstance(value, PackedSequence):
         raise InputError(
             f"{name} is a packed sequence, whose sizes depend on data", remedy="give the padded tensor instead"
@@ -258,42 +258,12 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
 
 
 def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:
-    axes = _axis_names(name, entry, len(value.shape))
+    axes = axis_names(name, entry, len(value.shape))
     shape: list[Size] = []
     for axis, size in enumerate(value.shape):
         dim_name = axes.get(axis) or (size if isinstance(size, str) else None)
         shape.append(size if dim_name is None else symbols.dim(dim_name, axis, size if isinstance(size, int) else None))  # type: ignore[arg-type]
     return TensorSpec(tuple(shape), value.dtype, value.device)
-
-
-def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
-    """`{axis: dimension name}` of one `dynamic_shapes` entry: `{0: "N"}`, `{0: Dim("N")}`, `("N", None)`."""
-    if entry is None:
-        return {}
-    pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
-    names: dict[int, str] = {}
-    for axis, dim in pairs:
-        if dim is None or isinstance(dim, int) or _is_static(dim):
-            continue
-        if not -ndim <= axis < ndim:
-            raise InputError(
-                f"dynamic_shapes names axis {axis} of {name!r}, which has {ndim} axes", remedy="name an axis it has"
-            )
-        axis %= ndim
-        spelled = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
-        if spelled is None or not spelled.isidentifier() or type(dim).__name__ == "_DimHint":
-            spelled = f"{name}_dim_{axis}"
-        names[axis] = spelled
-    return names
-
-
-def _is_static(dim: object) -> bool:
-    """Whether a `torch.export.Dim` hint says that an axis keeps its size."""
-    if isinstance(dim, str):
-        return False
-    from torch.export import Dim as ExportDim
-
-    return bool(dim == ExportDim.STATIC)
 
 
 def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:

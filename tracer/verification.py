@@ -164,8 +164,8 @@ def _at(sizes: Mapping[str, int]) -> str:
 
 
 def _settings(names: list[str], log: GuardLog) -> list[dict[str, int]]:
-    """The sampled sizes, and other ones near them for which the guards hold, where there are any."""
-    settings = [dict(log.sampled)]
+    """The sampled sizes, the caller's own where they differ, and others nearby for which the guards hold, if any do."""
+    settings = [dict(log.sampled), *([log.as_given()] if log.given else [])]
     for step in (1, -1, 2, -2, 4, 8, 16, 32):
         moved = {**log.sampled, **{name: log.sampled[name] + step for name in names}}
         if names and min(moved.values()) >= 1 and holds_at(log, moved):

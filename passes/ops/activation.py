@@ -190,7 +190,7 @@ def lower_prelu(emit: Emitter, input: Value, weight: Value) -> Value:
     """The slope is laid along axis 1: it broadcasts from the last axis."""
     if weight.ndim == 1 and input.ndim == 0:
         weight = emit.squeeze(weight, 0)
-    elif weight.shape != (1,) and input.ndim > 2:
+    elif weight.ndim and weight.shape != (1,) and input.ndim > 2:
         weight = emit.unsqueeze(weight, *range(1, input.ndim - 1))
     return _slope(emit, input, weight) if _is_double(input) else emit.node("PRelu", input, weight)
 

@@ -173,16 +173,18 @@ def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value, reduct
     return back if same else emit.reshape(back, tensor.shape)
 
 
+# Two-byte numbers, for which onnxruntime's kernels ask that; and truth, where a sum is "or" and a product "and".
+REDUCED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int32}
+
+
 def scattered(
     emit: Emitter, op_type: str, data: Value, positions: Value, updates: Value, reduction: str | None, **attributes: Any
 ) -> Value:
-    """ScatterND or ScatterElements; what it reduces of two-byte numbers in float32, as onnxruntime asks in float16."""
-    widened = reduction is not None and data.dtype in (torch.float16, torch.bfloat16)
-    if widened:
-        updates = emit.cast(updates, torch.float32)
-    wide = emit.cast(data, torch.float32) if widened else data
+    """ScatterND or ScatterElements; what it reduces in a dtype that onnxruntime has a kernel for."""
+    working = REDUCED_IN.get(data.dtype, data.dtype) if reduction is not None else data.dtype
+    wide, updates = (data, updates) if working == data.dtype else (emit.cast(v, working) for v in (data, updates))
     result = emit.node(op_type, wide, positions, updates, reduction=reduction, **attributes)
-    return replace(emit.cast(result, data.dtype) if widened else result, spec=data.spec)
+    return replace(result if working == data.dtype else emit.cast(result, data.dtype), spec=data.spec)
 
 
 def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -202,6 +202,9 @@ def lower_new_tensor(emit: Emitter, input: Value, data: Any, dtype: Any = None, 
 
 # Numbers in a row -----------------------------------------------------------------------------------
 
+# Where a range begins or ends: a number, a size, or a fraction of sizes.
+Bound: TypeAlias = Any
+
 arange = Op("arange")
 
 
@@ -217,7 +220,7 @@ def bind_arange(*bounds: Any, start: Any = 0, end: Any = None, step: Any = 1, **
 
 @arange.shape
 def arange_shape(
-    start: Any, end: Any, step: Any = 1, dtype: torch.dtype | None = None, device: Device = None
+    start: Bound, end: Bound, step: Bound = 1, dtype: torch.dtype | None = None, device: Device = None
 ) -> TensorSpec:
     whole = all(isinstance(bound, (int, Dim)) for bound in (start, end, step))
     if any(isinstance(bound, TensorSpec) for bound in (start, end, step)):

@@ -18,6 +18,7 @@ from passes.ops.assignment import counted
 from passes.ops.axes import axis_of
 from passes.ops.integer_reduction import running_products
 from passes.ops.joining import joined
+from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import Op
 from passes.ops.reduction import lower_extreme, position_along, sum_dtype
 from passes.spec import TensorSpec
@@ -46,18 +47,24 @@ def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value])
 
 
 def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
-    """CumSum; 16-bit floats since opset 14."""
+    """CumSum; 16-bit floats since opset 14, small integers never: their sums wrap as well afterwards."""
     dtype = emit.result.dtype
-    working = torch.float32 if dtype.itemsize == 2 and emit.opset < 14 else dtype
+    working = torch.float32 if dtype.is_floating_point and dtype.itemsize == 2 and emit.opset < 14 else dtype
+    working = SUMMED_IN.get(working, working)
     total = emit.node("CumSum", emit.cast(value, working), emit.constant(torch.tensor(axis)))
     return total if working == dtype else emit.cast(total, dtype)
 
 
 def lower_cumprod(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
+    dtype = emit.result.dtype
+    working = SUMMED_IN.get(dtype, dtype)
+    value = emit.cast(value, working)
     empty = isinstance(input.shape[axis], int) and input.shape[axis] == 0
-    if not emit.result.dtype.is_floating_point and not empty:
-        return running_products(emit, value, axis)[1]
-    return emit.reduce("ReduceProd", _prefixes(emit, input, value, axis, 1), [axis + 1], False)
+    if not dtype.is_floating_point and not empty:
+        result = running_products(emit, value, axis)[1]
+    else:
+        result = emit.reduce("ReduceProd", _prefixes(emit, input, value, axis, 1), [axis + 1], False)
+    return result if working == dtype else emit.cast(result, dtype)
 
 
 _running("cumsum", lower_cumsum)
@@ -70,7 +77,7 @@ def _prefixes(emit: Emitter, input: Value, value: Value, axis: int, neutral: flo
     places = counted(emit, 0, size)
     rows, columns = emit.reshape(places, [size, 1, *behind]), emit.reshape(places, [size, *behind])
     taken = emit.node("LessOrEqual", columns, rows)
-    return emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(neutral, emit.result.dtype))
+    return emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(neutral, value))
 
 
 logcumsumexp = Op("logcumsumexp", functions=(torch.logcumsumexp,), methods=("logcumsumexp",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_letters
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -13,7 +13,7 @@ from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.layout import same_size, transposed
-from passes.ops.matmul import in_wider
+from passes.ops.matmul import SUMMED_IN, in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.spec import TensorSpec
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 DOTS = "..."
+# How many axes tensordot sums over, or which of either operand.
+Dims: TypeAlias = "int | Sequence[Sequence[int]]"
 # Stands in a term for one axis of its ellipsis, numbered from the back.
 Label = str | int
 
@@ -115,7 +117,19 @@ def einsum_shape(equation: str, *operands: TensorSpec) -> TensorSpec:
     first = operands[0]
     for operand in operands:
         check(operand.dtype == first.dtype, "einsum takes one dtype, found {} and {}", first.dtype, operand.dtype)
-    return first.with_shape(*(found.sizes[label] for label in found.output))
+    dtype = first.dtype if first.dtype.is_floating_point else _summed_dtype(found.text, operands)
+    return TensorSpec(tuple(found.sizes[label] for label in found.output), dtype, first.device)
+
+
+def _summed_dtype(equation: str, operands: Sequence[TensorSpec]) -> torch.dtype:
+    """The dtype of an einsum of integers or bool: sums over one operand are int64, products of matrices are not.
+
+    Which sums torch takes first depends on the equation, so that it is asked, on tensors without data.
+    """
+    try:
+        return torch.einsum(equation, *(operand.meta_tensor() for operand in operands)).dtype
+    except RuntimeError as error:
+        raise ShapeError(f"torch refuses einsum: {str(error).splitlines()[0]}") from error
 
 
 @einsum.lower
@@ -135,8 +149,8 @@ def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
     written = replace(found, terms=tuple(terms))
     plan = _as_matrices(written)
     if plan is None:
-        return in_wider(emit, "Einsum", *values, equation=written.text)
-    return in_wider(emit, "MatMul", *(transposed(emit, values[place], order) for place, order in plan))
+        return in_wider(emit, "Einsum", *values, wider=SUMMED_IN, equation=written.text)
+    return in_wider(emit, "MatMul", *(transposed(emit, values[place], order) for place, order in plan), wider=SUMMED_IN)
 
 
 def _as_matrices(equation: Equation) -> list[tuple[int, tuple[int, ...]]] | None:
@@ -196,8 +210,8 @@ def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, d
 
 
 @tensordot.shape
-def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Any = 2) -> TensorSpec:
-    return einsum_shape(_tensordot_equation(a, b, dims), a, b)
+def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Dims = 2) -> TensorSpec:
+    return einsum_shape(_tensordot_equation(a, b, dims), a, b).with_dtype(a.dtype)
 
 
 @tensordot.lower
@@ -225,13 +239,13 @@ def inner_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
         check(sizes[0] == sizes[1], "an inner product takes equal last axes, found {} and {}", *sizes)
     else:
         return broadcast(input, other)
-    return einsum_shape(_inner_equation(input, other), input, other)
+    return einsum_shape(_inner_equation(input, other), input, other).with_dtype(input.dtype)
 
 
 @inner.lower
 def lower_inner(emit: Emitter, input: Value, other: Value) -> Value:
     if not (input.ndim and other.ndim):
-        return in_wider(emit, "Mul", *promote(emit, input, other))
+        return times(emit, *promote(emit, input, other))
     return lower_einsum(emit, _inner_equation(input, other), input, other)
 
 

@@ -207,9 +207,8 @@ def lower_embedding_bag(
 def _not_padding(emit: Emitter, input: Value, weight: Value, padding_idx: int | None) -> Value | None:
     if padding_idx is None:
         return None
-    row = padding_idx % weight.shape[0]
-    assert isinstance(row, int)
-    return emit.node("Not", emit.node("Equal", input, emit.scalar(row, input)))
+    row = padding_idx if padding_idx >= 0 else padding_idx + weight.shape[0]
+    return emit.node("Not", emit.node("Equal", input, emit.operand(row, input.dtype)))
 
 
 def _inside(emit: Emitter, input: Value, offsets: Value, include_last_offset: bool) -> Value:
@@ -260,4 +259,7 @@ def one_hot_shape(input: TensorSpec, num_classes: int = -1) -> TensorSpec:
 
 @one_hot.lower
 def lower_one_hot(emit: Emitter, input: Value, num_classes: int = -1) -> Value:
-    return emit.node("OneHot", input, emit.size(num_classes), emit.ints(0, 1), axis=-1)
+    depth, values = emit.size(num_classes), emit.ints(0, 1)
+    if input.ndim:
+        return emit.node("OneHot", input, depth, values, axis=-1)
+    return emit.squeeze(emit.node("OneHot", emit.unsqueeze(input, 0), depth, values, axis=-1), 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, hint, is_static, product
 from passes.errors import check
 from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
@@ -89,6 +89,8 @@ def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: Tensor
 @gather.lower
 def lower_gather(emit: Emitter, input: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
     axis = axis_of(dim, input.ndim)
+    if is_static(index.shape) and 0 in index.shape:  # torch takes any dtype and rank where nothing is gathered
+        return emit.constant(torch.empty([hint(size) for size in index.shape], dtype=input.dtype))
     lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
     result = emit.node("GatherElements", lifted, positions, axis=axis)
     return result if index.ndim else emit.squeeze(result, 0)
@@ -255,11 +257,11 @@ def lower_scatter_reduce(
 
 
 def _lowest(dtype: torch.dtype) -> float:
-    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+    return -torch.inf if dtype.is_floating_point else int(dtype != torch.bool and torch.iinfo(dtype).min)
 
 
 def _highest(dtype: torch.dtype) -> float:
-    return torch.inf if dtype.is_floating_point else torch.iinfo(dtype).max
+    return torch.inf if dtype.is_floating_point else 1 if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 # A whole slice per position -------------------------------------------------------------------------
@@ -335,7 +337,8 @@ def index_add_shape(input: TensorSpec, dim: int, index: TensorSpec, source: Tens
 @index_add.lower
 def lower_index_add(emit: Emitter, input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
     if alpha != 1:
-        source = replace(emit.node("Mul", source, emit.scalar(alpha, source)), spec=source.spec)
+        scaled = emit.node("And" if source.dtype == torch.bool else "Mul", source, emit.scalar(alpha, source))
+        source = replace(scaled, spec=source.spec)
     return _lower_slices(emit, input, dim, index, source, None, "add")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -69,12 +69,15 @@ def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
     return (*sizes[:open_axis], numel // known, *sizes[open_axis + 1 :])
 
 
+# The sizes of the view, one by one or as a sequence; or a dtype in which to read the same bytes.
+NewShape: TypeAlias = Any
+
 view = Op("view", functions=(torch.reshape,), methods=("view", "reshape"), view=True)
 view.identity(keeps_shape)
 
 
 @view.shape
-def view_shape(input: TensorSpec, *shape: Any) -> TensorSpec:
+def view_shape(input: TensorSpec, *shape: NewShape) -> TensorSpec:
     if len(shape) == 1 and isinstance(shape[0], torch.dtype):
         return _reinterpreted(input, shape[0])
     return input.with_shape(*filled_in(shape, input.numel()))

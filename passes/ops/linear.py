@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
 from passes.dimension import Size, product
 from passes.errors import ShapeError, check
+from passes.ops.matmul import WIDER
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.promotion import broadcast_shapes, check_weight_dtype
 from passes.spec import TensorSpec
@@ -77,12 +79,18 @@ def _check_features(input: TensorSpec, expected: Size) -> None:
 
 @linear.lower
 def lower_linear(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
-    """Gemm where the input is a matrix; otherwise MatMul over the leading axes, then Add."""
-    if input.ndim == 2 and weight.ndim == 2:
+    """Gemm where the input is a matrix of floats; otherwise MatMul over the leading axes, then Add."""
+    if input.dtype == torch.bool:
+        emit.unsupported("torch itself multiplies no matrices of bool")
+    if input.ndim == 2 and weight.ndim == 2 and input.dtype.is_floating_point:
         return emit.node("Gemm", input, weight, *([bias] if bias else []), transB=1)
+    dtype = input.dtype
+    working = WIDER.get(dtype, dtype)
+    input, weight = emit.cast(input, working), emit.cast(weight, working)
     transposed = emit.node("Transpose", weight, perm=[1, 0]) if weight.ndim == 2 else weight
     product = emit.node("MatMul", input, transposed)
-    return emit.node("Add", product, bias) if bias else product
+    result = emit.node("Add", product, emit.cast(bias, working)) if bias else product
+    return result if working == dtype else emit.cast(result, dtype)
 
 
 @linear.cost

@@ -12,7 +12,7 @@ import torch
 from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
-from passes.ops.matmul import in_wider
+from passes.ops.matmul import in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, promote
 from passes.spec import TensorSpec
@@ -65,7 +65,7 @@ def lower_cross(emit: Emitter, input: Value, other: Value, dim: int | None = -1)
         return replace(emit.node("Gather", value, places, axis=axis), spec=value.spec)
 
     terms = [
-        in_wider(emit, "Mul", turned(input, first), turned(other, second))
+        times(emit, turned(input, first), turned(other, second))
         for first, second in ((by_one, by_two), (by_two, by_one))
     ]
     return in_wider(emit, "Sub", *(replace(term, spec=input.spec) for term in terms))
@@ -124,10 +124,7 @@ def lower_kron(emit: Emitter, input: Value, other: Value) -> Value:
     outer, inner = promote(emit, input, other, dtype=emit.result.dtype)
     spread = emit.reshape(outer, list(chain.from_iterable((size, 1) for size, _ in pairs)))
     tiled = emit.reshape(inner, list(chain.from_iterable((1, size) for _, size in pairs)))
-    if emit.result.dtype == torch.bool:
-        product = emit.node("And", spread, tiled)
-    else:
-        product = in_wider(emit, "Mul", spread, tiled)
+    product = times(emit, spread, tiled)
     every = emit.result.with_shape(*chain.from_iterable(pairs))
     return emit.reshape(replace(product, spec=every), emit.result.shape)
 

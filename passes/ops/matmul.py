@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 
 # onnxruntime multiplies no matrices of these; the product wraps as well after it as before.
 WIDER = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}
+# Nor does it add them up along axes. As a bool, a sum is whether it is not zero.
+SUMMED_IN = {torch.bool: torch.int32, **WIDER}
 
 
-def in_wider(emit: Emitter, op_type: str, *operands: Value, **attributes: Any) -> Value:
-    """A node whose operands are computed in a dtype that onnxruntime has a kernel for."""
+def times(emit: Emitter, first: Value, second: Value) -> Value:
+    """The product element by element, which of truth is "and"."""
+    return in_wider(emit, "And" if first.dtype == torch.bool else "Mul", first, second)
+
+
+def in_wider(
+    emit: Emitter,
+    op_type: str,
+    *operands: Value,
+    wider: Mapping[torch.dtype, torch.dtype] = WIDER,
+    **attributes: Any,
+) -> Value:
+    """A node whose operands are computed in a dtype that onnxruntime has a kernel for, as `wider` says."""
     kind = operands[0].dtype
-    wide = WIDER.get(kind, kind)
+    wide = wider.get(kind, kind)
     result = emit.node(op_type, *(emit.cast(operand, wide) for operand in operands), **attributes)
     return result if wide is kind else emit.cast(result, kind)
 
@@ -60,6 +73,8 @@ def multiplied(first: TensorSpec, second: TensorSpec) -> TensorSpec:
 
 
 def _lower_product(emit: Emitter, first: Value, second: Value) -> Value:
+    if first.dtype == torch.bool:
+        emit.unsupported("torch itself multiplies no matrices of bool")
     return in_wider(emit, "MatMul", first, second)
 
 
@@ -150,7 +165,7 @@ def outer_shape(input: TensorSpec, vec2: TensorSpec) -> TensorSpec:
 @outer.lower
 def lower_outer(emit: Emitter, input: Value, vec2: Value) -> Value:
     column, row = promote(emit, input, vec2)
-    return in_wider(emit, "Mul", emit.unsqueeze(column, 1), row)
+    return times(emit, emit.unsqueeze(column, 1), row)
 
 
 @outer.cost
@@ -219,6 +234,20 @@ def _added(name: str, ranks: Ranks, first: TensorSpec, second: TensorSpec) -> Te
     return found.with_shape(*found.shape[1:]) if name == "addbmm" else found
 
 
+def _fit_attributes(dtype: torch.dtype, *numbers: float) -> bool:
+    """Whether numbers are attributes of a node without loss: those are float32."""
+    return dtype != torch.float64 or all(
+        torch.tensor(number, dtype=torch.float32).item() == number for number in numbers
+    )
+
+
+def _either(emit: Emitter, name: str, input: Value, first: Value, second: Value, both: bool) -> Value:
+    """A sum of truths, which torch has of outer products alone: "or"."""
+    if name != "addr" or not both:
+        emit.unsupported(f"ONNX has no {name} of bool" if both else f"{name} of bool with alpha or beta 0")
+    return emit.node("Or", input, times(emit, emit.unsqueeze(first, 1), second))
+
+
 def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
     op = Op(name)
 
@@ -243,7 +272,9 @@ def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
 
     @op.lower
     def lower(emit: Emitter, input: Value, first: Value, second: Value, beta: float = 1, alpha: float = 1) -> Value:
-        if name == "addmm" and emit.result.dtype.is_floating_point:
+        if input.dtype == torch.bool:
+            return _either(emit, name, input, first, second, bool(alpha and beta))
+        if name == "addmm" and emit.result.dtype.is_floating_point and _fit_attributes(input.dtype, alpha, beta):
             scales = {"alpha": float(alpha), "beta": float(beta)}
             return emit.node("Gemm", first, second, input if beta else None, **scales)
         wide = WIDER.get(input.dtype, input.dtype)

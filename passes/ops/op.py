@@ -20,7 +20,7 @@ and lowering read the same bound arguments. Registering a spelling twice raises.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +29,7 @@ from torch import fx, nn
 
 from passes.dimension import Size
 from passes.errors import CaptureError
-from passes.nested import ATOMS, map_structure
+from passes.nested import ATOMS, leaves, map_structure
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ PARAMETER_SYNONYMS = {
     "axis": "dim", "axes": "dim", "keepdims": "keepdim", "self": "input", "a": "input", "x": "input",
     "indices": "indices_or_sections", "sections": "indices_or_sections",
 }  # fmt: skip
+
+# What an annotation names where the parameter takes a tensor, or may; any other takes numbers, strings and the like.
+_OF_TENSORS = ("TensorSpec", "Value", "Operand", "Any")
 
 # Arguments that change neither the shape nor what is computed, accepted by every spelling.
 WITHOUT_EFFECT = frozenset(
@@ -91,7 +94,8 @@ class Op:
 
     `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
-    other parameters is declared with `function` or `method` and an adapter.
+    other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the parameters that take
+    no tensor, `of_either` those that take a size or a tensor, as the annotations of the shape rule have it.
     `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
     random state, or with which arguments it may.
     """
@@ -113,6 +117,8 @@ class Op:
         self.cost_rule: Callable[..., Size] | None = None
         self.identity_rule: Callable[..., bool] | None = None
         self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
+        self.of_numbers: set[str] = set()
+        self.of_either: set[str] = set()
         self._parameters: tuple[str, ...] = ()
         self._defaults: dict[str, Any] = {}
         self._star: str | None = None
@@ -129,7 +135,13 @@ class Op:
     def shape(self, rule: Rule) -> Rule:
         """Declares the shape rule; its parameters become the op's signature."""
         self.shape_rule = rule
-        for parameter in inspect.signature(rule).parameters.values():
+        declared = inspect.signature(rule).parameters.values()
+        for parameter in declared:
+            annotation = str(parameter.annotation)
+            if not any(word in annotation for word in _OF_TENSORS):
+                self.of_numbers.add(parameter.name)
+            elif "Size" in annotation:
+                self.of_either.add(parameter.name)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 self._star = parameter.name
             else:
@@ -300,6 +312,41 @@ def has_rule(node: fx.Node) -> bool:
     return node.target in FUNCTIONS or (node.op == "call_method" and find_method(str(node.target)) is not None)
 
 
+def given_as_numbers(
+    kind: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, fx.Node, bool]]:
+    """The nodes that a call of a function or method hands over where it takes numbers: to which parameter, which node,
+    and whether it must be a number. A slice's bounds must be.
+
+    Most are sizes. One that is a tensor stands for its number, as torch takes a tensor of one element there.
+    """
+    found = FUNCTIONS.get(target) if kind == "call_function" else find_method(target)
+    if found is None:
+        return
+    op, adapter = found
+    given = (*args[is_of_tensor(kind, target) :], *kwargs.values())
+    if all(type(value) in ATOMS and type(value) is not fx.Node for value in given):
+        return
+    try:
+        bound = op.bind(args, kwargs, adapter)
+    except CaptureError:  # it is told where the call gets its value
+        return
+    for name, value in bound.items():
+        if name in op.of_numbers or name in op.of_either:
+            yield from ((name, leaf, name in op.of_numbers) for leaf in leaves(value) if type(leaf) is fx.Node)
+        elif type(value) is tuple or type(value) is slice:
+            bounds = (part for part in (value if type(value) is tuple else (value,)) if type(part) is slice)
+            yield from (("a slice", leaf, True) for part in bounds for leaf in leaves(part) if type(leaf) is fx.Node)
+
+
+def is_of_tensor(kind: str, target: Any) -> bool:
+    """Whether the first argument of a call is the tensor that the operation is of, as far as its spelling says."""
+    if kind == "call_method":
+        return True
+    op, adapter = FUNCTIONS[target]
+    return adapter is None and bool(op._parameters) and op._parameters[0] not in op.of_numbers
+
+
 def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
     """The node's op with its arguments bound, or None where no op covers the node.
 
@@ -319,7 +366,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
                 f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
                 remedy="give its forward the arguments that it declares",
             ) from error
-        arguments = {name: _unless_absent(module, value) for name, value in given.items()}
+        arguments = {name: _known(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments) if op._star is None else arguments, module, str(node.target))
     if node.op == "call_function":
         found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
@@ -344,11 +391,15 @@ def _call_text(node: fx.Node) -> str:
     return " and ".join([f"{len(node.args)} by position", *node.kwargs])
 
 
-def _unless_absent(module: nn.Module, value: Any) -> Any:
-    """None in place of an `Owned` that the module does not have (`bias=False`)."""
-    if isinstance(value, Owned) and tensor_at(module, value.name) is None:
-        return None
-    return value
+def _known(module: nn.Module, value: Any) -> Any:
+    """None in place of an `Owned` that the module does not have (`bias=False`), its number in place of a tensor."""
+    if type(value) in ATOMS:
+        return value
+    if isinstance(value, Owned):
+        return None if tensor_at(module, value.name) is None else value
+    return map_structure(
+        value, lambda leaf: leaf.item() if isinstance(leaf, torch.Tensor) and leaf.numel() == 1 else leaf
+    )
 
 
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:

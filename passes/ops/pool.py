@@ -276,6 +276,8 @@ def lower_avg_pool(
     divisor_override: int | None = None,
 ) -> Value:
     """AveragePool. Padding counts for torch, what `ceil_mode` adds behind it does not: it is padded away first."""
+    if not input.dtype.is_floating_point:
+        emit.unsupported(f"ONNX has no AveragePool of {input.dtype}, whose means are rounded to whole numbers")
     windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
     pads = windows.pads()
     own = [*windows.padding, *windows.padding]

@@ -16,6 +16,7 @@ from passes.ops.axes import axes_of, axis_of
 from passes.ops.comparison import lower_maximum, lower_minimum
 from passes.ops.elementwise import NEVER, Native
 from passes.ops.integer_reduction import exact_product, exact_sum, is_inexact
+from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
 from passes.spec import TensorSpec
@@ -54,11 +55,11 @@ def reduced(input: TensorSpec, dim: Dims, keepdim: bool, dtype: torch.dtype | No
 
 
 def check_not_empty(input: TensorSpec, dim: Dims, what: str) -> None:
-    """An extreme of nothing does not exist. Named dimensions are at least 1."""
+    """An extreme of nothing does not exist."""
     for axis in reduced_axes(input, dim):
         if axis < input.ndim:
             size = input.shape[axis]
-            check(not (isinstance(size, int) and size == 0), "{} over axis {}, which has no elements", what, axis)
+            check(size != 0, "{} over axis {}, which has no elements", what, axis)
 
 
 def reduce(emit: Emitter, op_type: str, input: Value, value: Value, dim: Dims, keepdim: bool) -> Value:
@@ -150,13 +151,17 @@ def _accumulation(
         if name == "nansum" and input.dtype.is_floating_point:
             numbers = emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), input)
             value = type(input)(numbers.name, input.spec)
-        value = emit.cast(value, emit.result.dtype)
+        dtype = emit.result.dtype
         if op_type == "ReduceMean":
-            return mean_of(emit, input, value, dim, keepdim, emit.result.dtype)
-        if is_inexact(op_type, input.dtype, emit.result.dtype, reduced_size(input, dim)):
+            return mean_of(emit, input, emit.cast(value, dtype), dim, keepdim, dtype)
+        working = SUMMED_IN.get(dtype, dtype)
+        value = emit.cast(emit.cast(value, dtype), working)
+        if is_inexact(op_type, input.dtype, dtype, reduced_size(input, dim)):
             exact = exact_sum if op_type == "ReduceSum" else exact_product
-            return exact(emit, value, reduced_axes(input, dim), keepdim)
-        return reduce(emit, op_type, input, value, dim, keepdim)
+            result = exact(emit, value, reduced_axes(input, dim), keepdim)
+        else:
+            result = reduce(emit, op_type, input, value, dim, keepdim)
+        return result if working == dtype else emit.cast(result, dtype)
 
     return op
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -115,11 +115,15 @@ def _scaled(size: Size, factor: float) -> Size:
     return scaled
 
 
+# A number for each spatial axis, or one for all.
+PerAxis: TypeAlias = Any
+
+
 @interpolate.shape
 def interpolate_shape(
     input: TensorSpec,
-    size: Any = None,
-    scale_factor: Any = None,
+    size: PerAxis = None,
+    scale_factor: PerAxis = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -121,6 +121,9 @@ def lower_matrix_norm(
     return extreme if keepdim else emit.squeeze(extreme, rows, columns)
 
 
+# A number, the name of a matrix norm, or None.
+Order: TypeAlias = Any
+
 norm = Op("norm", functions=(torch.linalg.norm,))
 
 
@@ -133,7 +136,7 @@ def is_matrix_norm(input: TensorSpec | Value, ord: Any, dim: Dims) -> bool:
 
 @norm.shape
 def norm_shape(
-    input: TensorSpec, ord: Any = None, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
+    input: TensorSpec, ord: Order = None, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
 ) -> TensorSpec:
     if is_matrix_norm(input, ord, dim):
         return matrix_norm_shape(input, ord, (-2, -1) if dim is None else dim, keepdim, dtype)  # type: ignore[arg-type]
