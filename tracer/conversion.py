@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample
+from tracer.source_lines import current_source
 from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
@@ -384,6 +386,8 @@ class _Export:
                 dynamic_axes=work.sample.dynamic_axes(),
                 opset=self.opset,
                 names=names,
+                log=work.log,
+                current_source=partial(current_source, export_through_torch.__code__),
             )
 
 

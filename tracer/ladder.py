@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import CaptureError, InputError, NeedsDataError
+from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.meta_execution import MetaRunError, run_module
@@ -28,13 +28,19 @@ from tracer.sample import Sample
 def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
     """The model's program with a value on every node, from the first rung that holds; the model is not touched.
 
-    Raises the tracing error where no rung holds.
+    Raises the tracing error where no rung holds. Shapes that do not fit are the model's fault only where torch says so
+    too: what our rules alone refuse is followed on meta tensors, once a run on data has shown that torch takes it (on
+    meta tensors it takes more than on data).
     """
     try:
         return trace(model, sample, log)
     except CaptureError as error:
-        fault = error
-    return _untraced(model, sample, log, fault), []
+        return _untraced(model, sample, log, error), []
+    except ShapeError as error:
+        program = None if error.wants_fixed_size else _on_meta(model, sample, log, error)
+        if program is None or not _runs(model, sample, log):
+            raise
+        return program, []
 
 
 def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
@@ -48,14 +54,9 @@ def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, lis
 def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Program:
     location = fault.location or Location()
     if not isinstance(fault, NeedsDataError):
-        args, kwargs = sample.replace_leaves(lambda _, spec: spec)
-        try:
-            result = run_module(model, "", args, kwargs, log, location)
-            return _opaque(
-                model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy)
-            )
-        except MetaRunError:
-            pass
+        followed = _on_meta(model, sample, log, fault)
+        if followed is not None:
+            return followed
     try:
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
@@ -66,6 +67,18 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
     program.dry_run = lambda scratch: _dry_run(scratch, data)
     return program
+
+
+def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Program | None:
+    """The second rung: the model's own forward on meta tensors; None where it does not run on them."""
+    location = fault.location or Location()
+    args, kwargs = sample.replace_leaves(lambda _, spec: spec)
+    try:
+        result = run_module(model, "", args, kwargs, log, location)
+    except MetaRunError:
+        return None
+    rung = Rung("", "meta", fault.message, location, fault.remedy)
+    return _opaque(model, sample, log, result.value, result.lazies, rung)
 
 
 def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
@@ -103,6 +116,15 @@ def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any,
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         return as_specs(_dry_run(scratch, data)), lazies
+
+
+def _runs(model: nn.Module, sample: Sample, log: GuardLog) -> bool:
+    """Whether the model runs on data of the sample's sizes."""
+    try:
+        _run_on_data(model, _data(sample, log), Location())
+    except Exception:  # the caller's own code and torch's may raise anything
+        return False
+    return True
 
 
 def _opaque(
