@@ -48,18 +48,31 @@ def fault_of(found: Array, expected: torch.Tensor, tolerance: float) -> str | No
     """What is wrong with the file's value beside the module's, or None; integers must be equal."""
     if tuple(found.shape) != tuple(expected.shape):
         return f"has the shape {list(found.shape)}, but the module gives {list(expected.shape)}"
+    if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
+        return _fault_of_integers(found, expected.detach().cpu().numpy())
     exact, approximate = as_float64(expected), found.astype(np.float64)
     odd = ~np.isfinite(exact)
     if not np.array_equal(exact[odd], approximate[odd], equal_nan=True) or not np.isfinite(approximate[~odd]).all():
         return "has other infinities or NaNs than the module's"
     difference, scale = distance(found, expected)
-    tolerance = tolerance if expected.dtype.is_floating_point else 0.0
     if difference > tolerance * max(scale, 1.0):
         return (
             f"differs from the module's by {difference:.3g} in a range of {scale:.3g}; "
             f"{tolerance:g} of the range is allowed"
         )
     return None
+
+
+def _fault_of_integers(found: Array, exact: Array) -> str | None:
+    """What is wrong with integers or booleans: they are compared as they are, beyond 2**53 too."""
+    differing = np.flatnonzero(found.ravel() != exact.ravel())
+    if not differing.size:
+        return None
+    first = differing[0]
+    return (
+        f"differs from the module's in {differing.size} of {exact.size} elements: "
+        f"{found.ravel()[first]} and not {exact.ravel()[first]} at {[int(i) for i in np.unravel_index(first, exact.shape)]}"
+    )
 
 
 def distance(found: Array, expected: torch.Tensor) -> tuple[float, float]:

@@ -132,9 +132,8 @@ class Conversion:
             from tracer.verification import verify as compare
 
             with work.timed("verification"):
-                eager = copy_model(self.module, sharing=Sharing.PARAMETERS).eval()
                 locate = locator(self.lowered, self.program)
-                self.verification = compare(self.lowered, self.program, eager, work.sample, file, locate)
+                self.verification = compare(self.lowered, self.program, self.module, work.sample, file, locate)
 
         if target is not None:
             with work.timed("writing"):

@@ -1,0 +1,64 @@
+"""What a forward leaves behind in its module: buffers written, attributes set.
+
+An exported file computes outputs from inputs and keeps nothing, so a key-value cache or a streaming state starts anew
+at each of its runs. That is for the caller to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+# What every module has; `training` is the mode, which whoever runs a module sets.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = (bool, int, float, str, bytes, type(None))
+_CONTAINERS = (list, tuple, set, dict)
+
+# A container with more than this is a table, and no state.
+_MANY = 1000
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """What would show that a forward has left something: of each tensor which it is and how often it was written, of
+    each other attribute its value, or which object it is and what it holds."""
+    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+        return {f"{path}.{name}" if path else name: _mark(value) for path, name, value in _attributes(module)}
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The paths of what a forward has left, in the order of the modules."""
+    return [path for path in {**after, **before} if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+
+
+_ABSENT = object()
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    for path, part in module.named_modules():
+        for name, value in (*part._parameters.items(), *part._buffers.items()):
+            yield path, name, value
+        for name, value in vars(part).items():
+            if name not in _OF_EVERY_MODULE:
+                yield path, name, value
+
+
+def _mark(value: Any, depth: int = 3) -> Any:
+    if isinstance(value, torch.Tensor):
+        return id(value), -1 if value.is_inference() else value._version
+    if isinstance(value, _PLAIN):
+        return value if value == value else "nan"
+    if isinstance(value, _CONTAINERS) and depth:
+        if len(value) > _MANY:
+            return id(value), len(value)
+        items = value.items() if isinstance(value, dict) else value
+        return (id(value), *(_mark(item, depth - 1) for item in items))
+    if depth and not isinstance(value, (type, FunctionType, nn.Module)) and hasattr(value, "__dict__"):
+        return (id(value), *((name, _mark(item, depth - 1)) for name, item in list(vars(value).items())[:_MANY]))
+    return id(value)
+
+
+__all__ = ["changes", "state_of"]
