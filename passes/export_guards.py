@@ -57,7 +57,7 @@ def noted_decisions(current_source: Callable[[], str | None]) -> Iterator[list[D
             decisions.append(Decision(condition, _axes(self), current_source() or _followed_source()))
         note(self, prefix, condition, *args, **kwargs)
 
-    ShapeEnv._log_guard = noting  # type: ignore[method-assign]
+    ShapeEnv._log_guard = noting  # type: ignore[method-assign, assignment]
     try:
         yield decisions
     finally:
@@ -101,7 +101,7 @@ def record(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, st
 
 
 def _conjuncts(condition: Any) -> Sequence[Any]:
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     return condition.args if isinstance(condition, sympy.And) else (condition,)
 
@@ -180,9 +180,7 @@ def _record_as_text(condition: Any, names: Mapping[Any, str], log: GuardLog) -> 
     log.record(str(renamed), dynamic=True)
 
 
-def line_that_fixes(
-    decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, str]], name: str
-) -> str | None:
+def line_that_fixes(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, str]], name: str) -> str | None:
     """The caller's line at which the exporter fixed a named size, as far as it can be told."""
     import sympy
 

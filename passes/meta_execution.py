@@ -29,9 +29,8 @@ _PROBE, _CONFIRM = 4, 6
 
 
 def _confirming_sizes(size: int) -> list[int]:
-    """Other sizes of a dimension at which a formula found near its sample must hold, where the operation runs at all."""
+    """Other sizes of a dimension at which a formula found near its sample must hold, if the operation runs there."""
     return sorted({other for other in (2, 3, size // 2, size - 1, size + 1, 2 * size + 1) if other > 1} - {size})
-
 
 
 @dataclass(slots=True)
@@ -201,7 +200,7 @@ def _alike(one: Any, other: Any) -> bool:
         return isinstance(other, (tuple, list)) and len(one) == len(other)
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys()
-    return type(one) is type(other) and (type(one) not in (bool, float, str) or one == other)
+    return type(one) is type(other) and (type(one) not in (bool, float, str) or bool(one == other))
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -213,7 +212,7 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return all(_equal(item, other[key]) for key, item in one.items())
     if isinstance(one, TensorSpec):
-        return one.shape == other.shape
+        return bool(one.shape == other.shape)
     return type(one) is not int or bool(one == other)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from passes.dimension import Dim, FloorDiv, Size, Symbol, fixed_symbols, substitute
 from passes.guards import GuardLog
-from passes.onnx_lowering import LoweredModel
 from passes.program import SPEC, Program, tensor_specs
+
+if TYPE_CHECKING:
+    from passes.onnx_lowering import LoweredModel
 
 # How many sizes of one name are tried; a name that may have more is not pinned.
 _MOST = 4096
@@ -83,10 +86,10 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
     for value, spec in zip(graph.output, tensor_specs(program.output().meta[SPEC]), strict=True):
         for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, Dim) and not axis.HasField("dim_value"):
-                fixed = substitute(size, lambda name: _size(name, size, pinned))
+                fixed = substitute(size, partial(_size, size, pinned))
                 if isinstance(fixed, int):
                     axis.dim_value = fixed
 
 
-def _size(name: str, formula: Dim, pinned: Mapping[str, int]) -> Size:
+def _size(formula: Dim, pinned: Mapping[str, int], name: str) -> Size:
     return pinned[name] if name in pinned else Dim.symbol(name, formula.log.sampled[name], formula.log)

@@ -69,9 +69,10 @@ def _fault_of_integers(found: Array, exact: Array) -> str | None:
     if not differing.size:
         return None
     first = differing[0]
+    place = [int(index) for index in np.unravel_index(first, exact.shape)]
     return (
         f"differs from the module's in {differing.size} of {exact.size} elements: "
-        f"{found.ravel()[first]} and not {exact.ravel()[first]} at {[int(i) for i in np.unravel_index(first, exact.shape)]}"
+        f"{found.ravel()[first]} and not {exact.ravel()[first]} at {place}"
     )
 
 

@@ -36,6 +36,7 @@ from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
+from tracer.leftovers import changes, traced_state
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -85,6 +86,8 @@ class CapturingTracer(fx.Tracer):
         self._sample = sample
         self._copy = in_eval_mode(copy_model(model))
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
+        self._unique_modules = dict(self._copy.named_modules())
+        self._before = traced_state(self._unique_modules)
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
         for path, module in self._modules.items():
@@ -107,12 +110,22 @@ class CapturingTracer(fx.Tracer):
             fault.program = self.program
             raise fault from error
         program = self.program
+        program.left_behind = self._left_behind()
         program.constants = {
             str(node.target): program.tensor(str(node.target))
             for node in self.graph.nodes
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
         }
         return program
+
+    def _left_behind(self) -> list[str]:
+        """The tensors and attributes of the model that the forward has written."""
+        written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
+        lazies = self.program.lazies  # our own inference sets their sizes
+        settled = {path: module for path, module in self._unique_modules.items() if path not in lazies}
+        after = traced_state(settled)
+        before = {name: value for name, value in self._before.items() if name.rpartition(".")[0] in settled}
+        return list(dict.fromkeys([*written, *changes(before, after)]))
 
     @property
     def program(self) -> Program:

@@ -134,6 +134,8 @@ class Conversion:
             with work.timed("verification"):
                 locate = locator(self.lowered, self.program)
                 self.verification = compare(self.lowered, self.program, self.module, work.sample, file, locate)
+                known = self.report.left_behind
+                known += [path for path in self.verification.left_behind if path not in known]
 
         if target is not None:
             with work.timed("writing"):
@@ -272,6 +274,7 @@ def convert(
     """
     from passes.onnx_metadata import annotate, check_metadata
     from passes.onnx_writer import check_target, write_model
+    from passes.pinned_sizes import pinned_sizes, write_as_fixed
     from passes.weight_streaming import lazy_bytes, streamed
 
     _check_options(opset_version, route)
@@ -289,8 +292,12 @@ def convert(
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:
         lowered, taken, reason = export.run(work, resolved, passes, route)
+        pinned = pinned_sizes(work.log)
+        if pinned:
+            write_as_fixed(lowered, work.program, pinned)
         annotate(lowered, work.program, metadata=entries, version=__version__, route=taken)
-        report.guards = work.log.guards
+        report.guards, report.pinned = work.log.guards, pinned
+        report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file
         return Conversion(work.program, taken, reason, report, lowered, timings=work.timings, path=target)
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
@@ -374,15 +381,20 @@ class _Export:
             raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
 
     def _through_torch(self, work: _Work, resolved: nn.Module, names: InterfaceNames) -> LoweredModel:
+        from passes.pinned_sizes import pinned_sizes
         from passes.torch_exporter import export_through_torch
 
+        pinned = pinned_sizes(work.log)
         with work.timed("lowering"), _seeded(0):
             return export_through_torch(
                 copy_model(resolved, sharing=Sharing.PARAMETERS).eval(),
                 [leaf for leaf in leaves(work.sample.data(work.log.sampled)) if isinstance(leaf, torch.Tensor)],
                 work.sample.filled,
                 state=work.program.state(),
-                dynamic_axes=work.sample.dynamic_axes(),
+                dynamic_axes=[
+                    {axis: name for axis, name in axes.items() if name not in pinned}
+                    for axes in work.sample.dynamic_axes()
+                ],
                 opset=self.opset,
                 names=names,
                 log=work.log,

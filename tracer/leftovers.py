@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 # What every module has; `training` is the mode, which whoever runs a module sets.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -32,6 +32,40 @@ def state_of(module: nn.Module) -> dict[str, Any]:
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The paths of what a forward has left, in the order of the modules."""
     return [path for path in {**after, **before} if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+
+
+def traced_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """What would show that the trace of a forward has set something: of each attribute what it holds, and where that is
+    a traced value. Writes into tensors are in the graph."""
+    found: dict[str, Any] = {}
+    for path, module in modules.items():
+        prefix = f"{path}." if path else ""
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE:
+                found[prefix + name] = _shown(value)
+        buffers: Mapping[str, Any] = module._buffers
+        found.update((prefix + name, fx.Proxy) for name, value in buffers.items() if isinstance(value, fx.Proxy))
+    return found
+
+
+def _shown(value: Any, depth: int = 3) -> Any:
+    if isinstance(value, _PLAIN):
+        return value if value == value else "nan"
+    if isinstance(value, fx.Proxy):
+        return fx.Proxy
+    if isinstance(value, torch.Tensor) or not depth:
+        return type(value)
+    if isinstance(value, _CONTAINERS):
+        items = value.values() if isinstance(value, dict) else value
+        return type(value), len(value), *(_shown(item, depth - 1) for item in items if len(value) <= _MANY)
+    return type(value), *(_shown(item, depth - 1) for item in _fields(value))
+
+
+def _fields(value: Any) -> list[Any]:
+    """What an object of the caller's holds."""
+    if isinstance(value, (type, FunctionType, nn.Module)) or not hasattr(value, "__dict__"):
+        return []
+    return list(vars(value).values())[:_MANY]
 
 
 _ABSENT = object()
@@ -56,9 +90,7 @@ def _mark(value: Any, depth: int = 3) -> Any:
             return id(value), len(value)
         items = value.items() if isinstance(value, dict) else value
         return (id(value), *(_mark(item, depth - 1) for item in items))
-    if depth and not isinstance(value, (type, FunctionType, nn.Module)) and hasattr(value, "__dict__"):
-        return (id(value), *((name, _mark(item, depth - 1)) for name, item in list(vars(value).items())[:_MANY]))
-    return id(value)
+    return (id(value), *(_mark(item, depth - 1) for item in _fields(value))) if depth else id(value)
 
 
-__all__ = ["changes", "state_of"]
+__all__ = ["changes", "state_of", "traced_state"]

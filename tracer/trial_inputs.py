@@ -39,15 +39,15 @@ def trials(names: Sequence[str], log: GuardLog) -> list[Trial]:
     found = [Trial((), (dict(log.sampled),))]
     if len(free) > 1:
         found.append(Trial(tuple(free), tuple(islice(_together(free, log), 3))))
-    for name in free[:_MOST_ALONE] if len(free) > 1 else free:
-        found.append(Trial((name,), tuple(islice(_alone(name, free, log), 4))))
+    alone = free[:_MOST_ALONE]
+    found += [Trial((name,), tuple(islice(_alone(name, free, log), 4))) for name in alone]
     return found
 
 
 def _together(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
     """All names by one step, else each by the first step that the guards allow."""
     for step in _STEPS:
-        yield from _allowed(log, {name: step for name in names})
+        yield from _allowed(log, dict.fromkeys(names, step))
     moved = dict(log.sampled)
     for name in names:
         moved = next((sizes for step in _STEPS for sizes in _allowed(log, {name: step}, moved)), moved)
@@ -93,7 +93,7 @@ def attempts(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Arguments]:
             yield sample.filled([_made_up(leaf, sizes, low, high) for leaf in leaves])
 
 
-_RANGES = ((1, 2), (0, 1), (1, 8), (2, 4), (4, 8), (8, 16))
+_RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 11), (16, 17), (32, 33), (100, 101))
 
 
 def _shape(leaf: Leaf, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -110,9 +110,7 @@ def _fitted(leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive:
     return tiled[tuple(slice(0, wanted) for wanted in shape)].clone()
 
 
-def _made_up(
-    leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive: bool = False
-) -> torch.Tensor:
+def _made_up(leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive: bool = False) -> torch.Tensor:
     shape, dtype = _shape(leaf, sizes), leaf.spec.dtype
     if dtype.is_floating_point or dtype.is_complex:
         made = random_tensor(shape, leaf.spec)

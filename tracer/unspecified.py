@@ -9,7 +9,7 @@ Where a file differs, the module runs again with such choices made in other ways
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tracer.agreement import Array, fault_of
+
 aten = torch.ops.aten
 
 POSITIONS = "which position is given of values that are equal within rounding"
@@ -25,6 +27,9 @@ DISTANCES = "how small distances are rounded that cdist takes from a matrix prod
 
 # How far apart values are at most that count as equal, relative to the largest.
 _ROUNDING = 1e-5
+
+# By how many units in the last place of the largest term a sum of squares may be off.
+_ROUNDINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,8 @@ class Positions:
         if not values.ndim:
             return values if not positions.any() else None
         kept = self.found.ndim == values.ndim and self.axis is not None
-        places = positions if kept else positions.reshape(self.found.shape).unsqueeze(axis) if self.axis is not None else positions.reshape(1)
+        alone = positions.reshape(1) if self.axis is None else positions.unsqueeze(axis)
+        places = positions if kept else alone
         if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < values.shape[axis]:
             return None
         ordered = torch.sort(places, dim=axis).values
@@ -169,11 +175,11 @@ class Positions:
         return torch.gather(values, axis, places)
 
 
-class Noting(TorchDispatchMode):
+class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the positions that a module computes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.positions: list[Positions] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,19 +189,23 @@ class Noting(TorchDispatchMode):
             self.positions.append(Positions(args[0].clone(), found.clone(), _axis(function, args, kwargs or {})))
         return result
 
-    def of(self, output: torch.Tensor) -> Positions | None:
-        """The operation whose positions an output is, as far as it can be told by looking."""
+    def equally_good(self, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
+        """Whether an output is the positions of an operation, and others lead to values as close as rounding goes."""
+        if found.dtype != torch.int64 or found.shape != expected.shape:
+            return False
         for noted in self.positions:
-            if noted.found.shape == output.shape and torch.equal(noted.found, output):
-                return noted
-        return None
+            if noted.found.shape == expected.shape and torch.equal(noted.found, expected):
+                values, others = noted.at(expected), noted.at(found)
+                if values is not None and others is not None:
+                    return fault_of(others.numpy(), values, tolerance) is None
+        return False
 
 
-class _Choosing(TorchDispatchMode):
+class _Choosing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Chooses among equal elements in one way, wherever torch gives positions."""
 
     def __init__(self, choice: Choice):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.choice = choice
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -206,22 +216,25 @@ class _Choosing(TorchDispatchMode):
 
 
 class _Distances(TorchFunctionMode):
-    """Computes Euclidean distances in another way than torch would."""
+    """Takes Euclidean distances from squares that are off by what a matrix product may round: below, or above."""
 
-    def __init__(self, by_product: bool):
+    def __init__(self, sign: int):
         super().__init__()
-        self.by_product = by_product
+        self.sign = sign
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is not torch.cdist:
-            return function(*args, **(kwargs or {}))
-        return self._cdist(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        return self._off(result, *args, **(kwargs or {})) if function is torch.cdist else result
 
-    def _cdist(self, x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None) -> torch.Tensor:
-        if p != 2 or not self.by_product:
-            return torch.cdist(x1, x2, p, "donot_use_mm_for_euclid_dist")
-        squares = x1.square().sum(-1, keepdim=True) + x2.square().sum(-1).unsqueeze(-2)
-        return (squares - 2 * (x1 @ x2.transpose(-1, -2))).relu().sqrt()
+    def _off(
+        self, result: torch.Tensor, x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0, compute_mode: str | None = None
+    ) -> torch.Tensor:
+        if p != 2:
+            return result
+        exact = torch.cdist(x1, x2, p, "donot_use_mm_for_euclid_dist")
+        rounding = _ROUNDINGS * torch.finfo(x1.dtype).eps
+        off = rounding * (x1.square().sum(-1).unsqueeze(-1) + x2.square().sum(-1).unsqueeze(-2))
+        return (exact.square() + self.sign * off).relu().sqrt()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +249,15 @@ ALTERNATIVES = (
     Alternative(POSITIONS, partial(_Choosing, Choice())),
     Alternative(POSITIONS, partial(_Choosing, Choice(_ROUNDING))),
     Alternative(POSITIONS, partial(_Choosing, Choice(_ROUNDING, last=True))),
-    Alternative(DISTANCES, partial(_Distances, by_product=False)),
-    Alternative(DISTANCES, partial(_Distances, by_product=True)),
 )
+
+# Between the results of these two, a value is as right as either.
+DISTANCES_FROM, DISTANCES_TO = (Alternative(DISTANCES, partial(_Distances, sign)) for sign in (-1, 1))
+
+
+def between(found: Array, results: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """What lies nearest to the elements found, between the least and the greatest of several results."""
+    if not results[0].is_floating_point() or any(tuple(result.shape) != found.shape for result in results):
+        return None
+    several = torch.stack(list(results))
+    return torch.from_numpy(found.copy()).to(results[0].dtype).clamp(several.amin(0), several.amax(0))

@@ -27,7 +27,7 @@ from tracer.onnx_session import Session
 from tracer.sample import Sample
 from tracer.source_lines import is_user_code, source_line
 from tracer.trial_inputs import Arguments, Sizes, Trial, attempts, trials
-from tracer.unspecified import ALTERNATIVES, POSITIONS, Noting
+from tracer.unspecified import ALTERNATIVES, DISTANCES, DISTANCES_FROM, DISTANCES_TO, POSITIONS, Noting, between
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ def verify(
     The module runs first, so that the file is not blamed for what the module itself does not take. The inputs are the
     sample's own data where it has some, made up elsewhere; with dynamic dimensions they run again at other sizes for
     which the guards hold, all moved together and each by itself. `program` is what the model was lowered from,
-    and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement begins.
-    Random state is restored.
+    and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement
+    begins. Random state is restored.
 
     Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
     ExportError where the module itself does not.
@@ -239,23 +239,28 @@ class _Check:
     ) -> dict[int, torch.Tensor]:
         """By output, what the module may give as rightly, where that is what the file gives."""
         excused: dict[int, torch.Tensor] = {}
+
+        def excuse(index: int, result: torch.Tensor, about: str) -> None:
+            excused[index] = result
+            self._note(f"output {self.lowered.proto.graph.output[index].name} differs in {about}")
+
         for alternative in ALTERNATIVES:
             results = self._again(run, alternative.inside())
             for index in faults.keys() - excused.keys():
                 if results is not None and fault_of(found[index], results[index], tolerance) is None:
-                    excused[index] = results[index]
-                    self._note(f"output {self.lowered.proto.graph.output[index].name} differs in {alternative.about}")
+                    excuse(index, results[index], alternative.about)
+        least, most = (self._again(run, end.inside()) for end in (DISTANCES_FROM, DISTANCES_TO))
+        for index in faults.keys() - excused.keys():
+            if least is not None and most is not None:
+                nearest = between(found[index], [run.expected[index], least[index], most[index]])
+                if nearest is not None and fault_of(found[index], nearest, tolerance) is None:
+                    excuse(index, nearest, DISTANCES)
         noting = Noting()
         if faults.keys() - excused.keys() and self._again(run, noting) is not None:
             for index in faults.keys() - excused.keys():
-                positions = noting.of(run.expected[index])
                 ours = torch.from_numpy(found[index].copy())
-                if positions is None or ours.shape != run.expected[index].shape:
-                    continue
-                values, expected = positions.at(ours.long()), positions.at(run.expected[index].long())
-                if values is not None and expected is not None and fault_of(values.numpy(), expected, tolerance) is None:
-                    excused[index] = ours
-                    self._note(f"output {self.lowered.proto.graph.output[index].name} differs in {POSITIONS}")
+                if noting.equally_good(run.expected[index], ours, tolerance):
+                    excuse(index, ours, POSITIONS)
         return excused
 
     def _again(self, run: _Run, inside: AbstractContextManager[Any]) -> list[torch.Tensor] | None:
