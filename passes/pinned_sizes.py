@@ -89,6 +89,8 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
                 fixed = substitute(size, partial(_size, size, pinned))
                 if isinstance(fixed, int):
                     axis.dim_value = fixed
+                elif axis.dim_param == str(size):
+                    axis.dim_param = str(fixed)
 
 
 def _size(formula: Dim, pinned: Mapping[str, int], name: str) -> Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.nested import leaves, map_structure
+from passes.nested import ATOMS, leaves, map_structure
 from passes.program import SPEC, Program, tensor_specs
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -99,5 +100,16 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
 
 
 def cloned(value: Any) -> Any:
-    """A nested value with clones of its tensors."""
-    return map_structure(value, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+    """A nested value with clones of its tensors, and copies of what else may be changed in it, where that is possible."""
+    return map_structure(value, _cloned, keep_dataclasses=True)
+
+
+def _cloned(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.clone()
+    if type(leaf) in ATOMS:
+        return leaf
+    try:
+        return copy.deepcopy(leaf)
+    except Exception:  # what cannot be copied may raise anything
+        return leaf

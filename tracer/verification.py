@@ -145,7 +145,7 @@ class _Eager:
         before = state_of(module)
         args, kwargs = cloned(arguments)
         try:
-            return flat_tensors(cloned(module(*args, **kwargs)))
+            return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
         finally:
             left = changes(before, state_of(module))
             if left:
