@@ -18,6 +18,7 @@ from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
+from passes.leftovers import changes, state_of
 from passes.model_copy import copy_model
 from passes.nested import leaves, map_structure
 from passes.ops.op import Inference
@@ -35,10 +36,12 @@ def _confirming_sizes(size: int) -> list[int]:
 
 @dataclass(slots=True)
 class MetaResult:
-    """What a run on meta tensors gave: the value, and the lazy layers that it reached, in order."""
+    """What a run on meta tensors gave: the value, the lazy layers that it reached, in order, and the paths of the
+    buffers and attributes that it wrote."""
 
     value: Any
     lazies: list[LazyLayer] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
 
 
 class MetaRunError(Exception):
@@ -79,7 +82,9 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         probe = on_meta(module)
         lazies: list[LazyLayer] = []
         watch_lazies(probe, path, lazies, location)
-        return MetaResult(probe(*args, **kwargs), lazies)
+        before = state_of(probe, path)
+        value = probe(*args, **kwargs)
+        return MetaResult(value, lazies, changes(before, state_of(probe, path), {layer.path for layer in lazies}))
 
     return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
 
@@ -119,7 +124,7 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
         replace(layer, inference=Inference(attributes, shapes))
         for layer, (_, attributes, shapes) in zip(at_base.lazies, inferences, strict=True)
     ]
-    return MetaResult(value, lazies)
+    return MetaResult(value, lazies, at_base.left_behind)
 
 
 def _outcome(result: MetaResult) -> Any:

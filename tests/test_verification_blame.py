@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -112,7 +111,9 @@ def test_a_module_that_runs_on_nothing_is_the_modules_fault_and_no_advice_is_giv
         tracer.convert(Calls(fails), spec("N", 2, 3))
     assert "no-verify" not in str(info.value)
     with pytest.raises(ExportError, match="the module itself does not run at N=2") as info:
-        tracer.convert(Calls(lambda m, i: m.one(i), one=nn.Embedding(1, 4)), torch.full((2, 3), 7), dynamic_shapes=[{0: "N"}])
+        tracer.convert(
+            Calls(lambda m, i: m.one(i), one=nn.Embedding(1, 4)), torch.full((2, 3), 7), dynamic_shapes=[{0: "N"}]
+        )
     assert "made up" not in str(info.value)
 
 
@@ -138,7 +139,9 @@ def test_integers_and_booleans_compare_exactly(exact: torch.Tensor, off: torch.T
 def test_an_integer_that_is_off_by_one_is_found_in_a_file() -> None:
     right, off = Calls(lambda m, x: x + 2**60), Calls(lambda m, x: x + 2**60 + 1)
     assert compared(right, right, spec("N", dtype=INDICES)).largest_difference == 0
-    with pytest.raises(VerificationError, match=r"differs from the module's in 2 of 2 elements: \d+ and not \d+ at \[0\]"):
+    with pytest.raises(
+        VerificationError, match=r"differs from the module's in 2 of 2 elements: \d+ and not \d+ at \[0\]"
+    ):
         compared(right, off, spec("N", dtype=INDICES))
 
 
@@ -154,10 +157,9 @@ def test_a_file_that_takes_one_size_for_another_is_found() -> None:
     def wrong(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x.sum() * y.shape[0] + y.sum()
 
-    with pytest.raises(VerificationError, match=r"at A=3, B=2 .*; at the sampled sizes at A=2, B=2 it agrees(?s:.*)sizes for A"):
-        compared(wrong, Calls(right), spec("A"), spec("B")) if isinstance(wrong, nn.Module) else compared(
-            Calls(wrong), Calls(right), spec("A"), spec("B")
-        )
+    with pytest.raises(VerificationError, match=r"at A=3, B=2 .*; at the sampled sizes A=2, B=2 it agrees") as info:
+        compared(Calls(wrong), Calls(right), spec("A"), spec("B"))
+    assert "give fixed sizes for A, and report" in str(info.value)
 
 
 @pytest.mark.parametrize("names", [1, 2, 3])
@@ -171,16 +173,16 @@ def test_each_size_is_moved_by_itself_and_all_together(names: int) -> None:
 
 
 PINS: dict[str, tuple[Callable[[int], bool], int]] = {
-    "equal": (lambda T: T == 64, 64),
-    "two bounds": (lambda T: T >= 64 and T <= 64, 64),
-    "strict bounds": (lambda T: T > 63 and T < 65, 64),
-    "a quotient and a remainder": (lambda T: T // 2 == 32 and T % 2 == 0, 64),
-    "a bounded multiple": (lambda T: T % 64 == 0 and T < 128, 64),
-    "a formula": (lambda T: 3 * T + 1 == 193, 64),
-    "half": (lambda T: T // 2 == 32, 0),
-    "a bound": (lambda T: T <= 64, 0),
-    "a multiple": (lambda T: T % 64 == 0, 0),
-    "another": (lambda T: T != 7, 0),
+    "equal": (lambda t: t == 64, 64),
+    "two bounds": (lambda t: t >= 64 and t <= 64, 64),
+    "strict bounds": (lambda t: t > 63 and t < 65, 64),
+    "a quotient and a remainder": (lambda t: t // 2 == 32 and t % 2 == 0, 64),
+    "a bounded multiple": (lambda t: t % 64 == 0 and t < 128, 64),
+    "a formula": (lambda t: 3 * t + 1 == 193, 64),
+    "half": (lambda t: t // 2 == 32, 0),
+    "a bound": (lambda t: t <= 64, 0),
+    "a multiple": (lambda t: t % 64 == 0, 0),
+    "another": (lambda t: t != 7, 0),
 }
 
 
@@ -200,8 +202,8 @@ def test_a_size_that_guards_pin_is_written_as_fixed(kind: str) -> None:
 def test_pinned_sizes_are_those_at_which_guards_hold_alone() -> None:
     """Against every size, for pairs of conditions."""
     conditions: list[Callable[[Any], bool]] = [
-        lambda T: T // 3 == 4, lambda T: T % 3 == 1, lambda T: T >= 13, lambda T: T <= 13, lambda T: T != 12,
-        lambda T: 2 * T <= 27, lambda T: (T + 1) // 2 == 7, lambda T: T > 12,
+        lambda t: t // 3 == 4, lambda t: t % 3 == 1, lambda t: t >= 13, lambda t: t <= 13, lambda t: t != 12,
+        lambda t: 2 * t <= 27, lambda t: (t + 1) // 2 == 7, lambda t: t > 12,
     ]  # fmt: skip
     for chosen in itertools.combinations(conditions, 2):
         log = GuardLog()
@@ -256,7 +258,9 @@ def test_a_right_file_is_not_blamed_for_what_torch_leaves_open(kind: str) -> Non
 
 def test_what_was_left_open_is_said() -> None:
     result = verified(Calls(OPEN["topk"]), spec("N", 64))
-    assert result.notes == ["output output_1 differs in which position is given of values that are equal within rounding"]
+    assert result.notes == [
+        "output output_1 differs in which position is given of values that are equal within rounding"
+    ]
     assert result.to_dict()["notes"] == result.notes
 
 
@@ -369,16 +373,19 @@ def drawn(m: Any, x: torch.Tensor) -> torch.Tensor:
     return x + torch.rand_like(x)
 
 
-class Alternates(nn.Module):
+TICKS = itertools.count()
+
+
+class Ticks(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + float(np.random.default_rng().random())
+        return x + next(TICKS)
 
 
 def test_random_numbers_are_named_only_where_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VerificationError, match="as it draws random numbers"):
         tracer.convert(Calls(drawn), spec(2, 3))
     with pytest.raises(VerificationError, match="with the same random numbers of torch") as info:
-        tracer.convert(Alternates(), spec(2, 3))
+        tracer.convert(Ticks(), spec(2, 3))
     assert "draws random numbers" not in str(info.value)
     spoil(monkeypatch, torch.tanh)
     with pytest.raises(VerificationError, match="differs from the module's by 1") as info:

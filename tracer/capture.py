@@ -27,6 +27,7 @@ from passes.lazy_modules import (
     owns_uninitialized,
     stand_on,
 )
+from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model, in_eval_mode
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
@@ -36,7 +37,6 @@ from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
-from tracer.leftovers import changes, traced_state
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -121,11 +121,9 @@ class CapturingTracer(fx.Tracer):
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
-        lazies = self.program.lazies  # our own inference sets their sizes
-        settled = {path: module for path, module in self._unique_modules.items() if path not in lazies}
-        after = traced_state(settled)
-        before = {name: value for name, value in self._before.items() if name.rpartition(".")[0] in settled}
-        return list(dict.fromkeys([*written, *changes(before, after)]))
+        after = traced_state(self._unique_modules)
+        written += changes(self._before, after, self.program.lazies)  # our own inference sets the sizes of those
+        return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     @property
     def program(self) -> Program:
@@ -347,6 +345,7 @@ class CapturingTracer(fx.Tracer):
         node.meta[SPEC] = result.value
         for layer in result.lazies:
             self._meet(layer)
+        self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 

@@ -15,6 +15,7 @@ from torch import fx, nn
 from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
+from passes.leftovers import changes, state_of
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import Sharing, copy_model
 from passes.pipeline import PassResult, Pipeline
@@ -59,12 +60,13 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
             return followed
     try:
         data = _data(sample, log)
-        value, lazies = _run_on_data(model, data, location)
+        value, lazies, left_behind = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
         if isinstance(error, InputError):  # that there is no data says nothing of the model
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
+    program.left_behind = left_behind
     program.dry_run = lambda scratch: _dry_run(scratch, data)
     return program
 
@@ -78,7 +80,9 @@ def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError
     except MetaRunError:
         return None
     rung = Rung("", "meta", fault.message, location, fault.remedy)
-    return _opaque(model, sample, log, result.value, result.lazies, rung)
+    program = _opaque(model, sample, log, result.value, result.lazies, rung)
+    program.left_behind = result.left_behind
+    return program
 
 
 def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
@@ -108,14 +112,17 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
         return scratch(*args, **kwargs)
 
 
-def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer]]:
-    """A dry run on a copy in eval mode; random state is restored, the copy is thrown away."""
+def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer], list[str]]:
+    """A dry run on a copy in eval mode: its value, the lazy layers met, and what it left behind in the copy. Random
+    state is restored, the copy is thrown away."""
     scratch = copy_model(model, sharing=Sharing.NONE).eval()
     lazies: list[LazyLayer] = []
     watch_lazies(scratch, "", lazies, location)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        return as_specs(_dry_run(scratch, data)), lazies
+        before = state_of(scratch)
+        value = as_specs(_dry_run(scratch, data))
+    return value, lazies, changes(before, state_of(scratch), {layer.path for layer in lazies})
 
 
 def _runs(model: nn.Module, sample: Sample, log: GuardLog) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 
 from passes.errors import ExportError, TracerError, VerificationError
 from passes.guards import Location
+from passes.leftovers import changes, state_of
 from passes.model_copy import Sharing, copy_model, in_eval_mode
 from passes.onnx_emitter import onnx_type
 from passes.onnx_lowering import LoweredModel
@@ -22,7 +23,6 @@ from passes.plain_attention import plain_attention
 from passes.program import Program
 from passes.torch_state import TORCH_STATE
 from tracer.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
-from tracer.leftovers import changes, state_of
 from tracer.onnx_session import Session
 from tracer.sample import Sample
 from tracer.source_lines import is_user_code, source_line
@@ -290,7 +290,7 @@ class _Check:
             )
         remedy = "try --no-fold-batchnorm or another --opset, and report the model"
         if moved:
-            message += f"; at the sampled sizes{_at(self._shown(self.program.log.sampled))} it agrees"
+            message += f"; at the sampled sizes {_listed(self._shown(self.program.log.sampled))} it agrees"
             remedy = f"give fixed sizes for {', '.join(moved)}, and report the model"
         torch.set_rng_state(run.state)
         if self.locate is None:
@@ -330,7 +330,11 @@ def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
 
 
 def _at(sizes: Mapping[str, int]) -> str:
-    return f" at {', '.join(f'{name}={size}' for name, size in sizes.items())}" if sizes else ""
+    return f" at {_listed(sizes)}" if sizes else ""
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def _first_line(error: Exception) -> str:

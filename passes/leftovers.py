@@ -6,7 +6,7 @@ at each of its runs. That is for the caller to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -22,16 +22,22 @@ _CONTAINERS = (list, tuple, set, dict)
 _MANY = 1000
 
 
-def state_of(module: nn.Module) -> dict[str, Any]:
+def state_of(module: nn.Module, path: str = "") -> dict[str, Any]:
     """What would show that a forward has left something: of each tensor which it is and how often it was written, of
-    each other attribute its value, or which object it is and what it holds."""
+    each other attribute its value, or which object it is and what it holds. `path` is the module's own."""
+    prefix = f"{path}." if path else ""
     with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
-        return {f"{path}.{name}" if path else name: _mark(value) for path, name, value in _attributes(module)}
+        return {prefix + name: _mark(value) for name, value in _attributes(module)}
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The paths of what a forward has left, in the order of the modules."""
-    return [path for path in {**after, **before} if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], apart_from: Collection[str] = ()) -> list[str]:
+    """The paths of what a forward has left, in the order of the modules; `apart_from` are modules that do not count:
+    lazy ones, which were initialised meanwhile."""
+    return [
+        path
+        for path in {**after, **before}
+        if before.get(path, _ABSENT) != after.get(path, _ABSENT) and path.rpartition(".")[0] not in apart_from
+    ]
 
 
 def traced_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
@@ -71,13 +77,14 @@ def _fields(value: Any) -> list[Any]:
 _ABSENT = object()
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for path, part in module.named_modules():
+        prefix = f"{path}." if path else ""
         for name, value in (*part._parameters.items(), *part._buffers.items()):
-            yield path, name, value
+            yield prefix + name, value
         for name, value in vars(part).items():
             if name not in _OF_EVERY_MODULE:
-                yield path, name, value
+                yield prefix + name, value
 
 
 def _mark(value: Any, depth: int = 3) -> Any:
