@@ -16,7 +16,6 @@ from tests.reading import properties, run
 from tests.reading import sizes as declared
 from tracer import UnsupportedOpError, spec
 
-
 SLOW = pytest.mark.slow  # the exporter takes seconds for each
 
 
