@@ -95,9 +95,17 @@ class NeedsDataError(CaptureError):
 
 
 class ShapeError(TracerError):
-    """The operands of an operation do not fit together."""
+    """The operands of an operation do not fit together.
+
+    `wants_fixed_size` says that they would, were no size dynamic: not to follow a model with names is no fault of the
+    model's, but one that torch's exporter shares.
+    """
 
     remedy_by_default = "change the sizes there, or give a sample input that fits them"
+
+    def __init__(self, message: str, *, remedy: str = "", wants_fixed_size: bool = False):
+        super().__init__(message, remedy=remedy)
+        self.wants_fixed_size = wants_fixed_size
 
 
 class LazyResolutionError(TracerError):

@@ -1,13 +1,13 @@
 """Shapes without a rule: the operation or module itself, run on meta tensors.
 
 Meta tensors have fixed sizes. Where a dimension is dynamic, the operation is run at several sizes and each
-result size is taken for the affine formula through them, confirmed at a further point; what does not
-confirm is refused, never guessed.
+result size is taken for the affine formula through them, confirmed at further points: odd and even ones, smaller and
+larger ones, each dimension by itself and all together. What does not confirm is refused, never guessed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
+from passes.leftovers import changes, state_of
 from passes.model_copy import copy_model
 from passes.nested import leaves, map_structure
 from passes.ops.op import Inference
@@ -28,12 +29,19 @@ from passes.spec import TensorSpec, describe
 _PROBE, _CONFIRM = 4, 6
 
 
+def _confirming_sizes(size: int) -> list[int]:
+    """Other sizes of a dimension at which a formula found near its sample must hold, if the operation runs there."""
+    return sorted({other for other in (2, 3, size // 2, size - 1, size + 1, 2 * size + 1) if other > 1} - {size})
+
+
 @dataclass(slots=True)
 class MetaResult:
-    """What a run on meta tensors gave: the value, and the lazy layers that it reached, in order."""
+    """What a run on meta tensors gave: the value, the lazy layers that it reached, in order, and the paths of the
+    buffers and attributes that it wrote."""
 
     value: Any
     lazies: list[LazyLayer] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
 
 
 class MetaRunError(Exception):
@@ -74,7 +82,9 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         probe = on_meta(module)
         lazies: list[LazyLayer] = []
         watch_lazies(probe, path, lazies, location)
-        return MetaResult(probe(*args, **kwargs), lazies)
+        before = state_of(probe, path)
+        value = probe(*args, **kwargs)
+        return MetaResult(value, lazies, changes(before, state_of(probe, path), {layer.path for layer in lazies}))
 
     return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
 
@@ -91,21 +101,36 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
     at_base = _run(call, args, kwargs, base)
     if not symbols:
         return at_base
-    steps = {name: _run(call, args, kwargs, {**base, name: base[name] + _PROBE}) for name in symbols}
+    steps = [_run(call, args, kwargs, {**base, name: base[name] + _PROBE}) for name in symbols]
     moved = {**base, **{name: base[name] + _CONFIRM for name in symbols}}
-    confirmed = _run(call, args, kwargs, moved)
-    fit = _Fit(base, moved, symbols, log, operation)
-    value = fit.structure(at_base.value, [steps[name].value for name in symbols], confirmed.value)
-    lazies = []
-    for index, layer in enumerate(at_base.lazies):
-        others = [steps[name].lazies[index].inference for name in symbols]
-        last = confirmed.lazies[index].inference
-        inferred = Inference(
-            fit.structure(layer.inference.attributes, [other.attributes for other in others], last.attributes),
-            fit.structure(layer.inference.shapes, [other.shapes for other in others], last.shapes),
-        )
-        lazies.append(replace(layer, inference=inferred))
-    return MetaResult(value, lazies)
+    fit = _Fit(base, symbols, log, operation)
+    found = fit.value(_outcome(at_base), [_outcome(step) for step in steps])
+    fit.check(found, _outcome(_run(call, args, kwargs, moved)), moved)
+    for sizes in fit.sizes_to_confirm():
+        try:
+            other = _run(call, args, kwargs, sizes)
+        except MetaRunError:  # no size of the model's own either
+            continue
+        fit.check(found, _outcome(other), sizes)
+    for name in symbols:
+        try:
+            alone = _outcome(_run(call, args, kwargs, {**base, name: 1}))
+        except MetaRunError:
+            continue
+        if not _equal(_at(found, {**base, name: 1}), alone):
+            _ = Dim.symbol(name, base[name], log) > 1  # a single one is often a case of its own: a guard
+    value, inferences = found
+    lazies = [
+        replace(layer, inference=Inference(attributes, shapes))
+        for layer, (_, attributes, shapes) in zip(at_base.lazies, inferences, strict=True)
+    ]
+    return MetaResult(value, lazies, at_base.left_behind)
+
+
+def _outcome(result: MetaResult) -> Any:
+    """Everything of a run that may depend on sizes: its value, and what the lazy layers on the way became."""
+    lazies = [(layer.path, layer.inference.attributes, layer.inference.shapes) for layer in result.lazies]
+    return result.value, tuple(lazies)
 
 
 def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping[str, int]) -> MetaResult:
@@ -120,55 +145,91 @@ def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Finds size formulas from runs at `base`, at a step along each symbol, and at `moved`."""
+    """Finds size formulas from runs at `base` and at a step along each symbol, and checks them at other sizes."""
 
     base: Mapping[str, int]
-    moved: Mapping[str, int]
     symbols: list[str]
     log: GuardLog
     operation: str
 
-    def structure(self, base: Any, steps: list[Any], confirmed: Any) -> Any:
-        """The value with a formula for every size that changes."""
-        if isinstance(base, TensorSpec):
-            if any(step.ndim != base.ndim for step in (*steps, confirmed)):
-                raise self._refusal(base, confirmed)
-            shape = [
-                self.size(size, [step.shape[axis] for step in steps], confirmed.shape[axis])
-                for axis, size in enumerate(base.shape)
-            ]
-            return base.with_shape(*shape)
-        if isinstance(base, (tuple, list)):
-            if any(len(step) != len(base) for step in (*steps, confirmed)):
-                raise self._refusal(base, confirmed)
-            return tuple(self.structure(item, [step[i] for step in steps], confirmed[i]) for i, item in enumerate(base))
-        if isinstance(base, dict):
-            return {
-                key: self.structure(item, [step[key] for step in steps], confirmed[key]) for key, item in base.items()
-            }
-        if type(base) is int:
-            return self.size(base, steps, confirmed)
-        return base
+    def sizes_to_confirm(self) -> Iterator[dict[str, int]]:
+        """Each symbol at other sizes by itself, then all at others together."""
+        others = {name: _confirming_sizes(self.base[name]) for name in self.symbols}
+        for name, sizes in others.items():
+            yield from ({**self.base, name: size} for size in sizes)
+        if len(self.symbols) > 1:
+            yield {**self.base, **{name: self.base[name] + 1 + i for i, name in enumerate(self.symbols)}}
 
-    def size(self, base: Size, steps: list[Any], confirmed: Size) -> Size:
+    def value(self, base: Any, steps: list[Any]) -> Any:
+        """The value with a formula for every size that changes."""
+        if any(not _alike(base, step) for step in steps):
+            raise self._refusal(base, steps[0], {**self.base, self.symbols[0]: self.base[self.symbols[0]] + _PROBE})
+        if isinstance(base, TensorSpec):
+            return base.with_shape(
+                *(self._size(size, [step.shape[axis] for step in steps]) for axis, size in enumerate(base.shape))
+            )
+        if isinstance(base, (tuple, list)):
+            return tuple(self.value(item, [step[index] for step in steps]) for index, item in enumerate(base))
+        if isinstance(base, dict):
+            return {key: self.value(item, [step[key] for step in steps]) for key, item in base.items()}
+        return self._size(base, steps) if type(base) is int else base
+
+    def _size(self, base: Size, steps: list[Any]) -> Size:
         formula: Size = base
         for name, step in zip(self.symbols, steps, strict=True):
             slope, rest = divmod(step - base, _PROBE)
             if rest:
-                raise self._refusal(base, confirmed)
+                raise self._refusal(base, step, {**self.base, name: self.base[name] + _PROBE})
             formula = formula + slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
-        value = formula.at(self.moved) if isinstance(formula, Dim) else formula
-        if value != confirmed:
-            raise self._refusal(base, confirmed)
         return formula
 
-    def _refusal(self, base: Any, confirmed: Any) -> UnsupportedOpError:
-        sizes = ", ".join(self.symbols)
+    def check(self, found: Any, run: Any, sizes: Mapping[str, int]) -> None:
+        """Raises UnsupportedOpError where a run at some sizes gave something else than the formulas do."""
+        if not _equal(_at(found, sizes), run):
+            raise self._refusal(_at(found, self.base)[0], run[0], sizes)
+
+    def _refusal(self, base: Any, other: Any, sizes: Mapping[str, int]) -> UnsupportedOpError:
+        names = ", ".join(self.symbols)
         return UnsupportedOpError(
-            f"{self.operation} has no shape rule, and how its result depends on {sizes} is no simple formula: "
-            f"{describe(base)} at {dict(self.base)}, {describe(confirmed)} at {dict(self.moved)}",
-            remedy=f"give fixed sizes for {sizes}",
+            f"{self.operation} has no shape rule, and how its result depends on {names} is no simple formula: "
+            f"{describe(base)} at {dict(self.base)}, {describe(other)} at {dict(sizes)}",
+            remedy=f"give fixed sizes for {names}",
         )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two results differ in sizes alone."""
+    if isinstance(one, TensorSpec):
+        return isinstance(other, TensorSpec) and (one.ndim, one.dtype) == (other.ndim, other.dtype)
+    if isinstance(one, (tuple, list)):
+        return isinstance(other, (tuple, list)) and len(one) == len(other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys()
+    return type(one) is type(other) and (type(one) not in (bool, float, str) or bool(one == other))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two results without formulas are the same."""
+    if not _alike(one, other):
+        return False
+    if isinstance(one, (tuple, list)):
+        return all(map(_equal, one, other))
+    if isinstance(one, dict):
+        return all(_equal(item, other[key]) for key, item in one.items())
+    if isinstance(one, TensorSpec):
+        return bool(one.shape == other.shape)
+    return type(one) is not int or bool(one == other)
+
+
+def _at(value: Any, sizes: Mapping[str, int]) -> Any:
+    """A value at given sizes: no formula is left in it."""
+    if isinstance(value, TensorSpec):
+        return value.with_shape(*(_at(size, sizes) for size in value.shape))
+    if isinstance(value, (tuple, list)):
+        return tuple(_at(item, sizes) for item in value)
+    if isinstance(value, dict):
+        return {key: _at(item, sizes) for key, item in value.items()}
+    return value.at(sizes) if isinstance(value, Dim) else value
 
 
 def _symbols(value: Any) -> set[str]:

@@ -51,8 +51,9 @@ class Program:
     weights are drawn; `draws` holds them with the nodes between them that draw random numbers too. `dry_run`
     runs a copy of the model on data, where nothing less would do. `rungs` are the modules that could not be
     traced; `whole` is the target that stands for the root itself, where one does. `unreached` are the lazy
-    modules that the sample never calls. `inferred` has, by id, the tensors of `root` that a lazy layer
-    initialises, with what they will be. `read` has, by path, the model's tensors whose values the forward asked for,
+    modules that the sample never calls. `left_behind` are the buffers and attributes that the forward writes.
+    `inferred` has, by id, the tensors of `root` that a lazy layer initialises, with what they will be. `read` has, by
+    path, the model's tensors whose values the forward asked for,
     and so may have decided something.
 
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
@@ -66,6 +67,7 @@ class Program:
     lazies: dict[str, LazyLayer] = field(default_factory=dict)
     inferred: dict[int, TensorSpec] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
     draws: list[LazyLayer | fx.Node] = field(default_factory=list)
     dry_run: Callable[[nn.Module], object] | None = None
     rungs: list[Rung] = field(default_factory=list)

@@ -113,7 +113,7 @@ class Propagator:
         except _UnknownTensorError:
             return
         except DynamicSizeError as error:
-            fault = ShapeError(str(error), remedy="give a fixed size for that dimension")
+            fault = ShapeError(str(error), remedy="give a fixed size for that dimension", wants_fixed_size=True)
             node.meta[FAULT] = self._placed(fault, node)
         except TracerError as error:
             node.meta[FAULT] = self._placed(error, node)

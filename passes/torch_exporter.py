@@ -17,8 +17,9 @@ import torch
 from onnx import helper
 from torch import nn
 
+from passes import export_guards
 from passes.errors import ExportError
-from passes.guards import GuardLog
+from passes.guards import GuardLog, Location
 from passes.interface_names import InterfaceNames
 from passes.nested import leaves
 from passes.onnx_lowering import PRODUCER, LoweredModel, check_model
@@ -38,14 +39,18 @@ def export_through_torch(
     dynamic_axes: Sequence[Mapping[int, str]],
     opset: int,
     names: InterfaceNames,
+    log: GuardLog,
+    current_source: Callable[[], str | None],
 ) -> LoweredModel:
     """The model that torch's exporter makes of `module` (in eval mode), with our names and no local path.
 
     `tensors` are the sample's, with the names of their dynamic axes; `arguments` puts such a list into the structure
     that the forward takes. Every tensor of `state`, the module's state_dict, that the model uses is an initializer
-    under its key: torch's optimizer, which would compute with them, folds only what does not depend on one.
+    under its key: torch's optimizer, which would compute with them, folds only what does not depend on one. What the
+    exporter decides about the named sizes becomes guards of `log`, at the line that `current_source` gives.
 
-    Raises ExportError with torch's own reason where it refuses the module, and where it has no such opset.
+    Raises ExportError with torch's own reason where it refuses the module, where it has no such opset, and where it
+    fixes a size that is to be dynamic.
     """
     if opset not in TORCH_OPSETS:
         first, last = TORCH_OPSETS.start, TORCH_OPSETS.stop - 1
@@ -60,7 +65,12 @@ def export_through_torch(
         ) from error
     dims = {name: torch.export.Dim(name) for axes in dynamic_axes for name in axes.values()}
     try:
-        with warnings.catch_warnings(), _quiet():
+        with (
+            warnings.catch_warnings(),
+            _quiet(),
+            torch.no_grad(),
+            export_guards.noted_decisions(current_source) as decisions,
+        ):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Flat(module, arguments),
@@ -81,6 +91,8 @@ def export_through_torch(
             f"torch.onnx.export refuses the model: {type(error.__cause__ or error).__name__}: {reason}",
             remedy="rewrite the operations named, or keep them out of the exported module",
         ) from error
+    _check_inputs(program.model.graph.inputs, names.inputs, dynamic_axes, decisions)
+    export_guards.record(decisions, dynamic_axes, log)
     _rename(program.model, names, held, state)
     weights = {value.name: state[key] for key, value in held.items()}
     lowered = _detached(program.model, weights, names, opset)
@@ -88,6 +100,25 @@ def export_through_torch(
     lowered.changed = changed
     check_model(lowered, {}, GuardLog())
     return lowered
+
+
+def _check_inputs(
+    inputs: Sequence[Any],
+    names: Sequence[str],
+    dynamic_axes: Sequence[Mapping[int, str]],
+    decisions: Sequence[export_guards.Decision],
+) -> None:
+    """Raises ExportError where a size that is to be dynamic is fixed: the exporter gives up names without a word."""
+    for value, name, axes in zip(inputs, names, dynamic_axes, strict=True):
+        for axis, dimension in axes.items():
+            size = value.shape[axis]
+            if isinstance(size, int):
+                line = export_guards.line_that_fixes(decisions, dynamic_axes, dimension)
+                raise ExportError(
+                    f"torch.onnx.export fixes {dimension}, axis {axis} of {name}, at {size}"
+                    + (f", as {line} needs one size of it" if line else ""),
+                    remedy=f"give {dimension} a fixed size in the sample, or keep it out of Python's loops and indices",
+                ).placed(Location("", line))
 
 
 class _Flat(nn.Module):

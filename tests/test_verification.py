@@ -46,12 +46,14 @@ def test_a_wrong_model_is_found() -> None:
         compare(conversion, wider, "N", 3)
 
 
-def test_dynamic_sizes_are_run_at_two_sizes_for_which_the_guards_hold() -> None:
+def test_dynamic_sizes_are_moved_together_and_each_by_itself_where_the_guards_hold() -> None:
     conversion = tracer.convert(Halves(), tracer.spec("N", "T"))
     assert conversion.verification is not None
     assert [comparison.sizes for comparison in conversion.verification.comparisons] == [
         {"N": 2, "T": 64},
         {"N": 4, "T": 66},
+        {"N": 3, "T": 64},
+        {"N": 2, "T": 66},
     ]
     assert [guard.condition for guard in conversion.report.guards if guard.dynamic] == ["T % 2 == 0", "T <= 66"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.nested import leaves, map_structure
+from passes.nested import ATOMS, leaves, map_structure
 from passes.program import SPEC, Program, tensor_specs
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -48,18 +49,32 @@ def fault_of(found: Array, expected: torch.Tensor, tolerance: float) -> str | No
     """What is wrong with the file's value beside the module's, or None; integers must be equal."""
     if tuple(found.shape) != tuple(expected.shape):
         return f"has the shape {list(found.shape)}, but the module gives {list(expected.shape)}"
+    if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
+        return _fault_of_integers(found, expected.detach().cpu().numpy())
     exact, approximate = as_float64(expected), found.astype(np.float64)
     odd = ~np.isfinite(exact)
     if not np.array_equal(exact[odd], approximate[odd], equal_nan=True) or not np.isfinite(approximate[~odd]).all():
         return "has other infinities or NaNs than the module's"
     difference, scale = distance(found, expected)
-    tolerance = tolerance if expected.dtype.is_floating_point else 0.0
     if difference > tolerance * max(scale, 1.0):
         return (
             f"differs from the module's by {difference:.3g} in a range of {scale:.3g}; "
             f"{tolerance:g} of the range is allowed"
         )
     return None
+
+
+def _fault_of_integers(found: Array, exact: Array) -> str | None:
+    """What is wrong with integers or booleans: they are compared as they are, beyond 2**53 too."""
+    differing = np.flatnonzero(found.ravel() != exact.ravel())
+    if not differing.size:
+        return None
+    first = differing[0]
+    place = [int(index) for index in np.unravel_index(first, exact.shape)]
+    return (
+        f"differs from the module's in {differing.size} of {exact.size} elements: "
+        f"{found.ravel()[first]} and not {exact.ravel()[first]} at {place}"
+    )
 
 
 def distance(found: Array, expected: torch.Tensor) -> tuple[float, float]:
@@ -85,5 +100,16 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
 
 
 def cloned(value: Any) -> Any:
-    """A nested value with clones of its tensors."""
-    return map_structure(value, lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+    """A nested value with clones of its tensors, and copies of what else may change in it, where that is possible."""
+    return map_structure(value, _cloned, keep_dataclasses=True)
+
+
+def _cloned(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.clone()
+    if type(leaf) in ATOMS:
+        return leaf
+    try:
+        return copy.deepcopy(leaf)
+    except Exception:  # what cannot be copied may raise anything
+        return leaf

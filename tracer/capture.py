@@ -18,6 +18,7 @@ from passes.dataflow import latest_steps
 from passes.errors import CaptureError, InputError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
+from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import ModelCopy, in_eval_mode, is_same, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
@@ -91,6 +92,8 @@ class CapturingTracer(fx.Tracer):
             in_eval_mode(self._copy)
         self._started = True
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
+        self._unique_modules = dict(self._copy.named_modules())
+        self._before = traced_state(self._unique_modules)
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
         self.leaves = LeafCondition(self._is_written)
@@ -150,12 +153,20 @@ class CapturingTracer(fx.Tracer):
             fault.program = self.program
             raise fault from error
         program = self.program
+        program.left_behind = self._left_behind()
         program.constants = {
             str(node.target): program.tensor(str(node.target))
             for node in self.graph.nodes
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
         }
         return program
+
+    def _left_behind(self) -> list[str]:
+        """The tensors and attributes of the model that the forward has written."""
+        written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
+        after = traced_state(self._unique_modules)
+        written += changes(self._before, after, self.program.lazies)  # our own inference sets the sizes of those
+        return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     @property
     def program(self) -> Program:
@@ -395,6 +406,7 @@ class CapturingTracer(fx.Tracer):
         for layer in result.lazies:
             self.meet(layer)
             self._first_calls.settle(self._modules[layer.path], layer)
+        self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
 

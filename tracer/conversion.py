@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from tracer.input_files import checked_target
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample, check_sample
+from tracer.source_lines import current_source
 from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
@@ -136,9 +138,11 @@ class Conversion:
             from tracer.localisation import locator
             from tracer.verification import verify as compare
 
-            with work.timed("verification"), _running(self.module) as eager:
+            with work.timed("verification"):
                 locate = locator(self.lowered, self.program)
-                self.verification = compare(self.lowered, self.program, eager.eval(), work.sample, file, locate)
+                self.verification = compare(self.lowered, self.program, self.module, work.sample, file, locate)
+                known = self.report.left_behind
+                known += [path for path in self.verification.left_behind if path not in known]
 
         if target is not None:
             with work.timed("writing"):
@@ -281,6 +285,7 @@ def convert(
     """
     from passes.onnx_metadata import annotate, check_metadata
     from passes.onnx_writer import write_model
+    from passes.pinned_sizes import pinned_sizes, write_as_fixed
     from passes.weight_streaming import lazy_bytes, streamed
 
     _check_options(opset_version, route)
@@ -296,8 +301,12 @@ def convert(
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:
         lowered, taken, reason = export.run(work, resolved, passes, route)
+        pinned = pinned_sizes(work.log)
+        if pinned:
+            write_as_fixed(lowered, work.program, pinned)
         annotate(lowered, work.program, metadata=entries, version=__version__, route=taken)
-        report.guards = work.log.guards
+        report.guards, report.pinned = work.log.guards, pinned
+        report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file
         return Conversion(work.program, taken, reason, report, lowered, timings=work.timings, path=target)
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
@@ -400,8 +409,10 @@ class _Export:
             raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
 
     def _through_torch(self, work: _Work, resolved: nn.Module, names: InterfaceNames) -> LoweredModel:
+        from passes.pinned_sizes import pinned_sizes
         from passes.torch_exporter import export_through_torch
 
+        pinned = pinned_sizes(work.log)
         with work.timed("lowering"), _running(resolved) as module:
             torch.manual_seed(0)
             return export_through_torch(
@@ -409,9 +420,14 @@ class _Export:
                 [leaf for leaf in leaves(work.sample.data(work.log.sampled)) if isinstance(leaf, torch.Tensor)],
                 work.sample.filled,
                 state=work.program.state(),
-                dynamic_axes=work.sample.dynamic_axes(),
+                dynamic_axes=[
+                    {axis: name for axis, name in axes.items() if name not in pinned}
+                    for axes in work.sample.dynamic_axes()
+                ],
                 opset=self.opset,
                 names=names,
+                log=work.log,
+                current_source=partial(current_source, export_through_torch.__code__),
             )
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import fx, nn
 
 from passes.copy_on_write import running_copy
-from passes.errors import CaptureError, InputError, NeedsDataError
+from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
+from passes.leftovers import changes, state_of
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
 from passes.own_randomness import own_randomness, python_randomness_kept
@@ -30,13 +31,20 @@ from tracer.sample import Sample
 def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
     """The model's program with a value on every node, from the first rung that holds; the model is not touched.
 
-    Raises the tracing error where no rung holds.
+    Raises the tracing error where no rung holds. Shapes that do not fit are the model's fault only where torch says so
+    too: what our rules alone refuse is followed on meta tensors, once a run on data has shown that torch takes it (on
+    meta tensors it takes more than on data).
     """
     with own_randomness(), python_randomness_kept():
         try:
             return trace(model, sample, log)
         except CaptureError as error:
-            fault = error
+            fault: TracerError = error
+        except ShapeError as error:
+            program = None if error.wants_fixed_size else _on_meta(model, sample, log, error)
+            if program is None or not _runs(model, sample, log):
+                raise
+            return program, []
         return _untraced(model, sample, log, fault), []
 
 
@@ -51,23 +59,33 @@ def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, lis
 def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Program:
     location = fault.location or Location()
     if not isinstance(fault, NeedsDataError):
-        args, kwargs = sample.replace_leaves(lambda _, spec: spec)
-        try:
-            result = run_module(model, "", args, kwargs, log, location)
-            return _opaque(
-                model, sample, log, result.value, result.lazies, Rung("", "meta", fault.message, location, fault.remedy)
-            )
-        except MetaRunError:
-            pass
+        followed = _on_meta(model, sample, log, fault)
+        if followed is not None:
+            return followed
     try:
         data = _data(sample, log)
-        value, lazies = _run_on_data(model, data, location)
+        value, lazies, left_behind = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
         if isinstance(error, InputError):  # that there is no data says nothing of the model
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
+    program.left_behind = left_behind
     program.dry_run = lambda scratch: _dry_run(scratch, data)
+    return program
+
+
+def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Program | None:
+    """The second rung: the model's own forward on meta tensors; None where it does not run on them."""
+    location = fault.location or Location()
+    args, kwargs = sample.replace_leaves(lambda _, spec: spec)
+    try:
+        result = run_module(model, "", args, kwargs, log, location)
+    except MetaRunError:
+        return None
+    rung = Rung("", "meta", fault.message, location, fault.remedy)
+    program = _opaque(model, sample, log, result.value, result.lazies, rung)
+    program.left_behind = result.left_behind
     return program
 
 
@@ -98,12 +116,23 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
         return scratch(*args, **kwargs)
 
 
-def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer]]:
-    """A dry run on a copy in eval mode, which is thrown away."""
+def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer], list[str]]:
+    """A dry run on a copy in eval mode, which is thrown away: its value, the lazy layers met, and what it left behind."""
     lazies: list[LazyLayer] = []
     with running_copy(model) as scratch:
         watch_lazies(scratch.eval(), "", lazies, location)
-        return as_specs(_dry_run(scratch, data)), lazies
+        before = state_of(scratch)
+        value = as_specs(_dry_run(scratch, data))
+        return value, lazies, changes(before, state_of(scratch), {layer.path for layer in lazies})
+
+
+def _runs(model: nn.Module, sample: Sample, log: GuardLog) -> bool:
+    """Whether the model runs on data of the sample's sizes."""
+    try:
+        _run_on_data(model, _data(sample, log), Location())
+    except Exception:  # the caller's own code and torch's may raise anything
+        return False
+    return True
 
 
 def _opaque(

@@ -15,7 +15,7 @@ from passes.onnx_lowering import LoweredModel
 from passes.onnx_precision import holds, in_float32
 from passes.onnx_writer import temporary_model
 
-_ANOTHER_WAY = "try another --opset, or convert with verify=False (--no-verify)"
+_ANOTHER_WAY = "try another --opset or --route torch, and report the model"
 
 
 class Session:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from passes.errors import TracerError
 from tracer.report_table import LayerTable
-from tracer.report_text import file_size, followed, inferred, totals
+from tracer.report_text import cautions, file_size, followed, inferred, totals
 
 if TYPE_CHECKING:
     from passes.guards import Guard
@@ -69,6 +69,8 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
     for name, text in totals(report):
         facts.add_row(name, Text(text))
     _add_guards(facts, report.guards, verbose)
+    for name, text in cautions(report):
+        facts.add_row(name, Text(text))
     for text in followed(report):
         facts.add_row("followed", Text(text))
     reasons = _shortened(report.route_reason.split("; "), verbose)
@@ -135,7 +137,11 @@ def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: 
         if verified is not None
         else "no (--no-verify)",
     )
+    for note in verified.notes if verified is not None else ():
+        facts.add_row("note", Text(note))
     _add_guards(facts, report.guards, verbose)
+    for name, text in cautions(report):
+        facts.add_row(name, Text(text))
     facts.add_row("time", f"{seconds:.2f} s")
     parts = [_lazy_layers(report), facts]
     if verbose:

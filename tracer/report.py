@@ -15,6 +15,7 @@ from passes.errors import Blocker
 from passes.guards import Guard
 from passes.lazy_modules import LazyLayer
 from passes.liveness import peak_activation
+from passes.pinned_sizes import pinned_sizes
 from passes.program import CALL, SPEC, Program, Rung, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
 from tracer.costs import multiply_adds, parameter_count, weight_bytes
@@ -56,7 +57,9 @@ class Report:
     operations; half of what counts of floating-point operations give. `peak_bytes` is the most that values take at once
     at the sampled sizes, which is `peak_at`. `rungs` says which modules could not be traced, how they were
     followed instead, and why: what happens inside them is not counted. `blockers` are the operations that keep
-    the model from the direct route.
+    the model from the direct route. `pinned` are the named sizes that guards leave one value; `guards_unknown` the
+    untraced modules of which it is not known what they ask of named sizes; `left_behind` the buffers and attributes
+    that the forward writes, which an exported file does not keep.
     """
 
     model: str
@@ -75,6 +78,9 @@ class Report:
     peak_at: str = ""
     blockers: list[Blocker] = field(default_factory=list)
     sampled: dict[str, int] = field(default_factory=dict)
+    pinned: dict[str, int] = field(default_factory=dict)
+    guards_unknown: list[str] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
 
     @property
     def route(self) -> str:
@@ -125,6 +131,9 @@ class Report:
             "route_reason": self.route_reason,
             "rungs": [rung.to_dict() for rung in self.rungs],
             "guards": [guard.to_dict() for guard in self.guards],
+            "guards_unknown": self.guards_unknown,
+            "pinned": self.pinned,
+            "left_behind": self.left_behind,
             "unreached": self.unreached,
         }
 
@@ -164,6 +173,9 @@ def build_report(program: Program, model_name: str) -> Report:
         peak_at=name_of(peak.node, program),
         blockers=known_blockers(program),
         sampled=dict(program.log.sampled),
+        pinned=pinned_sizes(program.log),
+        guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
+        left_behind=list(program.left_behind),
     )
 
 

@@ -33,7 +33,9 @@ def followed(report: Report) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}
     for rung in report.rungs:
-        yield f"{rung.path or report.model} {names[rung.level]}, not counted inside: {rung.reason}"
+        unknown = rung.path or report.model
+        guards = "; what it asks of named sizes is not known" if unknown in report.guards_unknown else ""
+        yield f"{unknown} {names[rung.level]}, not counted inside: {rung.reason}{guards}"
     if not report.rungs:
         yield "traced"
 
@@ -96,3 +98,12 @@ COLUMNS = (
     Column("inferred", lambda layer: inferred(layer), "green"),
     Column("from", lambda layer: layer.inferred_from or ""),
 )
+
+
+def cautions(report: Report) -> Iterator[tuple[str, str]]:
+    """What an export of the model does not do as the model does, by name."""
+    if report.pinned:
+        sizes = ", ".join(f"{name} = {size}" for name, size in report.pinned.items())
+        yield "fixed", f"{sizes}: the guards hold at no other size"
+    if report.left_behind:
+        yield "state", f"the forward writes {', '.join(report.left_behind)}: the file does not keep that"

@@ -205,6 +205,7 @@ class _Symbols:
         self.shapes = shapes
         self.sizes = sizes
         self.log = log
+        self.bounds: dict[str, tuple[int | None, int | None]] = {}
         self.known: dict[str, Dim] = {}
         self.found: dict[str, int] = {}
 
@@ -216,6 +217,8 @@ class _Symbols:
             )
         if name not in self.known:
             default = BATCH_HINT if axis == 0 else OTHER_HINT
+            low, high = self.bounds.get(name, (None, None))
+            default = max(min(default, high or default), low or default)
             size = self.sizes.get(name, max(2, sample) if sample is not None else default)
             if size < 2:
                 raise InputError(
@@ -223,6 +226,12 @@ class _Symbols:
                     remedy="sample it at 2 or more; 1 will still run",
                 )
             self.known[name] = Dim.symbol(name, size, self.log)
+            for bound, ours in ((low, Dim.__ge__), (high, Dim.__le__)):
+                if bound is not None and not ours(self.known[name], bound):  # a guard, the caller's own
+                    raise InputError(
+                        f"the dynamic dimension {name} is {size} in the sample, but its bounds are {low} to {high}",
+                        remedy="give a sample within the bounds",
+                    )
         return self.known[name]
 
     def check_all_known(self) -> None:
@@ -259,11 +268,23 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
 
 def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:
     axes = axis_names(name, entry, len(value.shape))
+    symbols.bounds.update(_bounds(axes, entry, len(value.shape)))
     shape: list[Size] = []
     for axis, size in enumerate(value.shape):
         dim_name = axes.get(axis) or (size if isinstance(size, str) else None)
         shape.append(size if dim_name is None else symbols.dim(dim_name, axis, size if isinstance(size, int) else None))  # type: ignore[arg-type]
     return TensorSpec(tuple(shape), value.dtype, value.device)
+
+
+def _bounds(axes: Mapping[int, str], entry: Any, ndim: int) -> dict[str, tuple[int | None, int | None]]:
+    """The bounds that the caller's `torch.export.Dim(name, min=, max=)` have, by the dimension's name."""
+    pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry or ())
+    found: dict[str, tuple[int | None, int | None]] = {}
+    for axis, dim in pairs:
+        name, low, high = axes.get(axis % ndim) if ndim else None, getattr(dim, "min", None), getattr(dim, "max", None)
+        if name is not None:  # torch spells no bound as an infinity, which is no int
+            found[name] = low if type(low) is int and low > 1 else None, high if type(high) is int else None
+    return found
 
 
 def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:

@@ -131,6 +131,7 @@ class TracedNumber:
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
                 remedy=f"give a fixed size for {names}, or compute with tensor operations",
+                wants_fixed_size=True,
             )
         self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.value

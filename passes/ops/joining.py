@@ -175,9 +175,9 @@ meshgrid = Op("meshgrid", functions=(torch.functional.meshgrid,))
 
 
 @meshgrid.shape
-def meshgrid_shape(*tensors: TensorSpec, indexing: str = "ij") -> tuple[TensorSpec, ...]:
+def meshgrid_shape(*tensors: TensorSpec, indexing: str | None = "ij") -> tuple[TensorSpec, ...]:
     check(len(tensors) >= 1, "meshgrid is given no tensors")
-    check(indexing in ("ij", "xy"), "indexing is 'ij' or 'xy', not {!r}", indexing)
+    check(indexing in ("ij", "xy", None), "indexing is 'ij' or 'xy', not {!r}", indexing)
     for tensor in tensors:
         check(tensor.ndim <= 1, "meshgrid takes tensors of at most 1 axis, found {}", tensor.ndim)
         check(
@@ -193,7 +193,7 @@ def meshgrid_shape(*tensors: TensorSpec, indexing: str = "ij") -> tuple[TensorSp
 
 
 @meshgrid.lower
-def lower_meshgrid(emit: Emitter, *tensors: Value, indexing: str = "ij") -> tuple[Value, ...]:
+def lower_meshgrid(emit: Emitter, *tensors: Value, indexing: str | None = "ij") -> tuple[Value, ...]:
     """Each tensor along its own axis, expanded over the others."""
     shape = emit.result[0].shape
     order = list(range(len(tensors)))
