@@ -28,6 +28,7 @@ from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_without_sample
 from tracer import __version__
+from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.report import Report, build_report
@@ -142,6 +143,7 @@ class Conversion:
             check(None)
 
 
+@public
 @without_collection
 def inspect(
     model: nn.Module,
@@ -163,6 +165,7 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@public
 @without_collection
 def draw(
     model: nn.Module,
@@ -195,6 +198,7 @@ def draw(
     return drawing
 
 
+@public
 @without_collection
 def resolve(
     model: nn.Module,
@@ -244,6 +248,7 @@ def resolve(
     return model
 
 
+@public
 @without_collection
 def convert(
     model: nn.Module,
@@ -432,7 +437,7 @@ class _Work:
             message = f"the sample never reaches the lazy layers {listed}"
             if strict:
                 raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
-            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=4)
+            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=5)
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)
