@@ -454,6 +454,11 @@ def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     )
 
 
+def _value_text(value: Any) -> str:
+    """A number, a dynamic size or a list of them, for a message."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
+
+
 def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
     attribute = node.attribute.add()
     attribute.name = name
@@ -478,6 +483,11 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
     elif isinstance(value, GraphProto):
         attribute.type = AttributeProto.GRAPH
         attribute.g.CopyFrom(value)
+    elif not is_static(value if isinstance(value, (list, tuple)) else [value]):
+        raise UnsupportedOpError(
+            f"{name} of ONNX's {node.op_type} is a fixed number, but here it is {_value_text(value)}, which is dynamic",
+            remedy="give a number there, or make the dimension fixed",
+        )
     else:
         raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
     if isinstance(value, float) and math.isnan(value):

@@ -47,8 +47,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError",
-    "InternalError", "LazyResolutionError", "LoadError", "Report", "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError",
+    "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError", "InternalError",
+    "LazyResolutionError", "LoadError", "Report", "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError",
     "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
     "why",
 ]  # fmt: skip

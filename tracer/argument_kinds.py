@@ -109,6 +109,7 @@ def check_model(model: nn.Module) -> None:
     """
     if not callable(getattr(type(model), "forward", None)):
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
+    _check_overrides(model)
     parents: set[int] = set()
     seen: set[int] = set()
     steps: list[tuple[str, Any, bool]] = [("", model, False)]
@@ -153,6 +154,17 @@ def check_model(model: nn.Module) -> None:
                     remedy="give it a name without dots that no method has",
                 )
             steps.append((f"{path}.{name}".lstrip("."), child, False))
+
+
+def _check_overrides(model: nn.Module) -> None:
+    """Raises InputError where the model's own methods hide its modules or its state."""
+    cls = type(model)
+    if cls.named_modules is not nn.Module.named_modules or cls.modules is not nn.Module.modules:
+        listed = {id(module) for _, module in model.named_modules()}
+        if {id(module) for module in nn.Module.modules(model)} - listed:
+            raise InputError(f"{cls.__name__}.named_modules leaves modules out", remedy="let it list every module")
+    if cls.state_dict is not nn.Module.state_dict and not isinstance(model.state_dict(keep_vars=True), Mapping):
+        raise InputError(f"{cls.__name__}.state_dict gives no mapping", remedy="let it give names and tensors")
 
 
 __all__ = ["ARGUMENTS", "check_arguments", "check_model"]

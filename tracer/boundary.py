@@ -1,9 +1,9 @@
 """The edge of the tool: what people call takes only what it understands, and raises nothing but TracerErrors.
 
-`public` is the last net, not the place where faults are told: what a model or a caller can do wrong has an error of
-its own, where it is found. Here, an argument of the wrong kind is an InputError, an exception out of the model's own code
-a CaptureError at the caller's line, and any other a bug of ours: an InternalError that says where, with the exception as
-its cause. An interrupt passes.
+`public` is the last net, not the place where faults are told: what a model or a caller can do wrong has an error
+of its own, where it is found. Here, an argument of the wrong kind is an InputError, an exception out of the model's
+own code a CaptureError at the caller's line, and any other a bug of ours: an InternalError that says where, with the
+exception as its cause. An interrupt passes.
 """
 
 from __future__ import annotations

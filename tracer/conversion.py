@@ -16,7 +16,15 @@ from torch import nn
 from passes import ops  # noqa: F401  registers every op
 from passes.caller_pass import CallerPass
 from passes.eager_rewrite import EagerRewrite
-from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
+from passes.errors import (
+    ExportError,
+    InputError,
+    LazyResolutionError,
+    LoadError,
+    TracerError,
+    TracerWarning,
+    UnsupportedOpError,
+)
 from passes.guards import GuardLog
 from passes.lazy_modules import become, is_lazy, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
@@ -299,6 +307,7 @@ def convert(
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
         resolved = work.resolve(copy_model(model), seed, given)
+        _check_weights_are_there(resolved)
         conversion = lower(work, report, resolved, route)
         conversion._module = resolved
         return conversion
@@ -324,6 +333,21 @@ def convert(
     conversion = in_memory(work, report, seed)
     conversion._deliver(work, target, verify)
     return conversion
+
+
+def _check_weights_are_there(resolved: nn.Module) -> None:
+    """Raises LoadError for weights on the meta device, which have no data to export."""
+    tensors = (*resolved.named_parameters(), *resolved.named_buffers())
+    without = [
+        name
+        for name, tensor in tensors
+        if tensor.is_meta and not isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+    ]
+    if without:
+        raise LoadError(
+            f"{len(without)} weights are on the meta device and have no data: {', '.join(without[:3])}",
+            remedy="give weights=, or load the model's weights before it is converted",
+        )
 
 
 def _from_state(state: torch.Tensor | None, work: Callable[[], Conversion]) -> Conversion:

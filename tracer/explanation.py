@@ -137,7 +137,7 @@ def why(
     return Explanation(
         path=path,
         type=lazy.type if lazy is not None else type(module).__name__,
-        declared=module.extra_repr(),
+        declared=_declared(module),
         steps=list(_steps(behind, program)),
         sizes=[
             DerivedSize(f"{path}.{name}" if path else name, _factored(size, behind), hint(size))
@@ -145,6 +145,14 @@ def why(
         ],
         named=dict(program.log.sampled),
     )
+
+
+def _declared(module: nn.Module) -> str:
+    """What the module prints of itself; nothing where its own code for that fails."""
+    try:
+        return str(module.extra_repr())
+    except Exception:
+        return ""
 
 
 def _known_path(model: nn.Module, path: str) -> str:

@@ -151,7 +151,7 @@ def input_names(model: nn.Module) -> list[str]:
 def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     try:
         signature = inspect.signature(model.forward)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
             f"the forward of {type(model).__name__} is no Python function, so it cannot be traced",
             remedy="pass the module that it was compiled from",
@@ -234,6 +234,8 @@ class _Symbols:
 
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
+        if isinstance(value, torch.Tensor):
+            _check_plain(name, value)
         data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
         return Leaf(name, _leaf_spec(name, value, entry, symbols), data)
     if isinstance(value, PackedSequence):
@@ -257,6 +259,19 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     return value
 
 
+def _check_plain(name: str, tensor: torch.Tensor) -> None:
+    """Raises InputError unless the tensor has one shape, and its elements laid out in strides."""
+    kinds = {
+        "not initialised": isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)),
+        "nested": tensor.is_nested,
+        "quantized": tensor.is_quantized,
+        "sparse": tensor.layout != torch.strided,
+    }
+    for kind, holds in kinds.items():
+        if holds:
+            raise InputError(f"the input {name} is {kind}, which ONNX has no inputs of", remedy="give a plain tensor")
+
+
 def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:
     axes = _axis_names(name, entry, len(value.shape))
     shape: list[Size] = []
@@ -270,6 +285,11 @@ def _axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     """`{axis: dimension name}` of one `dynamic_shapes` entry: `{0: "N"}`, `{0: Dim("N")}`, `("N", None)`."""
     if entry is None:
         return {}
+    if isinstance(entry, str) or not isinstance(entry, (Mapping, Sequence)):
+        raise InputError(
+            f"dynamic_shapes says {entry!r} of {name!r}, which is no mapping from axes to names",
+            remedy='write {"' + name + '": {0: "N"}}',
+        )
     pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
     names: dict[int, str] = {}
     for axis, dim in pairs:

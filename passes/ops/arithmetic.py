@@ -255,8 +255,8 @@ def _repeated_product(emit: Emitter, base: Value, exponent: int) -> Value:
 def integer_power(emit: Emitter, base: Value, exponent: Value) -> Value:
     """A power of integers, exact and wrapping as torch's; runtimes compute theirs in floating point.
 
-    An exponent from 64 on counts as 64 or 65: by then an even base has become 0, and of 1 and -1 only the parity counts.
-    A negative power of another base than these two is 0.
+    An exponent from 64 on counts as 64 or 65: by then an even base has become 0, and of 1 and -1 only the parity
+    counts. A negative power of another base than these two is 0.
     """
     zero, one, two, many = (emit.scalar(number, base) for number in (0, 1, 2, 64))
     negative = emit.node("Less", exponent, zero)
