@@ -21,7 +21,7 @@ import torch
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from passes.dimension import Dim, FloorDiv, Mod, Size, Symbol, hint, is_static
-from passes.errors import UnsupportedOpError
+from passes.errors import LoadError, UnsupportedOpError
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
@@ -446,7 +446,12 @@ def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
 
 
 def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous."""
+    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous.
+
+    Raises LoadError for one on the meta device.
+    """
+    if tensor.is_meta:
+        raise LoadError("a tensor of the model is on the meta device and has no data", remedy="move it to the CPU")
     return (
         tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         if tensor.numel()

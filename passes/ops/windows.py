@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Sizes = int | Sequence[int]
 
 
-def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+def per_axis(name: str, sizes: Any, rank: int) -> tuple[Any, ...]:
     """One number for all spatial axes, or one for each, as one for each."""
     if isinstance(sizes, (int, Dim)):
         return (sizes,) * rank
