@@ -128,6 +128,10 @@ class VerificationError(TracerError):
     """The exported model and the eager module disagree."""
 
 
+class InternalError(TracerError):
+    """A bug of ours, met where no rule foresaw it; the exception that was raised is its cause."""
+
+
 class TracerWarning(UserWarning):
     """Something surprising that does not stop the work: a lazy layer the sample never reaches, say."""
 

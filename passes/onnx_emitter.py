@@ -21,7 +21,7 @@ import torch
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from passes.dimension import Dim, FloorDiv, Mod, Size, Symbol, hint, is_static
-from passes.errors import UnsupportedOpError
+from passes.errors import LoadError, UnsupportedOpError
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
@@ -446,12 +446,22 @@ def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
 
 
 def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous."""
+    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous.
+
+    Raises LoadError for one on the meta device.
+    """
+    if tensor.is_meta:
+        raise LoadError("a tensor of the model is on the meta device and has no data", remedy="move it to the CPU")
     return (
         tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         if tensor.numel()
         else np.empty(0, np.uint8)
     )
+
+
+def _value_text(value: Any) -> str:
+    """A number, a dynamic size or a list of them, for a message."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
@@ -478,6 +488,11 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
     elif isinstance(value, GraphProto):
         attribute.type = AttributeProto.GRAPH
         attribute.g.CopyFrom(value)
+    elif not is_static(value if isinstance(value, (list, tuple)) else [value]):
+        raise UnsupportedOpError(
+            f"{name} of ONNX's {node.op_type} is a fixed number, but here it is {_value_text(value)}, which is dynamic",
+            remedy="give a number there, or make the dimension fixed",
+        )
     else:
         raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
     if isinstance(value, float) and math.isnan(value):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from passes.dimension import Size, hint, product
-from passes.errors import InputError
+from passes.errors import InputError, ShapeError
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,11 @@ class TensorSpec:
 
     def meta_tensor(self) -> torch.Tensor:
         """A tensor on the meta device with this shape at the sampled sizes and this dtype."""
-        return torch.empty([hint(size) for size in self.shape], dtype=self.dtype, device="meta")
+        sizes = [hint(size) for size in self.shape]
+        try:
+            return torch.empty(sizes, dtype=self.dtype, device="meta")
+        except (RuntimeError, OverflowError) as error:
+            raise ShapeError(f"a tensor of {self} is larger than any memory", remedy="use smaller sizes") from error
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}{shape_text(self.shape)}"
@@ -77,7 +81,15 @@ def spec(*shape: int | str, dtype: torch.dtype = torch.float32, device: str | to
             raise InputError(f"a size is a whole number of at least 0, not {size!r}", remedy='write spec("N", 3, 224)')
     if not isinstance(dtype, torch.dtype):
         raise InputError(f"the dtype of a sample is a torch.dtype, not {dtype!r}", remedy="write dtype=torch.float32")
-    return InputSpec(shape, dtype, torch.device(device))
+    return InputSpec(shape, dtype, device_of(device))
+
+
+def device_of(device: str | torch.device | int) -> torch.device:
+    """The device of that name. Raises InputError where there is none."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"there is no device {device!r}", remedy="name one such as 'cpu' or 'cuda:0'") from error
 
 
 def shape_text(shape: tuple[Size, ...]) -> str:

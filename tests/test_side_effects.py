@@ -133,8 +133,9 @@ def test_a_failure_changes_nothing(stage: str, when: str, tmp_path: Path, monkey
     target.write_bytes(b"old")
     before, state = snapshot(model), torch.get_rng_state()
     inject(stage, when, monkeypatch)
-    with pytest.raises(InjectedError):
+    with pytest.raises(tracer.TracerError) as caught:
         tracer.convert(model, spec("N", 2, 6, 6), target, seed=0)
+    assert isinstance(caught.value.__cause__, InjectedError)
     assert snapshot(model) == before
     assert torch.equal(torch.get_rng_state(), state)
     assert not proxies_from(model)
@@ -148,7 +149,7 @@ def test_a_failure_in_place_leaves_every_layer_lazy(stage: str, when: str, monke
     model = build()
     before = snapshot(model)
     inject(stage, when, monkeypatch)
-    with pytest.raises(InjectedError):
+    with pytest.raises(tracer.TracerError):
         tracer.resolve(model, spec("N", 2, 6, 6), inplace=True, seed=0)
     assert snapshot(model) == before
 

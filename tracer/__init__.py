@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         CaptureError,
         ExportError,
         InputError,
+        InternalError,
         LazyResolutionError,
         LoadError,
         ShapeError,
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "passes.errors": (
-        "CaptureError", "ExportError", "InputError", "LazyResolutionError", "LoadError", "ShapeError",
+        "CaptureError", "ExportError", "InputError", "InternalError", "LazyResolutionError", "LoadError", "ShapeError",
         "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
     "passes.spec": ("spec",),
@@ -46,7 +47,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError",
+    "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError", "InternalError",
     "LazyResolutionError", "LoadError", "Report", "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError",
     "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
     "why",

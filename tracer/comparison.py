@@ -13,6 +13,7 @@ from torch import nn
 from passes.errors import InputError, TracerError
 from passes.nested import leaves
 from passes.spec import InputSpec
+from tracer.boundary import public
 from tracer.conversion import inspect
 from tracer.report import Report
 from tracer.report_text import shape
@@ -64,6 +65,7 @@ class Comparison:
         }
 
 
+@public
 def compare(
     model: nn.Module,
     samples: Sequence[Any],

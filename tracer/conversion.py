@@ -18,7 +18,15 @@ from passes import ops  # noqa: F401  registers every op
 from passes.caller_pass import CallerPass
 from passes.copy_on_write import CopyOnWrite, running_copy
 from passes.eager_rewrite import EagerRewrite
-from passes.errors import ExportError, InputError, LazyResolutionError, TracerError, TracerWarning, UnsupportedOpError
+from passes.errors import (
+    ExportError,
+    InputError,
+    LazyResolutionError,
+    LoadError,
+    TracerError,
+    TracerWarning,
+    UnsupportedOpError,
+)
 from passes.guards import GuardLog
 from passes.lazy_modules import become_all, move_lazy, stand_on
 from passes.lazy_resolution import LazyOutline, LazyResolution
@@ -32,6 +40,7 @@ from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE
 from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
+from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.input_files import checked_target
@@ -152,6 +161,7 @@ class Conversion:
             check(None)
 
 
+@public
 @without_collection
 @without_dynamic_axes
 def inspect(
@@ -174,6 +184,7 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@public
 @without_collection
 @without_dynamic_axes
 def draw(
@@ -204,6 +215,7 @@ def draw(
     return drawing
 
 
+@public
 @without_collection
 @without_dynamic_axes
 def resolve(
@@ -257,6 +269,7 @@ def resolve(
     return model
 
 
+@public
 @without_collection
 @without_dynamic_axes
 def convert(
@@ -311,6 +324,7 @@ def convert(
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
         resolved = work.resolve(model, seed, given)
+        _check_weights_are_there(resolved)
         conversion = lower(work, report, resolved, route)
         conversion._module = resolved
         return conversion
@@ -343,6 +357,21 @@ def convert(
     conversion = in_memory(work, report, seed)
     conversion._deliver(work, target, verify)
     return conversion
+
+
+def _check_weights_are_there(resolved: nn.Module) -> None:
+    """Raises LoadError for weights on the meta device, which have no data to export."""
+    tensors = (*resolved.named_parameters(), *resolved.named_buffers())
+    without = [
+        name
+        for name, tensor in tensors
+        if tensor.is_meta and not isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+    ]
+    if without:
+        raise LoadError(
+            f"{len(without)} weights are on the meta device and have no data: {', '.join(without[:3])}",
+            remedy="give weights=, or load the model's weights before it is converted",
+        )
 
 
 def _from_state(state: torch.Tensor | None, work: Callable[[], Conversion]) -> Conversion:

@@ -18,6 +18,7 @@ from passes.guards import GuardLog
 from passes.nested import map_structure
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
+from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.ladder import follow
@@ -100,6 +101,7 @@ class Explanation:
         return [*self.sizes] or [f"{self.path or 'the model'} is not lazy: {self.type}({self.declared})"]
 
 
+@public
 @without_collection
 @without_dynamic_axes
 def why(
@@ -137,7 +139,7 @@ def why(
     return Explanation(
         path=path,
         type=lazy.type if lazy is not None else type(module).__name__,
-        declared=module.extra_repr(),
+        declared=_declared(module),
         steps=list(_steps(behind, program)),
         sizes=[
             DerivedSize(f"{path}.{name}" if path else name, _factored(size, behind), hint(size))
@@ -145,6 +147,14 @@ def why(
         ],
         named=dict(program.log.sampled),
     )
+
+
+def _declared(module: nn.Module) -> str:
+    """What the module prints of itself; nothing where its own code for that fails."""
+    try:
+        return str(module.extra_repr())
+    except Exception:
+        return ""
 
 
 def _known_path(model: nn.Module, path: str) -> str:

@@ -203,7 +203,7 @@ class _Groups:
         return group
 
     def _has_forward(self, path: str) -> bool:
-        return type(self.program.module(path)).forward is not nn.Module.forward
+        return not path or type(self.program.module(path)).forward is not nn.Module.forward
 
     def built(self) -> list[Group]:
         for path, group in self.groups.items():

@@ -39,7 +39,7 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
         try:
             return trace(model, sample, log)
         except CaptureError as error:
-            fault: TracerError = error
+            fault = error
         except ShapeError as error:
             program = None if error.wants_fixed_size else _on_meta(model, sample, log, error)
             if program is None or not _runs(model, sample, log):

@@ -15,10 +15,12 @@ from passes.onnx_rewriting import read_written, rewrite
 from passes.output_file import check_target
 from passes.spec import TensorSpec
 from passes.weight_loading import check_keys
+from tracer.boundary import public
 from tracer.input_files import checked_target
 from tracer.weights import Weights, read_weights
 
 
+@public
 def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = None) -> Path:
     """Puts new weights into a file that `convert` wrote; returns the path of the result: `f`, or the file itself.
 

@@ -170,7 +170,7 @@ def check_sample(log: GuardLog) -> None:
 def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     try:
         signature = inspect.signature(model.forward)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(
             f"the forward of {type(model).__name__} is no Python function, so it cannot be traced",
             remedy="pass the module that it was compiled from",
@@ -243,6 +243,8 @@ class _Symbols:
 
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
+        if isinstance(value, torch.Tensor):
+            _check_plain(name, value)
         data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
         return Leaf(name, _leaf_spec(name, value, symbols.shapes.next_tensor(entry), symbols), data)
     if isinstance(value, PackedSequence):
@@ -264,6 +266,19 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if is_dataclass_value(value):
         return with_fields(value, _to_leaves(name, fields_of(value), entry, symbols))
     return value
+
+
+def _check_plain(name: str, tensor: torch.Tensor) -> None:
+    """Raises InputError unless the tensor has one shape, and its elements laid out in strides."""
+    kinds = {
+        "not initialised": isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)),
+        "nested": tensor.is_nested,
+        "quantized": tensor.is_quantized,
+        "sparse": tensor.layout != torch.strided,
+    }
+    for kind, holds in kinds.items():
+        if holds:
+            raise InputError(f"the input {name} is {kind}, which ONNX has no inputs of", remedy="give a plain tensor")
 
 
 def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:

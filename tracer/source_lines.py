@@ -32,6 +32,16 @@ def source_line(frame: FrameType, line: int | None = None) -> str:
     return f"{_file_name(frame.f_code)}:{line or frame.f_lineno}"
 
 
+@functools.lru_cache(maxsize=4096)
+def _is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith((str(Path(__file__).parent), COMPILER_FOLDER))
+
+
+def our_line(frame: FrameType, line: int) -> str | None:
+    """`pool.py:41`, for a frame of ours, None for any other."""
+    return source_line(frame, line) if _is_ours(frame.f_code) else None
+
+
 def definition(function: Any) -> str | None:
     """`net.py:12`, where a function of the caller's is defined, None for any other."""
     code = getattr(function, "__code__", None)

@@ -244,6 +244,11 @@ class TracedTensor(fx.Proxy):
     tracer: CapturingTracer
     _is_param = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy made in the forward is one of the value."""
+        memo[id(self)] = found = self.clone() if issubclass(self.type_for(), torch.Tensor) else self
+        return found
+
     def type_for(self) -> type:
         """The type of what this stands for."""
         value = self.tracer.value(self.node)

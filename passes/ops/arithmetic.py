@@ -118,6 +118,8 @@ def lower_div_by_number(emit: Emitter, input: Value, other: Any, rounding_mode: 
     """
     if rounding_mode != "floor" or other == 0 or input.dtype == torch.uint8:
         return None
+    if not input.dtype.is_floating_point and other == -1:
+        return emit.node("Neg", input)  # the lowest number has no opposite, and processors refuse to divide it
     if not input.dtype.is_floating_point:
         divisor, zero = as_value(emit, other, input.dtype), emit.scalar(0, input)
         rest = emit.node("Mod", input, divisor, fmod=1)
@@ -154,7 +156,7 @@ def lower_div(emit: Emitter, input: Value, other: Value, rounding_mode: str | No
 def floor_quotient(emit: Emitter, input: Value, other: Value) -> Value:
     """`floor(input / other)`, as if the quotient were not rounded first (1.0 // 0.1 is 9).
 
-    What is left after the remainder is a whole multiple of the divisor. Float division by zero is left
+    What is left after the remainder is a whole multiple of the divisor, one too many where their signs differ. Float division by zero is left
     as it is, infinite or not a number.
     """
     if not input.dtype.is_floating_point:
@@ -164,8 +166,10 @@ def floor_quotient(emit: Emitter, input: Value, other: Value) -> Value:
         same = emit.node("Equal", emit.node("Mod", input, other), emit.node("Mod", input, other, fmod=1))
         below = emit.node("Sub", emit.cast(same, input.dtype), emit.scalar(1, input))
         return emit.node("Add", emit.node("Div", input, other), below)
-    multiple = emit.node("Sub", input, python_remainder(emit, input, other))
-    whole = emit.node("Round", emit.node("Div", multiple, other))
+    rest = emit.node("Mod", input, other, fmod=1)
+    differ = emit.node("Less", emit.node("Mul", rest, other), emit.scalar(0, other))
+    multiples = emit.node("Round", emit.node("Div", emit.node("Sub", input, rest), other))
+    whole = emit.node("Sub", multiples, emit.cast(differ, input.dtype))
     by_zero = emit.node("Equal", other, emit.scalar(0, other))
     return emit.node("Where", by_zero, emit.node("Div", input, other), whole)
 
@@ -255,8 +259,8 @@ def _repeated_product(emit: Emitter, base: Value, exponent: int) -> Value:
 def integer_power(emit: Emitter, base: Value, exponent: Value) -> Value:
     """A power of integers, exact and wrapping as torch's; runtimes compute theirs in floating point.
 
-    An exponent from 64 on counts as 64 or 65: by then an even base has become 0, and of 1 and -1 only the parity counts.
-    A negative power of another base than these two is 0.
+    An exponent from 64 on counts as 64 or 65: by then an even base has become 0, and of 1 and -1 only the parity
+    counts. A negative power of another base than these two is 0.
     """
     zero, one, two, many = (emit.scalar(number, base) for number in (0, 1, 2, 64))
     negative = emit.node("Less", exponent, zero)

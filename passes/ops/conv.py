@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, is_static, product
 from passes.errors import ShapeError, check
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.pad import lower_pad, pad_shape
@@ -346,6 +346,8 @@ def lower_conv_transpose(
     """
     strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
     pads = _pads(rank, padding)
+    if not is_static(strides):
+        emit.unsupported(f"a transposed convolution with the stride {strides[0]}, which is dynamic")
     smallest = _smallest_sizes(rank, input, weight, strides, pads, dilations)
     sizes: tuple[Size, ...] = emit.result.shape[-rank:]
     extra = [size - least for size, least in zip(sizes, smallest, strict=True)]

@@ -12,7 +12,7 @@ from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
-from passes.spec import TensorSpec
+from passes.spec import TensorSpec, device_of
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
@@ -72,7 +72,7 @@ def bind_cuda(input: Any, device: Any = None, *_: Any, **__: Any) -> Mapping[str
 def to_shape(
     input: TensorSpec, dtype: torch.dtype | TensorSpec | None = None, device: torch.device | str | None = None
 ) -> TensorSpec:
-    place = torch.device(device) if device is not None else input.device
+    place = device_of(device) if device is not None else input.device
     if isinstance(dtype, TensorSpec):
         return TensorSpec(input.shape, dtype.dtype, dtype.device)
     return TensorSpec(input.shape, dtype or input.dtype, place)

@@ -99,8 +99,8 @@ def elementwise(
     underscore. `kinds` names the dtypes that torch has kernels for (its meta tensors know of no such limit).
     `refuse` raises ShapeError for operands and options that torch does not take. A second operand
     that is the number `neutral` leaves the first as it is. `by_number` is the lowering for further operands that are
-    Python numbers (or absent), where that has a simpler form; it returns None where it has not. `wide_numbers` says that
-    torch does not round a number to a 16-bit tensor's dtype before it computes.
+    Python numbers (or absent), where that has a simpler form; it returns None where it has not. `wide_numbers` says
+    that torch does not round a number to a 16-bit tensor's dtype before it computes.
     """
 
     def declare(lowering: Lowering) -> Lowering:

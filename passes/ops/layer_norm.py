@@ -191,6 +191,8 @@ def lower_group_norm(
 ) -> Value:
     """GroupNormalization scales per channel since opset 21; below, each group is an instance of an instance norm."""
     channels, trailing = input.shape[1], input.ndim - 2
+    if not isinstance(num_groups, int):
+        emit.unsupported(f"a group norm of {num_groups} groups, a number that is dynamic")
     if emit.opset >= 21 and _is_uniform(input, weight, bias) and isinstance(channels, int):
         scale = weight or filled(emit, 1, (channels,), input.dtype)
         shift = bias or filled(emit, 0, (channels,), input.dtype)

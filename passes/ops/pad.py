@@ -157,7 +157,7 @@ def _cropped(emit: Emitter, value: Value, crops: Pairs) -> Value:
 
 
 def _wrapped(emit: Emitter, value: Value, grows: Pairs) -> Value:
-    """Axis by axis, the tail before and the head after. Pad has a mode for it, which not all kernels of runtimes know."""
+    """Axis by axis, the tail before and the head after. Pad has a mode for it, which not all kernels know."""
     for axis, (before, after) in enumerate(grows):
         tail = [emit.slice(value, axis, -before, TO_THE_END)] if before != 0 else []
         head = [emit.slice(value, axis, 0, after)] if after != 0 else []

@@ -160,6 +160,8 @@ def lower_unfold(
 
 def _places(emit: Emitter, kernel: int, spread: int, count: Size, step: int) -> Value:
     """`k * spread + block * step` of [kernel, count]."""
+    if not (isinstance(kernel, int) and isinstance(spread, int)):
+        emit.unsupported(f"windows of {kernel} places that are {spread} apart, which is dynamic")
     within = torch.arange(kernel)[:, None] * spread
     if isinstance(count, int):
         return emit.constant(within + torch.arange(count) * step)

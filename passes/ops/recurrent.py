@@ -221,7 +221,7 @@ def _time_first(emit: Emitter, input: Value, batch_first: bool) -> Value:
 
 
 def _missing_rows(emit: Emitter, batch: Size) -> Value:
-    """The amounts of a Pad that gives an empty batch one row, without which onnxruntime's operators abort the process."""
+    """The amounts of a Pad that gives an empty batch one row: onnxruntime's operators abort the process without."""
     none = emit.ints(0)
     missing = emit.node("Max", emit.node("Sub", emit.ints(1), emit.size(batch)), none)
     return emit.node("Concat", none, none, none, none, missing, none, axis=0)

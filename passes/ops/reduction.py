@@ -300,7 +300,7 @@ def lower_extreme(emit: Emitter, op_type: str, input: Value, dim: Dims, keepdim:
 def position_along(
     emit: Emitter, op_type: str, input: Value, axis: int, keepdim: bool = False, last: bool = False
 ) -> Value:
-    """ArgMax or ArgMin: of equal elements the first, or the `last`; of those that are not numbers, where there are any."""
+    """ArgMax or ArgMin: of equal elements the first, or the `last`; of those that are not numbers, if there are any."""
     value = emit.cast(input, POSITIONS.dtype(input.dtype, emit.opset))
     options = {"axis": axis, "keepdims": int(keepdim), "select_last_index": 1 if last else None}
     position = emit.node(op_type, value, **options)

@@ -107,8 +107,9 @@ declare("log10", compute=floating)(_logarithm(10))
 def lower_expm1(emit: Emitter, input: Value) -> Value:
     """`exp(x) - 1 = 2 sinh(x/2) exp(x/2)`, which keeps the digits of small x.
 
-    The result is -1 long before these two are infinite and 0, so smaller numbers count as the one where it is. In float64,
-    for which runtimes have no Sinh, with u = exp(x) rounded: (u - 1) x / log(u), or x where u is 1 (as in `log1p`).
+    The result is -1 long before these two are infinite and 0, so smaller numbers count as the one where it is. In
+    float64, for which runtimes have no Sinh, with u = exp(x) rounded: (u - 1) x / log(u), or x where u is 1 (as in
+    `log1p`).
     """
     lowest = as_value(emit, 2 * math.log(torch.finfo(input.dtype).eps) - 1, input.dtype)
     if input.dtype == torch.float64:

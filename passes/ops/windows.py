@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from passes.dimension import Size
+from passes.dimension import Dim, Size
 from passes.errors import check
 from passes.spec import TensorSpec, shape_text
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Sizes = int | Sequence[int]
 
 
-def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+def per_axis(name: str, sizes: Any, rank: int) -> tuple[Any, ...]:
     """One number for all spatial axes, or one for each, as one for each."""
-    if isinstance(sizes, int):
+    if isinstance(sizes, (int, Dim)):
         return (sizes,) * rank
     given = tuple(sizes)
     check(len(given) in (1, rank), "{} has {} numbers for {} spatial axes: {}", name, len(given), rank, given)

@@ -1,0 +1,170 @@
+"""What the arguments of the public functions may be, by their names, and what is asked of a model before it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from passes.errors import CaptureError, InputError
+
+SEEDS = range(-(2**63), 2**64)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _names_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an argument is in words, and the test of it; None is let pass where the function has it as a default."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    optional: bool = True
+
+
+SWITCH = Kind("True or False", lambda value: isinstance(value, (bool, int)), False)
+NAMES = Kind("a list of texts", lambda value: _is_list(value) and all(isinstance(name, str) for name in value))
+WEIGHTS = Kind("a state_dict or a path", lambda value: isinstance(value, Mapping) or _is_path(value))
+ARGUMENTS: dict[str, Kind] = {
+    "f": Kind("a path", _is_path),
+    "onnx_file": Kind("a path", _is_path, False),
+    "path": Kind("a text", lambda value: isinstance(value, str), False),
+    "kwargs": Kind(
+        "a mapping from names to inputs",
+        lambda value: (
+            _names_texts(value) or (_is_list(value) and all(one is None or _names_texts(one) for one in value))
+        ),
+    ),
+    "samples": Kind("a list of samples", _is_list, False),
+    "names": NAMES,
+    "input_names": NAMES,
+    "output_names": NAMES,
+    "dims": Kind("a mapping from names to sizes", lambda v: _names_texts(v) and all(map(_is_number, v.values()))),
+    "dynamic_shapes": Kind("a mapping or a list", lambda value: isinstance(value, Mapping) or _is_list(value)),
+    "opset_version": Kind("a whole number", _is_number, False),
+    "seed": Kind("a whole number of 64 bits", lambda value: _is_number(value) and value in SEEDS),
+    "route": Kind("a text", lambda value: isinstance(value, str), False),
+    "format": Kind("a text", lambda value: isinstance(value, str)),
+    "metadata": Kind("a mapping", lambda value: isinstance(value, Mapping)),
+    "passes": Kind(
+        "a list of passes", lambda v: _is_list(v) and all(callable(p) or hasattr(p, "run") for p in v), False
+    ),
+    "device": Kind("a device", _is_device),
+    "weights": WEIGHTS,
+    "state_dict": WEIGHTS,
+    "strict": SWITCH,
+    "verify": SWITCH,
+    "inplace": SWITCH,
+    "fold_batchnorm": SWITCH,
+}
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raises InputError for the first argument that is of the wrong kind."""
+    for name, value in arguments.items():
+        kind = ARGUMENTS.get(name)
+        if kind is None or (value is None and kind.optional) or kind.holds(value):
+            continue
+        raise InputError(f"{name} is {kind.words}, not {_shown(value)}", remedy=f"give {name} as {kind.words}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # whatever a caller's object says of itself
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises where the tree of modules is none: InputError with the module at fault; CaptureError for compiled code.
+
+    A module is reached by the names of its parents, so that each name must lead to it.
+    """
+    if not callable(getattr(type(model), "forward", None)):
+        raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
+    _check_overrides(model)
+    parents: set[int] = set()
+    seen: set[int] = set()
+    steps: list[tuple[str, Any, bool]] = [("", model, False)]
+    while steps:
+        path, module, done = steps.pop()
+        if done:
+            parents.discard(id(module))
+            continue
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                f"{path} is registered as a module, but is {_shown(module)}", remedy="register modules only"
+            )
+        if id(module) in parents:
+            raise InputError(
+                f"{path or 'the model'} contains itself", remedy="keep the reference outside of the modules"
+            )
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{path or 'the model'} is a {type(module).__name__}: compiled code, which cannot be traced",
+                remedy="pass the module that it was compiled from",
+            )
+        try:
+            hash(module)
+        except Exception as error:
+            raise InputError(
+                f"{path or 'the model'} cannot be hashed: {type(error).__name__}", remedy="let its class keep __hash__"
+            ) from error
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and not isinstance(tensor, torch.Tensor):
+                raise InputError(f"{path}.{name} is registered as a tensor, but is {_shown(tensor)}".lstrip("."))
+        parents.add(id(module))
+        steps.append((path, module, True))
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            if not isinstance(name, str) or not name or "." in name or name in nn.Module.__dict__:
+                raise InputError(
+                    f"{path or 'the model'} has a submodule named {name!r}, by which it cannot be reached",
+                    remedy="give it a name without dots that no method has",
+                )
+            steps.append((f"{path}.{name}".lstrip("."), child, False))
+
+
+def _check_overrides(model: nn.Module) -> None:
+    """Raises InputError where the model's own methods hide its modules or its state."""
+    cls = type(model)
+    if cls.named_modules is not nn.Module.named_modules or cls.modules is not nn.Module.modules:
+        listed = {id(module) for _, module in model.named_modules()}
+        if {id(module) for module in nn.Module.modules(model)} - listed:
+            raise InputError(f"{cls.__name__}.named_modules leaves modules out", remedy="let it list every module")
+    if cls.state_dict is not nn.Module.state_dict and not isinstance(model.state_dict(keep_vars=True), Mapping):
+        raise InputError(f"{cls.__name__}.state_dict gives no mapping", remedy="let it give names and tensors")
+
+
+__all__ = ["ARGUMENTS", "check_arguments", "check_model"]
