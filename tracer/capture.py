@@ -34,8 +34,9 @@ from passes.ops.op import find_module, has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
-from tracer.aliasing import Aliases
+from tracer.aliasing import Aliases, refuse_unfollowed
 from tracer.known_values import KnownValues
+from tracer.real_tensors import RealTensors, with_written
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -60,6 +61,7 @@ class _Mark:
 
     last: fx.Node | None
     rebound: int
+    unpacked: int
     rungs: int
     attributes: frozenset[str]
     lazies: tuple[str, ...]
@@ -93,7 +95,9 @@ class CapturingTracer(fx.Tracer):
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
+        self.unpacked: list[tuple[TracedTensor, Any]] = []
         self.aliases = Aliases(self)
+        self.real = RealTensors(self)
         self.known = KnownValues(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
@@ -102,6 +106,7 @@ class CapturingTracer(fx.Tracer):
         try:
             with tracing_environment(self):
                 self.trace(self._copy)
+                refuse_unfollowed(self.program.output())
         except Exception as error:
             fault = self._explained(error)
             fault.program = self.program
@@ -195,7 +200,7 @@ class CapturingTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         kind = type(a)
         if kind is TracedTensor:
-            return a.node
+            return a.node if a.is_as_it_was() else self.create_arg(a.unpacked())
         if kind in ATOMS:
             return a
         if kind is TracedNumber:
@@ -216,10 +221,17 @@ class CapturingTracer(fx.Tracer):
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
-            path = self._tensor_paths.get(id(a))
-            if path is not None:
-                return self._attribute(path).node
+            return self.real.traced(a).node
         return super().create_arg(a)
+
+    def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """A node that gives a real tensor, which is none of the model's own."""
+        node: fx.Node = super().create_arg(tensor)
+        return node
+
+    def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
+        """Where the model has the tensor, as itself."""
+        return self._tensor_paths.get(id(tensor))
 
     def path_of_module(self, mod: nn.Module) -> str:
         path: str | None = self._module_paths.get(id(mod))
@@ -241,10 +253,10 @@ class CapturingTracer(fx.Tracer):
         if self.recording and isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
             if path is not None:
-                return self._attribute(path)
+                return self.attribute(path)
         return attr_val
 
-    def _attribute(self, path: str) -> TracedTensor:
+    def attribute(self, path: str) -> TracedTensor:
         if path not in self._attributes:
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
         return self._attributes[path]
@@ -273,10 +285,13 @@ class CapturingTracer(fx.Tracer):
             self._paths.pop()
 
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = self.create_proxy("call_module", path, args, kwargs)
-        if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
-            self.aliases.write(args[0], result)
-        return result
+        if not getattr(m, "inplace", False):
+            return self.create_proxy("call_module", path, args, kwargs)
+        place: int | str = 0 if args else "input"
+        args, kwargs = with_written(self, place, args, kwargs)
+        written = args[0] if args else kwargs["input"]
+        self.aliases.write(written, self.create_proxy("call_module", path, args, kwargs).node)
+        return written
 
     def _awaits(self, m: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
@@ -356,6 +371,7 @@ class CapturingTracer(fx.Tracer):
         return _Mark(
             last,
             len(self._rebound),
+            len(self.unpacked),
             len(program.rungs),
             frozenset(self._attributes),
             tuple(program.lazies),
@@ -373,6 +389,10 @@ class CapturingTracer(fx.Tracer):
                 break
             self.graph.erase_node(node)
         self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
+        for whole, place in self.unpacked[mark.unpacked :]:
+            whole.forget(place)
+        del self.unpacked[mark.unpacked :]
+        self.real.forget()
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}

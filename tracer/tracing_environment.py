@@ -25,6 +25,7 @@ from torch.utils._device import _device_constructors
 from passes.errors import NeedsDataError
 from passes.plain_attention import plain_attention
 from passes.torch_state import TORCH_STATE
+from tracer.real_tensors import FollowingReal
 from tracer.source_lines import is_user_code
 from tracer.traced_values import TracedTensor, has_traced
 
@@ -85,6 +86,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         _traced_native_calls(tracer),
         _traced_wrapped_functions(),
         _undecided_branches(),
+        FollowingReal(tracer, TracedTensor.__torch_function__),
     ):
         yield
 

@@ -1,0 +1,215 @@
+"""Where traced tensors lie in memory: asked of torch itself, on meta tensors, only once something is written in place.
+
+Whether an operation gives a view or a copy may depend on strides, which no rule of ours knows. So the operations are
+run on meta tensors of the sampled sizes, with the strides that torch gives their operands: what then has one storage
+shares memory. What cannot be run is assumed to lie once in this order and once in the opposite, and an answer that
+depends on it is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from passes.dimension import hint
+from passes.lazy_modules import is_uninitialized
+from passes.meta_execution import on_meta
+from passes.nested import leaves, map_structure
+from passes.ops.op import FUNCTIONS, Op, find_method, find_module, is_inplace, map_leaves
+from passes.plain_attention import plain_attention
+from passes.program import SPEC
+from passes.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from tracer.capture import CapturingTracer
+
+
+class UndecidedError(Exception):
+    """Whether two tensors share memory depends on strides that are not known."""
+
+
+class Memory:
+    """Says of which operand the result of an operation is a view."""
+
+    def __init__(self, tracer: CapturingTracer):
+        self._tracer = tracer
+        self._same: dict[fx.Node, fx.Node] = {}
+        self._rows, self._columns = _Layouts(tracer, self._same, rows=True), _Layouts(tracer, self._same, rows=False)
+
+    def keep(self, node: fx.Node, before: fx.Node) -> None:
+        """Notes that `node` is what a write left where `before` lay."""
+        self._same[node] = before
+
+    def tensor(self, node: fx.Node) -> Any:
+        """The node's value as meta tensors with the strides that it has."""
+        return self._rows.of(node)
+
+    def viewed(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
+        """The operand in whose memory the node's value lies; None where it has memory of its own.
+
+        Raises UndecidedError.
+        """
+        found = self._rows.viewed(node, operands)
+        if self._rows.assumes and self._columns.of(node) is not UNKNOWN:  # what torch refuses is no case
+            if self._columns.viewed(node, operands) is not found:
+                raise UndecidedError
+        return found
+
+
+class _Layouts:
+    """The meta tensors of nodes. Where strides are not known, axes lie in rows: the last has the smallest stride."""
+
+    def __init__(self, tracer: CapturingTracer, same: dict[fx.Node, fx.Node], rows: bool):
+        self._tracer = tracer
+        self._same = same
+        self._in_rows = rows
+        self._found: dict[fx.Node, Any] = {}
+        self._storages: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.assumes = False
+
+    def of(self, node: fx.Node) -> Any:
+        """The node's value as meta tensors."""
+        waiting = [node]
+        while waiting:
+            current = waiting[-1]
+            if current in self._found:
+                waiting.pop()
+                continue
+            before = self._same.get(current)
+            needed = [before] if before is not None else current.all_input_nodes
+            missing = [operand for operand in needed if operand not in self._found]
+            if missing:
+                waiting.extend(missing)
+                continue
+            self._found[current] = self._found[before] if before is not None else self._compute(current)
+            waiting.pop()
+        return self._found[node]
+
+    def viewed(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
+        memory = self.of(node)
+        if memory is UNKNOWN:
+            raise UndecidedError
+        storages = _storages(memory)
+        return next((operand for operand in operands if storages & _storages(self.of(operand))), None)
+
+    def _compute(self, node: fx.Node) -> Any:
+        value = self._tracer.value(node)
+        with self._tracer.computing(), torch.no_grad(), plain_attention():
+            if node.op == "placeholder":
+                return _sampled(value)
+            if node.op == "get_attr":
+                return self._own(self._tracer.program.tensor(str(node.target)), value)
+            op = op_of(node, self._tracer.program.module)
+            try:
+                found = self._run(node, op)
+            except Exception:  # the operation needs data, or does not take operands that lie like this
+                found = None
+            if _described(found) == _described(_sampled(value)):
+                return found
+            return UNKNOWN if op is not None and op.view and not _picks(op, node) else self._assumed(value)
+
+    def _run(self, node: fx.Node, op: Op | None) -> Any:
+        args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._found.__getitem__)
+        if op is not None and op.name in _AT_POSITIONS:
+            args = (args[0], *map_structure(args[1:], _position))
+            kwargs = map_structure(kwargs, _position)
+        with torch.device("meta"):
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            if node.op == "call_function":
+                if op is not None and op.name in _BY_DEVICE:
+                    return None
+                function: Any = node.target
+                return function(*args, **kwargs)
+            module = self._tracer.program.module(str(node.target))
+            if self._tracer.program.awaits(module) or any(map(is_uninitialized, module.parameters())):
+                return None
+            return on_meta(module)(*args, **kwargs)
+
+    def _own(self, tensor: torch.Tensor, value: Any) -> Any:
+        """A real tensor's like; real tensors that share a storage have likes that do."""
+        if is_uninitialized(tensor) or tensor.layout is not torch.strided:
+            return _sampled(value)
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._storages:
+            bytes_ = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
+            self._storages[key] = tensor, bytes_
+        like = torch.empty(0, dtype=tensor.dtype, device="meta")
+        like.set_(
+            self._storages[key][1].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
+        )  # type: ignore[call-overload]
+        return like
+
+    def _assumed(self, value: Any) -> Any:
+        def lie(leaf: Any) -> Any:
+            if not isinstance(leaf, TensorSpec):
+                return hint(leaf)
+            self.assumes = True
+            sizes = [hint(size) for size in leaf.shape]
+            if self._in_rows:
+                return torch.empty(sizes, dtype=leaf.dtype, device="meta")
+            return torch.empty(sizes[::-1], dtype=leaf.dtype, device="meta").permute(*reversed(range(leaf.ndim)))
+
+        return map_structure(value, lie)
+
+
+# What a view is of whose operation could not be run.
+UNKNOWN = object()
+
+# Views at a position: one that is a tensor without axes is read as a number.
+_AT_POSITIONS = frozenset({"getitem", "select", "narrow"})
+
+
+def _position(leaf: Any) -> Any:
+    is_number = isinstance(leaf, torch.Tensor) and not leaf.ndim and not leaf.dtype.is_floating_point
+    return 0 if is_number and leaf.dtype not in (torch.bool, torch.uint8) else leaf
+
+
+def _picks(op: Op, node: fx.Node) -> bool:
+    """Whether it is a subscript with index tensors or masks, which copies."""
+    if op.name != "getitem":
+        return False
+    found = map_structure(node.args[1:], lambda leaf: leaf.meta.get(SPEC) if isinstance(leaf, fx.Node) else leaf)
+    return any(
+        isinstance(leaf, TensorSpec) and (leaf.ndim > 0 or leaf.dtype in (torch.bool, torch.uint8))
+        for leaf in leaves(found)
+    )
+
+
+# Its result lies in another order on another device.
+_BY_DEVICE = frozenset({"attention"})
+
+
+def op_of(node: fx.Node, module: Callable[[str], nn.Module] | None = None) -> Op | None:
+    """The op that covers a node; None where none does, and for in-place spellings, which are no views."""
+    found: tuple[Op, Any] | None = None
+    if node.op == "call_method":
+        found = find_method(str(node.target)) if not is_inplace(str(node.target)) else None
+    elif node.op == "call_function":
+        found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+    elif node.op == "call_module" and module is not None:
+        found = find_module(type(module(str(node.target))))
+    return found[0] if found is not None else None
+
+
+def _sampled(value: Any) -> Any:
+    return map_structure(value, lambda leaf: leaf.meta_tensor() if isinstance(leaf, TensorSpec) else hint(leaf))
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_described, value))
+    if isinstance(value, dict):
+        return {key: _described(item) for key, item in value.items()}
+    return value
+
+
+def _storages(value: Any) -> set[int]:
+    """The storages of every tensor in a value."""
+    return {leaf.untyped_storage()._cdata for leaf in leaves(value) if isinstance(leaf, torch.Tensor)}
