@@ -147,7 +147,7 @@ class Aliases:
             maker = operand
         if not self._gives_views(maker):
             return Alias(node)
-        operand = self._memory.viewed(node, maker.all_input_nodes)
+        operand = self._memory.viewed(maker, tuple(step.view.args[1] for step in steps))
         if operand is None:
             return Alias(node)
         above = self._alias(operand)

@@ -111,6 +111,8 @@ class CapturingTracer(fx.Tracer):
             fault = self._explained(error)
             fault.program = self.program
             raise fault from error
+        finally:
+            self._put_back()
         program = self.program
         program.constants = {
             str(node.target): program.tensor(str(node.target))
@@ -118,6 +120,16 @@ class CapturingTracer(fx.Tracer):
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
         }
         return program
+
+    def _put_back(self) -> None:
+        """Gives the traced copy the tensors again in whose place its forward has put others."""
+        for path, tensor in self.program.held.items():
+            owner, _, name = path.rpartition(".")
+            module = self._modules[owner]
+            for own in (module._parameters, module._buffers, module.__dict__):
+                if name in own:
+                    own[name] = tensor
+        self.program.held = {}
 
     @property
     def program(self) -> Program:
@@ -227,6 +239,7 @@ class CapturingTracer(fx.Tracer):
     def constant(self, tensor: torch.Tensor) -> fx.Node:
         """A node that gives a real tensor, which is none of the model's own."""
         node: fx.Node = super().create_arg(tensor)
+        self.program.held.setdefault(str(node.target), tensor)
         return node
 
     def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
@@ -253,11 +266,12 @@ class CapturingTracer(fx.Tracer):
         if self.recording and isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
             if path is not None:
-                return self.attribute(path)
+                return self.attribute(path, attr_val)
         return attr_val
 
-    def attribute(self, path: str) -> TracedTensor:
+    def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
         if path not in self._attributes:
+            self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
         return self._attributes[path]
 

@@ -8,7 +8,7 @@ depends on it is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,15 +47,15 @@ class Memory:
         """The node's value as meta tensors with the strides that it has."""
         return self._rows.of(node)
 
-    def viewed(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
-        """The operand in whose memory the node's value lies; None where it has memory of its own.
+    def viewed(self, node: fx.Node, places: tuple[Any, ...] = ()) -> fx.Node | None:
+        """The operand in whose memory the node's value lies, or, of several values, that at `places`, one in another.
 
-        Raises UndecidedError.
+        None where it has memory of its own. Raises UndecidedError.
         """
-        found = self._rows.viewed(node, operands)
-        if self._rows.assumes and self._columns.of(node) is not UNKNOWN:  # what torch refuses is no case
-            if self._columns.viewed(node, operands) is not found:
-                raise UndecidedError
+        found = self._rows.viewed(node, places)
+        may_differ = self._rows.assumes and self._columns.of(node) is not UNKNOWN  # what torch refuses is no case
+        if may_differ and self._columns.viewed(node, places) is not found:
+            raise UndecidedError
         return found
 
 
@@ -88,12 +88,22 @@ class _Layouts:
             waiting.pop()
         return self._found[node]
 
-    def viewed(self, node: fx.Node, operands: list[fx.Node]) -> fx.Node | None:
-        memory = self.of(node)
-        if memory is UNKNOWN:
+    def viewed(self, node: fx.Node, places: tuple[Any, ...]) -> fx.Node | None:
+        if self.of(node) is UNKNOWN:
             raise UndecidedError
-        storages = _storages(memory)
-        return next((operand for operand in operands if storages & _storages(self.of(operand))), None)
+        storages = _storages(_member(self.of(node), places))
+        found = [operand for operand in node.all_input_nodes if storages & _storages(self.of(operand))]
+        return self._one_of(found, node, places) if len(found) > 1 else next(iter(found), None)
+
+    def _one_of(self, operands: list[fx.Node], node: fx.Node, places: tuple[Any, ...]) -> fx.Node:
+        """Of operands that share memory themselves, the one that the view is of: told apart by running it on others."""
+        with self._tracer.computing(), torch.no_grad():
+            apart = {operand: map_structure(self.of(operand), _elsewhere) for operand in operands}
+            result = _member(self._run(node, op_of(node, self._tracer.program.module), apart), places)
+        found = [operand for operand in operands if _storages(result) & _storages(apart[operand])]
+        if len(found) != 1:
+            raise UndecidedError
+        return found[0]
 
     def _compute(self, node: fx.Node) -> Any:
         value = self._tracer.value(node)
@@ -104,18 +114,21 @@ class _Layouts:
                 return self._own(self._tracer.program.tensor(str(node.target)), value)
             op = op_of(node, self._tracer.program.module)
             try:
-                found = self._run(node, op)
+                found = self._run(node, op, {})
             except Exception:  # the operation needs data, or does not take operands that lie like this
                 found = None
             if _described(found) == _described(_sampled(value)):
                 return found
             return UNKNOWN if op is not None and op.view and not _picks(op, node) else self._assumed(value)
 
-    def _run(self, node: fx.Node, op: Op | None) -> Any:
-        args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._found.__getitem__)
+    def _run(self, node: fx.Node, op: Op | None, instead: Mapping[fx.Node, Any]) -> Any:
+        known = {**{operand: self._found[operand] for operand in node.all_input_nodes}, **instead}
+        args, kwargs = map_leaves((node.args, dict(node.kwargs)), known.__getitem__)
         if op is not None and op.name in _AT_POSITIONS:
             args = (args[0], *map_structure(args[1:], _position))
             kwargs = map_structure(kwargs, _position)
+        if op is not None and op.name in ("to", "type"):
+            return self._converted(node, args, kwargs)
         with torch.device("meta"):
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -128,6 +141,14 @@ class _Layouts:
             if self._tracer.program.awaits(module) or any(map(is_uninitialized, module.parameters())):
                 return None
             return on_meta(module)(*args, **kwargs)
+
+    def _converted(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Another dtype or device; where it has both already, the tensor itself, unless a copy is asked for."""
+        before, after = self._tracer.value(_first(node)), self._tracer.value(node)
+        if (before.dtype, before.device) != (after.dtype, after.device) or kwargs.get("copy"):
+            return self._assumed(after)
+        like = kwargs.get("memory_format", torch.preserve_format)
+        return args[0].to(after.dtype, memory_format=like)
 
     def _own(self, tensor: torch.Tensor, value: Any) -> Any:
         """A real tensor's like; real tensors that share a storage have likes that do."""
@@ -162,6 +183,25 @@ UNKNOWN = object()
 
 # Views at a position: one that is a tensor without axes is read as a number.
 _AT_POSITIONS = frozenset({"getitem", "select", "narrow"})
+
+
+def _elsewhere(leaf: Any) -> Any:
+    """A meta tensor with the same strides in memory of its own."""
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
+
+
+def _member(value: Any, places: tuple[Any, ...]) -> Any:
+    for place in places:
+        value = value[place]
+    return value
+
+
+def _first(node: fx.Node) -> fx.Node:
+    operand = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    assert isinstance(operand, fx.Node)
+    return operand
 
 
 def _position(leaf: Any) -> Any:

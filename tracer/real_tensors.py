@@ -41,14 +41,14 @@ class RealTensors:
         self._tracer = tracer
         self._traced: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
         self._memory: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
-        self._owned: dict[int, str] | None = None
+        self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
         self._written: set[int] = set()
 
     def traced(self, tensor: torch.Tensor) -> TracedTensor:
         """The tensor as one of the graph. Raises CaptureError for a view that the graph cannot name."""
         path = self._tracer.path_of_tensor(tensor)
         if path is not None:
-            return self._tracer.attribute(path)
+            return self._tracer.attribute(path, tensor)
         known = self._traced.get(id(tensor))
         if known is not None:
             return known[1]
@@ -92,8 +92,8 @@ class RealTensors:
         if known is None:
             owner = self._owners().get(key)
             if owner is not None:
-                base = self._tracer.program.tensor(owner)
-                self._memory[key] = known = base, self._tracer.attribute(owner)
+                base = owner[1]
+                self._memory[key] = known = base, self._tracer.attribute(*owner)
             else:
                 with self._tracer.computing():
                     base = tensor if _is_whole(tensor) else _all_of(tensor)
@@ -125,7 +125,7 @@ class RealTensors:
             return rows.narrow(0, offset, numel).view(size)
         return self._tracer.create_proxy("call_function", strided, (rows, size, stride, offset), {})
 
-    def _owners(self) -> dict[int, str]:
+    def _owners(self) -> dict[int, tuple[str, torch.Tensor]]:
         """The model's own tensors by their memory."""
         if self._owned is None:
             self._owned = {}
@@ -133,7 +133,7 @@ class RealTensors:
                 for name, tensor in own_tensors(module):
                     key = _memory_of(tensor)
                     if key is not None:
-                        self._owned.setdefault(key, f"{path}.{name}" if path else name)
+                        self._owned.setdefault(key, (f"{path}.{name}" if path else name, tensor))
         return self._owned
 
 
@@ -215,9 +215,9 @@ def _is_real(leaf: Any) -> bool:
 
 def _memory_of(tensor: torch.Tensor) -> int | None:
     """What tells one tensor's memory from another's; None for a tensor that has none of its own."""
-    if is_uninitialized(tensor) or tensor.layout is not torch.strided:
-        return None
-    with torch._C.DisableTorchFunctionSubclass():
+    with torch._C.DisableTorchFunction():  # these questions are ours
+        if is_uninitialized(tensor) or tensor.layout is not torch.strided:
+            return None
         return int(tensor.untyped_storage()._cdata)
 
 

@@ -453,8 +453,8 @@ class TracedTensor(fx.Proxy):
         if place is not None:
             args, kwargs = with_written(tracer, place, args, kwargs)
         name = orig_method.__name__
-        if torch.overrides.is_tensor_method_or_property(orig_method):
-            return _call_method(tracer, orig_method, args, kwargs, place is not None)
+        if name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
+            return _call_method(tracer, orig_method, args, kwargs)
         if place is None:
             return tracer.create_proxy("call_function", orig_method, args, kwargs)
         written = args[place] if isinstance(place, int) else kwargs[place]
@@ -490,9 +490,7 @@ def _argument(operand: Any) -> Any:
     return operand.node if isinstance(operand, fx.Proxy) else operand
 
 
-def _call_method(
-    tracer: CapturingTracer, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], writes: bool
-) -> Any:
+def _call_method(tracer: CapturingTracer, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A method or property that is spelled as a function of the tensor: `torch.Tensor.add_(x, 1)`."""
     name = method.__name__
     if type(args[0]) is not TracedTensor:

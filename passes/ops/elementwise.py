@@ -88,6 +88,7 @@ def elementwise(
     refuse: Callable[..., None] | None = None,
     neutral: float | None = None,
     by_number: Callable[..., Any] | None = None,
+    view: bool = False,
 ) -> Callable[[Lowering], Lowering]:
     """Declares the op that the decorated lowering lowers.
 
@@ -97,11 +98,11 @@ def elementwise(
     underscore. `kinds` names the dtypes that torch has kernels for (its meta tensors know of no such limit).
     `refuse` raises ShapeError for operands and options that torch does not take. A second operand
     that is the number `neutral` leaves the first as it is. `by_number` is the lowering for a second operand that is a
-    Python number, where that has a simpler form; it returns None where it has not.
+    Python number, where that has a simpler form; it returns None where it has not. `view` is the op's.
     """
 
     def declare(lowering: Lowering) -> Lowering:
-        op = Op(name, functions=functions, methods=methods)
+        op = Op(name, functions=functions, methods=methods, view=view)
         parameters = list(inspect.signature(lowering).parameters.values())
         in_place = inspect.Parameter("inplace", inspect.Parameter.KEYWORD_ONLY, default=False)
 
