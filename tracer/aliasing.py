@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from passes.errors import CaptureError, ShapeError
+from passes.errors import CaptureError
 from passes.ops.elementwise import written_into
+from passes.ops.op import is_inplace
 from passes.program import location_of
 from passes.spec import TensorSpec
-from tracer.memory import Memory, UndecidedError, op_of
+from tracer.memory import Memory, UndecidedError, gives_itself, op_of
 from tracer.write_back import Step, UnfollowableError, WriteBack, taken_again
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Aliases:
             if sharing and alias.views:
                 root = WriteBack(self._tracer, self._memory).put_back(alias.root, alias.views, result)
         except (UndecidedError, UnfollowableError) as refusal:
-            self._give_up(others, before, result, refusal)
+            self._give_up(others, before, refusal)
             self._settle(tensor, result, Alias(result), before)
             return
         views = alias.views if root is not result else ()
@@ -86,8 +87,27 @@ class Aliases:
             self._settle(other, node, Alias(root, steps), other.node)
 
     def replace(self, tensor: TracedTensor, view: fx.Node) -> None:
-        """From here on `tensor` stands for a view of itself, or for another tensor; those it shares memory with stay."""
-        self._tracer.rebind(tensor, view)
+        """From here on `tensor` stands for a view of itself, or for another tensor; those it shares memory with stay.
+
+        What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
+        """
+        changed = []
+        for other in self._others(tensor):
+            try:
+                if self._itself(other.node) == self._itself(tensor.node):
+                    changed.append(other)
+            except UndecidedError as refusal:
+                self._give_up([other], tensor.node, refusal)
+        for same in (tensor, *changed):
+            self._tracer.rebind(same, view)
+
+    def _itself(self, node: fx.Node) -> tuple[Any, ...]:
+        """What tells one tensor from another that shows the same memory."""
+        alias = self._alias(node)
+        views = [step.view for step in alias.views]
+        while views and gives_itself(views[-1], self._tracer.program.module):
+            views.pop()
+        return alias.root, *views
 
     # What shares memory -------------------------------------------------------------------------
 
@@ -178,10 +198,13 @@ class Aliases:
             self._memory.keep(node, before)
         self._tracer.rebind(tensor, node)
 
-    def _give_up(self, others: list[TracedTensor], written: fx.Node, result: fx.Node, reason: Exception) -> None:
+    def _give_up(self, others: list[TracedTensor], written: fx.Node, reason: Exception) -> None:
         for other in others:
-            text = f"the forward writes in place to {written.name}, {reason}" if str(reason) else (
-                f"whether a write in place to {written.name} reaches {other.node.name} depends on how they lie in memory"
+            text = (
+                f"the forward writes in place to {written.name}, {reason}"
+                if str(reason)
+                else f"whether a write in place to {written.name} reaches {other.node.name} depends on how they lie in "
+                "memory, which is not known"
             )
             node = self._tracer.create_node("call_function", unfollowed, (other.node, text), {})
             self._settle(other, node, Alias(node), other.node)
@@ -223,9 +246,7 @@ def _first(node: fx.Node) -> fx.Node:
 
 def _writes(node: fx.Node) -> bool:
     """Whether it is an in-place operation, whose result has been noted as what it leaves."""
-    from passes.ops.op import is_inplace
-
     return node.op == "call_method" and is_inplace(str(node.target))
 
 
-__all__ = ["Alias", "Aliases", "ShapeError", "refuse_unfollowed", "unfollowed"]
+__all__ = ["Alias", "Aliases", "refuse_unfollowed", "unfollowed"]

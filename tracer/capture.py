@@ -273,12 +273,14 @@ class CapturingTracer(fx.Tracer):
         if path not in self._attributes:
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
+            self.real.stands_for(self._attributes[path], tensor)
         return self._attributes[path]
 
     def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:
         """From here on `tensor` stands for `node`, what a write in place left in its memory."""
         self._rebound.append((tensor, tensor.node))
         tensor.node = node
+        self.real.moved(tensor)
 
     # Module calls -------------------------------------------------------------------------------
 

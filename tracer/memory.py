@@ -236,6 +236,14 @@ def op_of(node: fx.Node, module: Callable[[str], nn.Module] | None = None) -> Op
     return found[0] if found is not None else None
 
 
+def gives_itself(view: fx.Node, module: Callable[[str], nn.Module]) -> bool:
+    """Whether torch gives back the very tensor where the view shows all of it: another in-place view changes both."""
+    op = op_of(view, module)
+    return op is not None and (
+        op.name in ("identity", "dropout", "dropout1d", "positive", "to", "type", "tensor") or view.target == "contiguous"
+    )
+
+
 def _sampled(value: Any) -> Any:
     return map_structure(value, lambda leaf: leaf.meta_tensor() if isinstance(leaf, TensorSpec) else hint(leaf))
 

@@ -42,6 +42,7 @@ class RealTensors:
         self._traced: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
         self._memory: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
         self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
+        self._real: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
         self._written: set[int] = set()
 
     def traced(self, tensor: torch.Tensor) -> TracedTensor:
@@ -54,15 +55,19 @@ class RealTensors:
             return known[1]
         found = self._enter(tensor)
         self._traced[id(tensor)] = tensor, found
+        self.stands_for(found, tensor)
         return found
 
-    def written(self, tensor: torch.Tensor) -> TracedTensor:
-        """The tensor as one of the graph, which is written to."""
-        found = self.traced(tensor)
-        key = _memory_of(tensor)
+    def stands_for(self, traced: TracedTensor, tensor: torch.Tensor) -> None:
+        """Notes what a traced tensor stands for."""
+        self._real[id(traced)] = tensor, traced
+
+    def moved(self, traced: TracedTensor) -> None:
+        """Notes that a traced tensor has become another; the real one that it stood for is followed from here on."""
+        found = self._real.get(id(traced))
+        key = _memory_of(found[0]) if found is not None else None
         if key is not None:
             self._written.add(key)
-        return found
 
     def followed(self, value: Any) -> Any:
         """The value with what stands for it in place of each real tensor whose memory has been written to."""
@@ -75,7 +80,7 @@ class RealTensors:
 
     def forget(self) -> None:
         """Forgets what the graph has no node for, after part of it was erased."""
-        for table in (self._traced, self._memory):
+        for table in (self._traced, self._memory, self._real):
             for key, (_, traced) in list(table.items()):
                 if traced.node._erased:
                     del table[key]
@@ -131,9 +136,11 @@ class RealTensors:
             self._owned = {}
             for path, module in self._tracer.program.modules.items():
                 for name, tensor in own_tensors(module):
-                    key = _memory_of(tensor)
+                    full = f"{path}.{name}" if path else name
+                    real = self._tracer.program.held.get(full, tensor)
+                    key = _memory_of(real) if _is_real(real) else None
                     if key is not None:
-                        self._owned.setdefault(key, (f"{path}.{name}" if path else name, tensor))
+                        self._owned.setdefault(key, (full, real))
         return self._owned
 
 
@@ -202,7 +209,7 @@ def with_written(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with what stands for it in the graph in place of a real tensor that is written to."""
     target = map_structure(
-        _at(place, args, kwargs), lambda leaf: tracer.real.written(leaf) if _is_real(leaf) else leaf
+        _at(place, args, kwargs), lambda leaf: tracer.real.traced(leaf) if _is_real(leaf) else leaf
     )
     if isinstance(place, int):
         return (*args[:place], target, *args[place + 1 :]), kwargs

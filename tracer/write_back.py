@@ -218,7 +218,7 @@ def taken_again(
 
 
 # View operations by what undoes them.
-_SAME = frozenset({"same", "to", "type", "identity", "dropout", "dropout1d", "positive", "conj"})
+_SAME = frozenset({"same", "to", "type", "identity", "dropout", "dropout1d", "positive", "conj", "tensor"})
 _SAME_ORDER = frozenset({"view", "view_as", "flatten", "ravel", "unflatten", "squeeze", "unsqueeze"})
 _SAME_ORDER_WHERE_AS_MANY = frozenset({"expand", "expand_as", "atleast_1d", "atleast_2d", "atleast_3d"})
 _OTHER_ORDER = frozenset({"permute", "transpose", "movedim", "t", "attribute"})
