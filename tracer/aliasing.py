@@ -24,7 +24,7 @@ from passes.ops.elementwise import written_into
 from passes.ops.op import is_inplace
 from passes.program import location_of
 from passes.spec import TensorSpec
-from tracer.memory import Memory, UndecidedError, gives_itself, op_of
+from tracer.memory import Memory, UndecidedError, first_operand, op_of
 from tracer.write_back import Step, UnfollowableError, WriteBack, taken_again
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Aliases:
     def __init__(self, tracer: CapturingTracer):
         self._tracer = tracer
         self._memory = Memory(tracer)
-        self._aliases: dict[fx.Node, Alias] = {}
+        self._settled: dict[fx.Node, Alias] = {}
+        self._found: dict[fx.Node, Alias] = {}
         self._possible: dict[fx.Node, frozenset[fx.Node]] = {}
         self._tensors: dict[int, weakref.ref[Any]] = {}
 
@@ -61,6 +62,7 @@ class Aliases:
         An operation that `resizes` may leave another shape. Raises ShapeError where torch would not write it there.
         """
         before = tensor.node
+        self._tracer.real.before_write(self._roots(before))
         result = self._as_before(before, written, resizes)
         others = list(self._others(tensor))
         try:
@@ -78,10 +80,14 @@ class Aliases:
         views = alias.views if root is not result else ()
         if root is not result:
             self._memory.keep(root, alias.root)
+        whole: fx.Node | None = None
         again: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
         self._settle(tensor, result, Alias(root, views), before)
         for other, steps in sharing:
             node = root
+            if root is result and alias.views and not steps:  # the same elements, but not the same tensor
+                whole = whole or self._tracer.create_node("call_function", getattr, (root, "data"), {})
+                node = whole
             for step in steps:
                 node = taken_again(self._tracer, step, node, again)
             self._settle(other, node, Alias(root, steps), other.node)
@@ -94,20 +100,18 @@ class Aliases:
         changed = []
         for other in self._others(tensor):
             try:
-                if self._itself(other.node) == self._itself(tensor.node):
+                if self._memory.are_one(other.node, tensor.node):
                     changed.append(other)
             except UndecidedError as refusal:
                 self._give_up([other], tensor.node, refusal)
         for same in (tensor, *changed):
             self._tracer.rebind(same, view)
 
-    def _itself(self, node: fx.Node) -> tuple[Any, ...]:
-        """What tells one tensor from another that shows the same memory."""
-        alias = self._alias(node)
-        views = [step.view for step in alias.views]
-        while views and gives_itself(views[-1], self._tracer.program.module):
-            views.pop()
-        return alias.root, *views
+    def are_same(self, node: fx.Node, view: fx.Node) -> None:
+        """Notes that `node` lies where `view` lies: it is a constant that turned out to share memory with another."""
+        self._found.clear()
+        self._possible.clear()
+        self._settled[node] = self._alias(view)
 
     # What shares memory -------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ class Aliases:
         while waiting:
             current = waiting[-1]
             if current not in self._possible:
-                alias = self._aliases.get(current)
+                alias = self._settled.get(current)
                 if alias is not None:
                     self._possible[current] = frozenset({alias.root})
                 elif not self._gives_views(current):
@@ -152,9 +156,9 @@ class Aliases:
 
     def _alias(self, node: fx.Node) -> Alias:
         """What the node is a view of; of itself, where it has memory of its own. Raises UndecidedError."""
-        found = self._aliases.get(node)
+        found = self._settled.get(node) or self._found.get(node)
         if found is None:
-            found = self._aliases[node] = self._find(node)
+            found = self._found[node] = self._find(node)
         return found
 
     def _find(self, node: fx.Node) -> Alias:
@@ -162,16 +166,16 @@ class Aliases:
             return Alias(node)
         steps: tuple[Step, ...] = ()
         maker = node
-        while maker.target is operator.getitem and not self._is_tensor(operand := _first(maker)):
-            steps = (Step(maker, operand), *steps)  # a member of several
-            maker = operand
+        while maker.target is operator.getitem and not self._is_tensor(whole := first_operand(maker)):
+            steps = (Step(maker, whole), *steps)  # a member of several
+            maker = whole
         if not self._gives_views(maker):
             return Alias(node)
-        operand = self._memory.viewed(maker, tuple(step.view.args[1] for step in steps))
-        if operand is None:
+        seen = self._memory.viewed(maker, tuple(step.view.args[1] for step in steps))
+        if seen is None:
             return Alias(node)
-        above = self._alias(operand)
-        return Alias(above.root, (*above.views, Step(maker, operand), *steps))
+        above = self._alias(seen)
+        return Alias(above.root, (*above.views, Step(maker, seen), *steps))
 
     def _seen_from(self, root: fx.Node, other: TracedTensor) -> tuple[Step, ...] | None:
         """The views that lead from `root` to a tensor, or None where that has other memory."""
@@ -192,7 +196,7 @@ class Aliases:
         return result
 
     def _settle(self, tensor: TracedTensor, node: fx.Node, alias: Alias, before: fx.Node) -> None:
-        self._aliases[node] = alias
+        self._settled[node] = alias
         self._possible[node] = frozenset({alias.root})
         if node is not before:
             self._memory.keep(node, before)
@@ -236,12 +240,6 @@ def refuse_unfollowed(output: fx.Node) -> None:
                 str(node.args[1]), remedy="write to the tensor itself before it is used otherwise, or compute a new one"
             ).placed(location_of(node))
         waiting.extend(node.all_input_nodes)
-
-
-def _first(node: fx.Node) -> fx.Node:
-    operand = node.args[0]
-    assert isinstance(operand, fx.Node)
-    return operand
 
 
 def _writes(node: fx.Node) -> bool:

@@ -273,7 +273,7 @@ class CapturingTracer(fx.Tracer):
         if path not in self._attributes:
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
-            self.real.stands_for(self._attributes[path], tensor)
+            self.real.enter(tensor, self._attributes[path])
         return self._attributes[path]
 
     def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:

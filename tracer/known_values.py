@@ -13,8 +13,10 @@ import torch
 from torch import fx
 
 from passes.lazy_modules import is_uninitialized
-from passes.ops.op import BoundCall, is_inplace, map_leaves
+from passes.ops.op import BoundCall, map_leaves
 from passes.program import CALL
+from tracer.aliasing import unfollowed
+from tracer.real_tensors import written_place
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -56,6 +58,8 @@ class KnownValues:
         if node.op == "get_attr":
             tensor = self._tracer.program.tensor(str(node.target))
             return not is_uninitialized(tensor) and tensor.device.type != "meta"
+        if node.target is unfollowed:
+            return False
         self._tracer.value(node)
         call: BoundCall | None = node.meta.get(CALL)
         return node.op in ("call_function", "call_method") and not (call is not None and call.op.random)
@@ -67,8 +71,11 @@ class KnownValues:
             return tensor
         args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._values.__getitem__)
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if is_inplace(name):
-            args = (args[0].clone(), *args[1:])
+        place = written_place(getattr(torch.Tensor, name, None) or node.target, args, kwargs)
+        if isinstance(place, int):
+            args = (*args[:place], args[place].clone(), *args[place + 1 :])
+        elif place is not None:
+            kwargs = {**kwargs, place: kwargs[place].clone()}
         if node.op == "call_method":
             return getattr(args[0], name)(*args[1:], **kwargs)
         function: Callable[..., Any] = node.target  # type: ignore[assignment]

@@ -22,6 +22,7 @@ from passes.ops.op import FUNCTIONS, Op, find_method, find_module, is_inplace, m
 from passes.plain_attention import plain_attention
 from passes.program import SPEC
 from passes.spec import TensorSpec
+from tracer.real_tensors import memory_of
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -53,10 +54,20 @@ class Memory:
         None where it has memory of its own. Raises UndecidedError.
         """
         found = self._rows.viewed(node, places)
-        may_differ = self._rows.assumes and self._columns.of(node) is not UNKNOWN  # what torch refuses is no case
-        if may_differ and self._columns.viewed(node, places) is not found:
+        if self._may_differ(node) and self._columns.viewed(node, places) is not found:
             raise UndecidedError
         return found
+
+    def are_one(self, node: fx.Node, other: fx.Node) -> bool:
+        """Whether two nodes give one tensor object, as `x` and `x.contiguous()` may. Raises UndecidedError."""
+        found = self._rows.of(node) is self._rows.of(other)
+        if self._may_differ(node) and (self._columns.of(node) is self._columns.of(other)) is not found:
+            raise UndecidedError
+        return found
+
+    def _may_differ(self, node: fx.Node) -> bool:
+        """Whether strides were assumed; in an order that torch refuses the operation for, they cannot lie."""
+        return self._rows.assumes and self._columns.of(node) is not UNKNOWN
 
 
 class _Layouts:
@@ -144,7 +155,7 @@ class _Layouts:
 
     def _converted(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Another dtype or device; where it has both already, the tensor itself, unless a copy is asked for."""
-        before, after = self._tracer.value(_first(node)), self._tracer.value(node)
+        before, after = self._tracer.value(first_operand(node)), self._tracer.value(node)
         if (before.dtype, before.device) != (after.dtype, after.device) or kwargs.get("copy"):
             return self._assumed(after)
         like = kwargs.get("memory_format", torch.preserve_format)
@@ -154,15 +165,15 @@ class _Layouts:
         """A real tensor's like; real tensors that share a storage have likes that do."""
         if is_uninitialized(tensor) or tensor.layout is not torch.strided:
             return _sampled(value)
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), memory_of(tensor)
+        assert key is not None
         if key not in self._storages:
             bytes_ = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
             self._storages[key] = tensor, bytes_
         like = torch.empty(0, dtype=tensor.dtype, device="meta")
         like.set_(
             self._storages[key][1].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
-        )  # type: ignore[call-overload]
+        )
         return like
 
     def _assumed(self, value: Any) -> Any:
@@ -198,7 +209,8 @@ def _member(value: Any, places: tuple[Any, ...]) -> Any:
     return value
 
 
-def _first(node: fx.Node) -> fx.Node:
+def first_operand(node: fx.Node) -> fx.Node:
+    """The node that a view operation is called on."""
     operand = node.args[0] if node.args else next(iter(node.kwargs.values()))
     assert isinstance(operand, fx.Node)
     return operand
@@ -234,14 +246,6 @@ def op_of(node: fx.Node, module: Callable[[str], nn.Module] | None = None) -> Op
     elif node.op == "call_module" and module is not None:
         found = find_module(type(module(str(node.target))))
     return found[0] if found is not None else None
-
-
-def gives_itself(view: fx.Node, module: Callable[[str], nn.Module]) -> bool:
-    """Whether torch gives back the very tensor where the view shows all of it: another in-place view changes both."""
-    op = op_of(view, module)
-    return op is not None and (
-        op.name in ("identity", "dropout", "dropout1d", "positive", "to", "type", "tensor") or view.target == "contiguous"
-    )
 
 
 def _sampled(value: Any) -> Any:

@@ -8,11 +8,13 @@ is traced is never lost, and the caller's own tensors stay as they are.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 from torch.overrides import TorchFunctionMode
 
 from passes.errors import CaptureError
@@ -34,38 +36,79 @@ _WRITING_OPERATORS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A real tensor in the graph: the node that gives it, and what stands for it, which a write moves on."""
+
+    tensor: torch.Tensor
+    traced: TracedTensor
+    node: fx.Node
+
+
 class RealTensors:
-    """What real tensors are in the graph."""
+    """What real tensors are in the graph: each a constant of its own, until something is written to their memory."""
 
     def __init__(self, tracer: CapturingTracer):
         self._tracer = tracer
-        self._traced: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
-        self._memory: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
+        self._entered: dict[int, _Entered] = {}
+        self._by_traced: dict[int, _Entered] = {}
+        self._memory: dict[int, _Entered] = {}
         self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
-        self._real: dict[int, tuple[torch.Tensor, TracedTensor]] = {}
         self._written: set[int] = set()
 
     def traced(self, tensor: torch.Tensor) -> TracedTensor:
-        """The tensor as one of the graph. Raises CaptureError for a view that the graph cannot name."""
+        """The tensor as one of the graph. Raises CaptureError for a view of written memory that cannot be named."""
         path = self._tracer.path_of_tensor(tensor)
         if path is not None:
             return self._tracer.attribute(path, tensor)
-        known = self._traced.get(id(tensor))
+        known = self._entered.get(id(tensor))
         if known is not None:
-            return known[1]
-        found = self._enter(tensor)
-        self._traced[id(tensor)] = tensor, found
-        self.stands_for(found, tensor)
-        return found
+            return known.traced
+        base = self._memory.get(memory_of(tensor) or 0)
+        if base is not None:
+            return self.enter(tensor, self._seen(tensor, base.tensor, base.traced)).traced
+        return self.enter(tensor, self._tracer.proxy(self._tracer.constant(tensor))).traced
 
-    def stands_for(self, traced: TracedTensor, tensor: torch.Tensor) -> None:
-        """Notes what a traced tensor stands for."""
-        self._real[id(traced)] = tensor, traced
+    def enter(self, tensor: torch.Tensor, traced: TracedTensor) -> _Entered:
+        """Notes what stands for a real tensor."""
+        entered = _Entered(tensor, traced, traced.node)
+        self._entered[id(tensor)] = self._by_traced[id(traced)] = entered
+        return entered
+
+    def before_write(self, roots: Iterable[fx.Node]) -> None:
+        """Sees to it that real tensors which share the memory of one of these nodes are views of one constant."""
+        for root in roots:
+            if root.op != "get_attr":
+                continue
+            key = memory_of(self._tracer.program.tensor(str(root.target)))
+            if key is not None and key not in self._memory:
+                self._unite(key)
+
+    def _unite(self, key: int) -> None:
+        sharing = [entered for entered in list(self._entered.values()) if memory_of(entered.tensor) == key]
+        owner = self._owners().get(key)
+        if owner is not None:
+            self._tracer.attribute(*owner)
+            base = self._entered[id(owner[1])]
+        else:
+            whole = next((entered for entered in sharing if _is_whole(entered.tensor)), None)
+            if whole is None:
+                tensor = _all_of(sharing[0].tensor)
+                whole = self.enter(tensor, self._tracer.proxy(self._tracer.constant(tensor)))
+            base = whole
+        # What is known to the forward may become another view of the memory; this one stays all of it.
+        hidden: Any = fx.Proxy(base.node, self._tracer)
+        hidden = self._tracer.create_proxy("call_function", getattr, (hidden, "data"), {})
+        self._memory[key] = _Entered(base.tensor, hidden, base.node)
+        for entered in sharing:
+            if entered is not base:
+                view = self._seen(entered.tensor, base.tensor, hidden)
+                self._tracer.aliases.are_same(entered.node, view.node)
 
     def moved(self, traced: TracedTensor) -> None:
         """Notes that a traced tensor has become another; the real one that it stood for is followed from here on."""
-        found = self._real.get(id(traced))
-        key = _memory_of(found[0]) if found is not None else None
+        found = self._by_traced.get(id(traced))
+        key = memory_of(found.tensor) if found is not None else None
         if key is not None:
             self._written.add(key)
 
@@ -80,37 +123,18 @@ class RealTensors:
 
     def forget(self) -> None:
         """Forgets what the graph has no node for, after part of it was erased."""
-        for table in (self._traced, self._memory, self._real):
-            for key, (_, traced) in list(table.items()):
-                if traced.node._erased:
+        for table in (self._entered, self._by_traced, self._memory):
+            for key, entered in list(table.items()):
+                if entered.node._erased:
                     del table[key]
-        self._written &= {*self._memory, *(self._owned or ())}
+        self._written &= {memory_of(entered.tensor) or 0 for entered in self._entered.values()}
 
     def _is_followed(self, leaf: Any) -> bool:
-        return _is_real(leaf) and _memory_of(leaf) in self._written
-
-    def _enter(self, tensor: torch.Tensor) -> TracedTensor:
-        key = _memory_of(tensor)
-        if key is None:
-            return self._tracer.proxy(self._tracer.constant(tensor))
-        known = self._memory.get(key)
-        if known is None:
-            owner = self._owners().get(key)
-            if owner is not None:
-                base = owner[1]
-                self._memory[key] = known = base, self._tracer.attribute(*owner)
-            else:
-                with self._tracer.computing():
-                    base = tensor if _is_whole(tensor) else _all_of(tensor)
-                known = base, self._tracer.proxy(self._tracer.constant(base))
-                self._memory[key] = known
-                if base is tensor:
-                    return known[1]
-        return self._seen(tensor, *known)
+        return _is_real(leaf) and memory_of(leaf) in self._written
 
     def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: TracedTensor) -> TracedTensor:
         """A real tensor as the view that it is of another one's memory."""
-        with self._tracer.computing():
+        with torch._C.DisableTorchFunction():
             same_kind, whole = tensor.dtype == base.dtype, _is_whole(base)
             flat, size, stride = base.numel(), tuple(tensor.shape), tuple(tensor.stride())
             offset = tensor.storage_offset() - base.storage_offset()
@@ -118,17 +142,20 @@ class RealTensors:
             packed, numel = tensor.is_contiguous(), tensor.numel()
         if not same_kind or not (same or whole):
             raise CaptureError(
-                "the forward uses a real tensor that shares memory with another in a way that cannot be followed",
+                "the forward writes to a real tensor that shares memory with another in a way that cannot be followed",
                 remedy="clone the tensor before it is written to",
             )
-        if same:
-            return traced.data
-        if packed and numel == flat:
-            return traced.view(size)
-        rows = traced.view((flat,))
-        if packed:
-            return rows.narrow(0, offset, numel).view(size)
-        return self._tracer.create_proxy("call_function", strided, (rows, size, stride, offset), {})
+        found: Any = traced.data
+        if not same:
+            found = found.view((flat,))
+            if not packed:
+                found = self._tracer.create_proxy("call_function", strided, (found, size, stride, offset), {})
+            elif numel == flat:
+                found = found.view(size)
+            else:
+                found = found.narrow(0, offset, numel).view(size)
+        view: TracedTensor = found
+        return view
 
     def _owners(self) -> dict[int, tuple[str, torch.Tensor]]:
         """The model's own tensors by their memory."""
@@ -138,7 +165,7 @@ class RealTensors:
                 for name, tensor in own_tensors(module):
                     full = f"{path}.{name}" if path else name
                     real = self._tracer.program.held.get(full, tensor)
-                    key = _memory_of(real) if _is_real(real) else None
+                    key = memory_of(real) if _is_real(real) else None
                     if key is not None:
                         self._owned.setdefault(key, (full, real))
         return self._owned
@@ -190,7 +217,7 @@ def written_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
     return 0 if args else next((name for name in ("input", "self") if name in kwargs), None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _inplace_position(func: Callable[..., Any]) -> int | None:
     """Where a function takes its argument `inplace`; None where it has none."""
     try:
@@ -220,25 +247,28 @@ def _is_real(leaf: Any) -> bool:
     return issubclass(type(leaf), torch.Tensor)
 
 
-def _memory_of(tensor: torch.Tensor) -> int | None:
+def memory_of(tensor: torch.Tensor) -> int | None:
     """What tells one tensor's memory from another's; None for a tensor that has none of its own."""
     with torch._C.DisableTorchFunction():  # these questions are ours
         if is_uninitialized(tensor) or tensor.layout is not torch.strided:
             return None
-        return int(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        return int(storage.data_ptr() or storage._cdata)  # numpy's arrays share memory, not storages
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
     """Whether a tensor is all of its memory, in order."""
-    size = tensor.untyped_storage().nbytes()
-    return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == size
+    with torch._C.DisableTorchFunction():
+        size = tensor.untyped_storage().nbytes()
+        return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == size
 
 
 def _all_of(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor's memory, as a vector."""
-    storage = tensor.untyped_storage()
-    size = storage.nbytes() // tensor.element_size()
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage, 0, (size,))  # type: ignore[call-overload, no-any-return]
+    with torch._C.DisableTorchFunction():
+        storage = tensor.untyped_storage()
+        size = storage.nbytes() // tensor.element_size()
+        return torch.Tensor.set_(torch.Tensor.new_empty(tensor, 0), storage, 0, (size,), (1,))
 
 
-__all__ = ["FollowingReal", "RealTensors", "with_written", "written_place"]
+__all__ = ["FollowingReal", "RealTensors", "memory_of", "with_written", "written_place"]

@@ -302,14 +302,11 @@ class TracedTensor(fx.Proxy):
         """One of the several values that this stands for: the same each time it is asked for, as in a tuple."""
         members = self.__dict__.setdefault("_members", {})
         if place not in members:
-            members[place] = self.tracer.create_proxy("call_function", operator.getitem, (self.node_as_made(), place), {})
+            whole = fx.Proxy(self.node, self.tracer)  # whatever has become of its members
+            members[place] = self.tracer.create_proxy("call_function", operator.getitem, (whole, place), {})
             self.tracer.unpacked.append((self, place))
         found: TracedTensor = members[place]
         return found
-
-    def node_as_made(self) -> fx.Proxy:
-        """The node itself, whatever has become of its members."""
-        return fx.Proxy(self.node, self.tracer)
 
     def members(self) -> list[TracedTensor]:
         """Every tensor among the several values that this stands for."""
@@ -413,7 +410,7 @@ class TracedTensor(fx.Proxy):
         return self.read("tolist()").tolist()
 
     def numpy(self) -> Any:
-        return self.read("numpy()").numpy()
+        return _read_only(self.read("numpy()").clone().numpy())
 
     def read(self, use: str) -> torch.Tensor:
         """The tensor's data, where it follows from the model's own tensors; recorded as a guard.
@@ -533,6 +530,12 @@ def _first_traced(value: Any) -> Any:
     elif is_dataclass_value(value):
         items = fields_of(value).values()
     return next((found for item in items if (found := _first_traced(item)) is not None), None)
+
+
+def _read_only(array: Any) -> Any:
+    """The array, which refuses to be written to: nothing of that would reach the tensor."""
+    array.flags.writeable = False
+    return array
 
 
 def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
