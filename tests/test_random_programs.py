@@ -52,8 +52,7 @@ def agrees(seed: int) -> bool:
     try:
         with torch.no_grad():
             found = flat(Values(captured(model).graph_module()).run(X.clone()))
-    except TracerError as refusal:
-        assert str(refusal), text
+    except TracerError:
         return False
     finally:
         for name, tensor in own.items():

@@ -71,6 +71,7 @@ class Aliases:
             root = result
             if sharing and self._shape(result) != self._shape(before):
                 raise UnfollowableError("gives it another size")
+            one = [other for other, steps in sharing if not steps and self._memory.are_one(other.node, before)]
             if sharing and alias.views:
                 root = WriteBack(self._tracer, self._memory).put_back(alias.root, alias.views, result)
         except (UndecidedError, UnfollowableError) as refusal:
@@ -80,16 +81,18 @@ class Aliases:
         views = alias.views if root is not result else ()
         if root is not result:
             self._memory.keep(root, alias.root)
-        whole: fx.Node | None = None
+        apart: dict[int, fx.Node] = {}
         again: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
         self._settle(tensor, result, Alias(root, views), before)
         for other, steps in sharing:
             node = root
-            if root is result and alias.views and not steps:  # the same elements, but not the same tensor
-                whole = whole or self._tracer.create_node("call_function", getattr, (root, "data"), {})
-                node = whole
             for step in steps:
                 node = taken_again(self._tracer, step, node, again)
+            if node is result and not any(other is same for same in one):  # the same elements, but not the same tensor
+                which = id(self._memory.tensor(other.node))
+                if which not in apart:
+                    apart[which] = self._tracer.create_node("call_function", getattr, (root, "data"), {})
+                node = apart[which]
             self._settle(other, node, Alias(root, steps), other.node)
 
     def replace(self, tensor: TracedTensor, view: fx.Node) -> None:
@@ -97,14 +100,13 @@ class Aliases:
 
         What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
         """
-        changed = []
-        for other in self._others(tensor):
-            try:
-                if self._memory.are_one(other.node, tensor.node):
-                    changed.append(other)
-            except UndecidedError as refusal:
-                self._give_up([other], tensor.node, refusal)
-        for same in (tensor, *changed):
+        others = list(self._others(tensor))
+        try:
+            one = [other for other in others if self._memory.are_one(other.node, tensor.node)]
+        except UndecidedError as refusal:
+            self._give_up(others, tensor.node, refusal)
+            one = []
+        for same in (tensor, *one):
             self._tracer.rebind(same, view)
 
     def are_same(self, node: fx.Node, view: fx.Node) -> None:

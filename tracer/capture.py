@@ -238,9 +238,10 @@ class CapturingTracer(fx.Tracer):
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
         """A node that gives a real tensor, which is none of the model's own."""
-        node: fx.Node = super().create_arg(tensor)
+        node: Any = super().create_arg(tensor)
         self.program.held.setdefault(str(node.target), tensor)
-        return node
+        found: fx.Node = node
+        return found
 
     def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
         """Where the model has the tensor, as itself."""

@@ -6,7 +6,6 @@ writes into in place is copied first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,13 +69,13 @@ class KnownValues:
             self._tracer.program.read[str(node.target)] = tensor
             return tensor
         args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._values.__getitem__)
-        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        place = written_place(getattr(torch.Tensor, name, None) or node.target, args, kwargs)
+        name = str(node.target)
+        function: Any = getattr(torch.Tensor, name) if node.op == "call_method" else node.target
+        place = written_place(function, args, kwargs)
         if isinstance(place, int):
             args = (*args[:place], args[place].clone(), *args[place + 1 :])
         elif place is not None:
             kwargs = {**kwargs, place: kwargs[place].clone()}
         if node.op == "call_method":
             return getattr(args[0], name)(*args[1:], **kwargs)
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
         return function(*args, **kwargs)

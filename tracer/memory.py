@@ -171,9 +171,7 @@ class _Layouts:
             bytes_ = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
             self._storages[key] = tensor, bytes_
         like = torch.empty(0, dtype=tensor.dtype, device="meta")
-        like.set_(
-            self._storages[key][1].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride()
-        )
+        like.set_(self._storages[key][1].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
         return like
 
     def _assumed(self, value: Any) -> Any:

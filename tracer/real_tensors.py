@@ -235,9 +235,7 @@ def with_written(
     tracer: CapturingTracer, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with what stands for it in the graph in place of a real tensor that is written to."""
-    target = map_structure(
-        _at(place, args, kwargs), lambda leaf: tracer.real.traced(leaf) if _is_real(leaf) else leaf
-    )
+    target = map_structure(_at(place, args, kwargs), lambda leaf: tracer.real.traced(leaf) if _is_real(leaf) else leaf)
     if isinstance(place, int):
         return (*args[:place], target, *args[place + 1 :]), kwargs
     return args, {**kwargs, place: target}

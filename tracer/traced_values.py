@@ -270,8 +270,9 @@ class TracedTensor(fx.Proxy):
 
     @property
     def data(self) -> TracedTensor:
-        found: TracedTensor = self.tracer.create_proxy("call_function", getattr, (self, "data"), {})
-        return found
+        found: Any = self.tracer.create_proxy("call_function", getattr, (self, "data"), {})
+        view: TracedTensor = found
+        return view
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -460,8 +461,9 @@ class TracedTensor(fx.Proxy):
         if type(written) is TracedTensor:
             tracer.aliases.write(written, result.node, resizes=place == "out")
         elif place == "out" and isinstance(written, (tuple, list)):
+            found: Any = result
             for index, target in enumerate(written):
-                tracer.aliases.write(target, result[index].node, resizes=True)
+                tracer.aliases.write(target, found[index].node, resizes=True)
         else:
             raise CaptureError(f"the forward writes in place by {name}", remedy="write to each tensor by itself")
         return written
@@ -548,9 +550,7 @@ def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
 _REMEDIES = {"control flow": "choose with torch.where instead of if, or give the choice to the model as an argument"}
 
 # In-place methods that make another view of the tensor of it, and write nothing.
-_VIEWS_IN_PLACE = frozenset(
-    {"t_", "squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "detach_"}
-)
+_VIEWS_IN_PLACE = frozenset({"t_", "squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "detach_"})
 _OTHER_MEMORY_IN_PLACE = frozenset({"resize_", "resize_as_", "set_", "as_strided_", "swap_"})
 
 # The fields of most of torch's named results.

@@ -105,7 +105,7 @@ class WriteBack:
             with self._tracer.computing():
                 axes = self._axes(view, above.ndim)
             order = [axes.index(axis) for axis in range(above.ndim)]
-            return create("call_method", "permute", (new, *order), {})
+            return create("call_method", "permute", (new, tuple(order)), {})
         if name == "unbind":
             return create("call_function", stack, (new, given["dim"]), {})
         if name in _PIECES:
@@ -119,10 +119,12 @@ class WriteBack:
         entry: Any = given.get("index")
         if name == "narrow":
             start, length = given["start"], given["length"]
+            end: Any
             if isinstance(start, fx.Node) or isinstance(length, fx.Node):
                 end = self._tracer.create_node("call_function", operator.add, (start, length), {})
             else:
-                end = start + length or None  # up to the end, where it counts from there
+                to_the_end = start < 0 and start + length == 0
+                end = None if to_the_end else start + length
             entry = slice(start, end)
         return (*[slice(None)] * (given["dim"] % ndim), entry)
 
@@ -148,7 +150,7 @@ class WriteBack:
         positions = self._positions(root, above, steps)
         if positions is None:
             raise UnfollowableError(f"{how}, which cannot be followed back")
-        if positions.unique().numel() != positions.numel():
+        if len(set(positions.flatten().tolist())) != positions.numel():
             raise UnfollowableError(f"{how}, which has one element in several places")
         flat = create("call_method", "reshape", (root, (-1,)), {})
         values = create("call_method", "reshape", (result, (-1,)), {})
@@ -189,7 +191,8 @@ class WriteBack:
         def fixed(value: Any) -> Any:
             sizes = value.shape if isinstance(value, TensorSpec) else (value,)
             check(not any(isinstance(size, Dim) for size in sizes), "{} is dynamic", value)
-            return torch.zeros((), dtype=torch.int64).expand(sizes) if isinstance(value, TensorSpec) else value
+            shape: Any = sizes
+            return torch.zeros((), dtype=torch.int64).expand(shape) if isinstance(value, TensorSpec) else value
 
         return map_structure(self._tracer.value(leaf), fixed)
 
@@ -230,8 +233,6 @@ _WITH_OPPOSITE = _SAME | _SAME_ORDER | _OTHER_ORDER | _PARTS
 def _others(step: Step) -> list[fx.Node]:
     """The operands that the step's view is not one of."""
     return [operand for operand in step.view.all_input_nodes if operand is not step.operand]
-
-
 
 
 __all__ = ["Step", "UnfollowableError", "WriteBack", "taken_again"]

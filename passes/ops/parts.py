@@ -82,7 +82,9 @@ def strided_shape(input: TensorSpec, size: Sequence[int], stride: Sequence[int],
 
 @in_strides.lower
 def lower_strided(emit: Emitter, input: Value, size: Sequence[int], stride: Sequence[int], offset: int) -> Value:
-    positions = torch.arange(input.shape[0]).as_strided(tuple(size), tuple(stride), offset)
+    (length,) = input.shape
+    assert isinstance(length, int)
+    positions = torch.arange(length).as_strided(tuple(size), tuple(stride), offset)
     return emit.node("Gather", input, emit.constant(positions.contiguous()), axis=0)
 
 

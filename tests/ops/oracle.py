@@ -85,7 +85,9 @@ class Views(fx.Interpreter):
             return result
         operands = _memory([self.env[operand] for operand in node.all_input_nodes])
         inplace = getattr(call.module, "inplace", False) or "out" in node.kwargs or node.kwargs.get("inplace")
-        assert inplace or not operands & _memory(result), f"{call.op} gives a view of an operand, but is not declared so"
+        assert inplace or not operands & _memory(result), (
+            f"{call.op} gives a view of an operand, but is not declared so"
+        )
         return result
 
 
