@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -158,9 +159,10 @@ def random_program(seed: int, x: torch.Tensor) -> tuple[list[str], list[str]]:
 def eager(model: RandomProgram, x: torch.Tensor) -> list[torch.Tensor] | None:
     """What PyTorch computes, from the model as it was built; None where it refuses."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
             return flat(model.eval()(x.clone()))
-    except (RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError):
+    except (Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError):
         return None
 
 
