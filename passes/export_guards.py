@@ -175,9 +175,9 @@ class _Condition:
 def _record_as_text(condition: Any, names: Mapping[Any, str], log: GuardLog) -> None:
     import sympy
 
-    log.facts.append((_Condition(condition, names), "!="))
-    renamed = condition.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
-    log.record(str(renamed), dynamic=True)
+    text = str(condition.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()}))
+    log.facts.append((_Condition(condition, names), "!=", text))
+    log.record(text, dynamic=True)
 
 
 def line_that_fixes(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, str]], name: str) -> str | None:

@@ -24,7 +24,7 @@ def pinned_sizes(log: GuardLog) -> dict[str, int]:
     with `T % 64 == 0` and `T < 128`."""
     pinned = fixed_symbols(log)
     by_name: dict[str, list[tuple[Any, str]]] = {}
-    for formula, relation in log.facts:
+    for formula, relation, _ in log.facts:
         names = formula.symbols()
         if len(names) == 1:
             by_name.setdefault(names[0], []).append((formula, relation))

@@ -56,6 +56,8 @@ class Program:
     path, the model's tensors whose values the forward asked for,
     and so may have decided something.
 
+    `held` has the tensors of `root` by path while its forward is traced, which may put others in their places.
+
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
     made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
     class and stays as the caller wrote it.
@@ -73,6 +75,7 @@ class Program:
     rungs: list[Rung] = field(default_factory=list)
     whole: str | None = None
     read: dict[str, torch.Tensor] = field(default_factory=dict)
+    held: dict[str, torch.Tensor] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     added: dict[str, nn.Module] = field(default_factory=dict)
     folds: dict[str, Fold] = field(default_factory=dict)
@@ -214,6 +217,8 @@ class Program:
         """The parameter, buffer or plain tensor attribute that a `get_attr` node names."""
         if path in self.constants:
             return self.constants[path]
+        if path in self.held:
+            return self.held[path]
         owner, _, name = path.rpartition(".")
         value = getattr(self.module(owner), name)
         assert isinstance(value, torch.Tensor), f"{path} is not a tensor"

@@ -141,4 +141,15 @@ def test_a_write_that_cannot_be_followed_back_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"test_aliasing\.py:\d+.*through a view made by diagonal"):
         model = Diagonal()
         log = GuardLog()
-        capture(model, bind_sample(model, spec(3, 3), None, None, None, log), log)
+        capture(model, bind_sample(model, spec("N", 3), None, None, None, log), log)
+
+
+def test_what_cannot_be_followed_matters_only_where_it_is_used() -> None:
+    class Unused(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.clone()
+            diagonal = y.diagonal()
+            diagonal += 1
+            return diagonal
+
+    assert tracer.convert(Unused(), spec("N", 3), route="direct").verification is not None

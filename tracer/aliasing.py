@@ -1,28 +1,31 @@
 """Writes in place, followed through views: every traced tensor that shares memory sees them.
 
 A graph has values, not memory. So a write to a tensor makes a new value; where the tensor is a view, the value is put
-back into what it is a view of, step by step (`setitem` for a slice, the opposite permutation for a transpose), and the
-other views of the same memory are taken again from there. Nothing of this costs anything before the first write.
+back into what it is a view of (`write_back`), and the other views of the same memory are taken again from there.
+Which operations give views is declared with the ops, whether one did is torch's to say (`memory`). Nothing of this
+costs anything before the first write, nor where nothing else in use can share memory with what is written.
+
+What cannot be followed is refused only where it matters: the tensors that the write may have reached stand for
+`unfollowed` from there on, and an output that depends on it is refused.
 """
 
 from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import cat, fx, stack  # as they are: while tracing, those of the module are recorded
+from torch import fx
 
-from passes.dimension import hint
 from passes.errors import CaptureError
-from passes.nested import map_structure
-from passes.ops.assignment import with_item
 from passes.ops.elementwise import written_into
-from passes.ops.op import FUNCTIONS, Op, bind_node, find_method, is_inplace
+from passes.ops.op import is_inplace
+from passes.program import location_of
 from passes.spec import TensorSpec
+from tracer.memory import Memory, UndecidedError, first_operand, op_of
+from tracer.write_back import Step, UnfollowableError, WriteBack, taken_again
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -31,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """What a node is a view of: the node that has the memory, and the view nodes that lead from there, in order."""
+    """What a node is a view of: the node that has the memory, and the views that lead from there, in order."""
 
     root: fx.Node
-    views: tuple[fx.Node, ...] = ()
+    views: tuple[Step, ...] = ()
 
 
 class Aliases:
@@ -42,217 +45,208 @@ class Aliases:
 
     def __init__(self, tracer: CapturingTracer):
         self._tracer = tracer
-        self._aliases: dict[fx.Node, Alias] = {}
-        self._tensors: dict[fx.Node, list[weakref.ref[Any]]] = {}
+        self._memory = Memory(tracer)
+        self._settled: dict[fx.Node, Alias] = {}
+        self._found: dict[fx.Node, Alias] = {}
+        self._possible: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._tensors: dict[int, weakref.ref[Any]] = {}
 
     def add(self, tensor: TracedTensor) -> None:
         """Notes a new traced tensor."""
-        self._join(tensor, self.alias(tensor.node))
+        key = id(tensor)
+        self._tensors[key] = weakref.ref(tensor, lambda _: self._tensors.pop(key, None))
 
-    def alias(self, node: fx.Node) -> Alias:
-        """What the node is a view of; of itself, where it has memory of its own."""
-        found = self._aliases.get(node)
-        if found is None:
-            operand = node.args[0] if node.args else None
-            op = _op_of(node)
-            if op is not None and op.view and isinstance(operand, fx.Node):
-                above = self.alias(operand)
-                found = Alias(above.root, (*above.views, node))
-            else:
-                found = Alias(node)
-            self._aliases[node] = found
-        return found
-
-    def write(self, tensor: TracedTensor, written: fx.Proxy) -> None:
+    def write(self, tensor: TracedTensor, written: fx.Node, resizes: bool = False) -> None:
         """From here on `tensor`, and all that share its memory, stand for what the operation `written` left there.
 
-        Raises CaptureError where the write goes through a view that cannot be followed back.
+        An operation that `resizes` may leave another shape. Raises ShapeError where torch would not write it there.
         """
-        result = self._as_before(tensor.node, written.node)
-        alias = self._in_memory(self.alias(tensor.node))
-        others = [other for other in self._sharing(self.alias(tensor.node).root) if other is not tensor]
-        sharing = [(other, view) for other in others if (view := self._seen_from(alias.root, other.node)) is not None]
-        root = result
-        if alias.views and sharing:
-            root = self._put_back(alias, result)
-        self._aliases[result] = Alias(root, alias.views if root is not result else ())
-        self._move(tensor, result)
-        self._join(written, self.alias(result))  # the operation's own result is the tensor, too
-        for other, views in sharing:
-            taken = self._take(views, root)
-            self._aliases[taken] = Alias(root, views)
-            self._move(other, taken)
+        before = tensor.node
+        self._tracer.real.before_write(self._roots(before))
+        result = self._as_before(before, written, resizes)
+        others = list(self._others(tensor))
+        try:
+            alias = self._alias(before)
+            sharing = [(other, view) for other in others if (view := self._seen_from(alias.root, other)) is not None]
+            root = result
+            if sharing and self._shape(result) != self._shape(before):
+                raise UnfollowableError("gives it another size")
+            one = [other for other, steps in sharing if not steps and self._memory.are_one(other.node, before)]
+            if sharing and alias.views:
+                root = WriteBack(self._tracer, self._memory).put_back(alias.root, alias.views, result)
+        except (UndecidedError, UnfollowableError) as refusal:
+            self._give_up(others, before, refusal)
+            self._settle(tensor, result, Alias(result), before)
+            return
+        views = alias.views if root is not result else ()
+        if root is not result:
+            self._memory.keep(root, alias.root)
+        apart: dict[int, fx.Node] = {}
+        again: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
+        self._settle(tensor, result, Alias(root, views), before)
+        for other, steps in sharing:
+            node = root
+            for step in steps:
+                node = taken_again(self._tracer, step, node, again)
+            if node is result and not any(other is same for same in one):  # the same elements, but not the same tensor
+                which = id(self._memory.tensor(other.node))
+                if which not in apart:
+                    apart[which] = self._tracer.create_node("call_function", getattr, (root, "data"), {})
+                node = apart[which]
+            self._settle(other, node, Alias(root, steps), other.node)
+
+    def replace(self, tensor: TracedTensor, view: fx.Node) -> None:
+        """From here on `tensor` stands for a view of itself, or for another tensor; those it shares memory with stay.
+
+        What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
+        """
+        others = list(self._others(tensor))
+        try:
+            one = [other for other in others if self._memory.are_one(other.node, tensor.node)]
+        except UndecidedError as refusal:
+            self._give_up(others, tensor.node, refusal)
+            one = []
+        for same in (tensor, *one):
+            self._tracer.rebind(same, view)
+
+    def are_same(self, node: fx.Node, view: fx.Node) -> None:
+        """Notes that `node` lies where `view` lies: it is a constant that turned out to share memory with another."""
+        self._found.clear()
+        self._possible.clear()
+        self._settled[node] = self._alias(view)
 
     # What shares memory -------------------------------------------------------------------------
 
-    def _sharing(self, root: fx.Node) -> list[TracedTensor]:
-        """The tensors in use that are views of a node, as far as the kinds of their operations say."""
-        found = {id(tensor): tensor for known in self._tensors.get(root, ()) if (tensor := known()) is not None}
-        return [tensor for tensor in found.values() if self.alias(tensor.node).root is root]
+    def _others(self, tensor: TracedTensor) -> Iterator[TracedTensor]:
+        """The tensors in use that may share memory with one, as far as the kinds of operations say."""
+        possible = self._roots(tensor.node)
+        in_use = [other for known in list(self._tensors.values()) if (other := known()) is not None]
+        for other in in_use:
+            if other is tensor or not possible & self._roots(other.node):
+                continue
+            if isinstance(self._tracer.value(other.node), TensorSpec):
+                yield other
+            elif self._gives_views(other.node):  # several tensors: from here on each by itself
+                yield from (member for member in other.members() if member is not tensor)
 
-    def _in_memory(self, alias: Alias) -> Alias:
-        """The alias without what turns out to be a copy: a `reshape` across strides, a `to` another dtype."""
-        root, views = alias.root, alias.views
-        with self._tracer.computing():
-            memory = self._meta(root) if views else None
-            for index, view in enumerate(alias.views):
-                operand = memory
-                memory = self._viewed(view, operand)
-                if not _same_memory(memory, operand):
-                    root, views, memory = view, alias.views[index + 1 :], self._meta(view)
-        return Alias(root, views)
+    def _roots(self, node: fx.Node) -> frozenset[fx.Node]:
+        """The nodes in whose memory this one's may lie."""
+        waiting = [node]
+        while waiting:
+            current = waiting[-1]
+            if current not in self._possible:
+                alias = self._settled.get(current)
+                if alias is not None:
+                    self._possible[current] = frozenset({alias.root})
+                elif not self._gives_views(current):
+                    self._possible[current] = frozenset({current})
+                elif missing := [above for above in current.all_input_nodes if above not in self._possible]:
+                    waiting.extend(missing)
+                    continue
+                else:
+                    above = (self._possible[above] for above in current.all_input_nodes)
+                    self._possible[current] = frozenset({current}).union(*above)
+            waiting.pop()
+        return self._possible[node]
 
-    def _seen_from(self, root: fx.Node, node: fx.Node) -> tuple[fx.Node, ...] | None:
-        """The views that lead from `root` to `node`, or None where the node has other memory."""
-        alias = self._in_memory(self.alias(node))
+    def _gives_views(self, node: fx.Node) -> bool:
+        """Whether the node's operation may give views of its operands; what no op covers may do anything."""
+        if node.op not in ("call_function", "call_method", "call_module") or node.target is unfollowed:
+            return False
+        op = op_of(node, self._tracer.program.module)
+        return op.view if op is not None else not _writes(node)
+
+    def _alias(self, node: fx.Node) -> Alias:
+        """What the node is a view of; of itself, where it has memory of its own. Raises UndecidedError."""
+        found = self._settled.get(node) or self._found.get(node)
+        if found is None:
+            found = self._found[node] = self._find(node)
+        return found
+
+    def _find(self, node: fx.Node) -> Alias:
+        if not self._gives_views(node):
+            return Alias(node)
+        steps: tuple[Step, ...] = ()
+        maker = node
+        while maker.target is operator.getitem and not self._is_tensor(whole := first_operand(maker)):
+            steps = (Step(maker, whole), *steps)  # a member of several
+            maker = whole
+        if not self._gives_views(maker):
+            return Alias(node)
+        seen = self._memory.viewed(maker, tuple(step.view.args[1] for step in steps))
+        if seen is None:
+            return Alias(node)
+        above = self._alias(seen)
+        return Alias(above.root, (*above.views, Step(maker, seen), *steps))
+
+    def _seen_from(self, root: fx.Node, other: TracedTensor) -> tuple[Step, ...] | None:
+        """The views that lead from `root` to a tensor, or None where that has other memory."""
+        alias = self._alias(other.node)
         return alias.views if alias.root is root else None
 
-    def _meta(self, node: fx.Node) -> Any:
-        return map_structure(
-            self._tracer.value(node), lambda leaf: leaf.meta_tensor() if isinstance(leaf, TensorSpec) else leaf
-        )
+    # What becomes of them -----------------------------------------------------------------------
 
-    def _viewed(self, view: fx.Node, operand: Any) -> Any:
-        """The view of a meta tensor, at the sampled sizes; None where it cannot be one, since it depends on data."""
-        args, kwargs = map_structure((view.args[1:], view.kwargs), self._sampled)
-        try:
-            return _apply(view, operand, args, kwargs)
-        except (NotImplementedError, RuntimeError):
-            return None
-
-    def _sampled(self, leaf: Any) -> Any:
-        if not isinstance(leaf, fx.Node):
-            return leaf
-        value = self._tracer.value(leaf)
-        return value.meta_tensor() if isinstance(value, TensorSpec) else hint(value)
-
-    # From a view back to what it is a view of, and from there to the other views ----------------
-
-    def _as_before(self, target: fx.Node, result: fx.Node) -> fx.Node:
-        """The result in the dtype of the tensor that is written to, which a write does not change.
-
-        Raises ShapeError where torch would not write it there.
-        """
+    def _as_before(self, target: fx.Node, result: fx.Node, resizes: bool) -> fx.Node:
+        """The result in the dtype of the tensor that is written to, which a write does not change."""
         before, after = self._tracer.value(target), self._tracer.value(result)
         if not isinstance(before, TensorSpec) or not isinstance(after, TensorSpec):
             return result
-        op = _op_of(result)
-        # A view in place, like `squeeze_`, may have another shape, and torch resizes an `out` that has.
-        if op is not None and not op.view and "out" not in result.kwargs:
+        if not resizes:
             written_into(before, after)
         if before.dtype != after.dtype:
             return self._tracer.create_node("call_method", "to", (result, before.dtype), {})
         return result
 
-    def _put_back(self, alias: Alias, result: fx.Node) -> fx.Node:
-        """The root's new value, where the last of the views has become `result`."""
-        parents = [alias.root]
-        for view in alias.views[:-1]:
-            parents.append(self._taken(view, parents[-1]))
-        new: Any = result
-        for parent, view in zip(reversed(parents), reversed(alias.views), strict=True):
-            new = self._undo(view, parent, new)
-        root: fx.Node = new
-        return root
-
-    def _take(self, views: tuple[fx.Node, ...], root: fx.Node) -> fx.Node:
-        node = root
-        for view in views:
-            node = self._taken(view, node)
-        return node
-
-    def _taken(self, view: fx.Node, operand: fx.Node) -> fx.Node:
-        if view.args[0] is operand:
-            return view
-        return self._tracer.create_node(view.op, view.target, (operand, *view.args[1:]), dict(view.kwargs))
-
-    def _undo(self, view: fx.Node, parent: fx.Node, new: Any) -> Any:
-        """The parent's new value, where its view has become `new`; a list of pieces for a parent that is several."""
-        create = self._tracer.create_node
-        above = self._tracer.value(parent)
-        if not isinstance(above, TensorSpec):
-            at: Any = view.args[1]
-            place = at % len(above)
-            return [
-                new if index == place else create("call_function", operator.getitem, (parent, index), {})
-                for index in range(len(above))
-            ]
-        call = bind_node(view, None)
-        assert call is not None
-        name, given = call.op.name, call.arguments
-        if name in _SAME:
-            return new
-        if name in _SAME_ORDER:
-            return create("call_method", "reshape_as", (new, parent), {})
-        if name in _OTHER_ORDER:
-            with self._tracer.computing():
-                axes = _axes(view, above.ndim)
-            order = [axes.index(axis) for axis in range(above.ndim)]
-            return create("call_method", "permute", (new, *order), {})
-        if name == "unbind":
-            return create("call_function", stack, (new, given["dim"]), {})
-        if name in _PIECES:
-            return create("call_function", cat, (new, given["dim"]), {})
-        subscript = _subscript(name, given, above.ndim)
-        return create("call_function", with_item, (parent, subscript, new), {})
-
-    def _move(self, tensor: TracedTensor, node: fx.Node) -> None:
+    def _settle(self, tensor: TracedTensor, node: fx.Node, alias: Alias, before: fx.Node) -> None:
+        self._settled[node] = alias
+        self._possible[node] = frozenset({alias.root})
+        if node is not before:
+            self._memory.keep(node, before)
         self._tracer.rebind(tensor, node)
-        self._join(tensor, self.alias(node))
 
-    def _join(self, tensor: fx.Proxy, alias: Alias) -> None:
-        self._tensors.setdefault(alias.root, []).append(weakref.ref(tensor))
+    def _give_up(self, others: list[TracedTensor], written: fx.Node, reason: Exception) -> None:
+        for other in others:
+            text = (
+                f"the forward writes in place to {written.name}, {reason}"
+                if str(reason)
+                else f"whether a write in place to {written.name} reaches {other.node.name} depends on how they lie in "
+                "memory, which is not known"
+            )
+            node = self._tracer.create_node("call_function", unfollowed, (other.node, text), {})
+            self._settle(other, node, Alias(node), other.node)
 
+    def _is_tensor(self, node: fx.Node) -> bool:
+        return isinstance(self._tracer.value(node), TensorSpec)
 
-# View operations by what undoes them.
-_SAME = frozenset({"same", "to", "type"})
-_SAME_ORDER = frozenset({"view", "view_as", "flatten", "ravel", "unflatten", "squeeze", "unsqueeze"})
-_OTHER_ORDER = frozenset({"permute", "transpose", "movedim", "t", "attribute"})
-_PIECES = frozenset({"split", "chunk", "tensor_split"})
-
-
-def _subscript(name: str, given: Mapping[str, Any], ndim: int) -> Any:
-    """The subscript that stands for a view of a part of its operand. Raises CaptureError where there is none."""
-    if name == "getitem":
-        return given["index"]
-    if name not in ("select", "narrow") or any(isinstance(value, fx.Node) for value in list(given.values())[1:]):
-        raise CaptureError(
-            f"the forward writes in place through a view made by {name}, which cannot be followed back",
-            remedy="write to the tensor itself, or compute a new one",
-        )
-    entry: Any = given.get("index")
-    if name == "narrow":
-        end = given["start"] + given["length"]
-        entry = slice(given["start"], end if end or given["start"] >= 0 else None)
-    return (*[slice(None)] * (given["dim"] % ndim), entry)
+    def _shape(self, node: fx.Node) -> Any:
+        value = self._tracer.value(node)
+        return value.shape if isinstance(value, TensorSpec) else None
 
 
-def _axes(view: fx.Node, ndim: int) -> list[int]:
-    """For each axis of a view in another order, the axis of its operand: read off the strides of a small one."""
-    operand = torch.empty([2] * ndim, device="meta")
-    strides = list(operand.stride())
-    return [strides.index(stride) for stride in _apply(view, operand, view.args[1:], view.kwargs).stride()]
+def unfollowed(input: Any, reason: str) -> Any:
+    """What stands for a tensor that a write in place may have reached in a way that cannot be followed."""
+    return input
 
 
-def _apply(view: fx.Node, operand: Any, args: Any, kwargs: Any) -> Any:
-    if view.op == "call_method":
-        return getattr(operand, str(view.target))(*args, **kwargs)
-    assert callable(view.target)
-    return view.target(operand, *args, **kwargs)
+def refuse_unfollowed(output: fx.Node) -> None:
+    """Raises CaptureError where the output depends on a tensor whose value could not be followed."""
+    seen: set[fx.Node] = set()
+    waiting = [output]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.target is unfollowed:
+            raise CaptureError(
+                str(node.args[1]), remedy="write to the tensor itself before it is used otherwise, or compute a new one"
+            ).placed(location_of(node))
+        waiting.extend(node.all_input_nodes)
 
 
-def _same_memory(view: Any, operand: Any) -> bool:
-    """Whether what an operation gave (a tensor, or several) lies in its operand's memory."""
-    if isinstance(operand, (tuple, list)):  # one of several pieces: decided where they were cut
-        return True
-    pieces = view if isinstance(view, (tuple, list)) else (view,)
-    memory = operand.untyped_storage()._cdata
-    return all(piece is not None and piece.untyped_storage()._cdata == memory for piece in pieces)
+def _writes(node: fx.Node) -> bool:
+    """Whether it is an in-place operation, whose result has been noted as what it leaves."""
+    return node.op == "call_method" and is_inplace(str(node.target))
 
 
-def _op_of(node: fx.Node) -> Op | None:
-    if node.op == "call_method":
-        found = find_method(str(node.target))
-        return found[0] if found is not None and not is_inplace(str(node.target)) else None
-    known = FUNCTIONS.get(node.target) if node.op == "call_function" else None  # type: ignore[arg-type]
-    return known[0] if known is not None else None
+__all__ = ["Alias", "Aliases", "refuse_unfollowed", "unfollowed"]

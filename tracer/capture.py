@@ -26,10 +26,11 @@ from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
-from tracer.aliasing import Aliases
+from tracer.aliasing import Aliases, refuse_unfollowed
 from tracer.first_calls import FirstCalls
 from tracer.known_values import KnownValues
 from tracer.leaf_condition import LeafCondition
+from tracer.real_tensors import RealTensors, with_written
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -54,6 +55,7 @@ class _Mark:
 
     last: fx.Node | None
     rebound: int
+    unpacked: int
     rungs: int
     attributes: frozenset[str]
     lazies: tuple[str, ...]
@@ -96,6 +98,7 @@ class CapturingTracer(fx.Tracer):
         self._before = traced_state(self._unique_modules)
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
+        self._own: dict[str, torch.Tensor] = {}
         self.leaves = LeafCondition(self._is_written)
         self._first_calls = FirstCalls(self)
         for path, module in self._modules.items():
@@ -107,7 +110,9 @@ class CapturingTracer(fx.Tracer):
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
+        self.unpacked: list[tuple[TracedTensor, Any]] = []
         self.aliases = Aliases(self)
+        self.real = RealTensors(self)
         self.known = KnownValues(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
@@ -145,6 +150,7 @@ class CapturingTracer(fx.Tracer):
         try:
             with self._unwritten(), tracing_environment(self):
                 self.trace(self._copy)
+                refuse_unfollowed(self.program.output())
             self._forget_unused()
             self._check_untouched()
             self._first_calls.undo()
@@ -152,6 +158,8 @@ class CapturingTracer(fx.Tracer):
             fault = self._explained(error)
             fault.program = self.program
             raise fault from error
+        finally:
+            self._put_back()
         program = self.program
         program.left_behind = self._left_behind()
         program.constants = {
@@ -167,6 +175,16 @@ class CapturingTracer(fx.Tracer):
         after = traced_state(self._unique_modules)
         written += changes(self._before, after, self.program.lazies)  # our own inference sets the sizes of those
         return list(dict.fromkeys([*self.program.left_behind, *written]))
+
+    def _put_back(self) -> None:
+        """Gives the traced copy the tensors again in whose place its forward has put others."""
+        for path, tensor in self.program.held.items():
+            owner, _, name = path.rpartition(".")
+            module = self._modules[owner]
+            for own in (module._parameters, module._buffers, module.__dict__):
+                if name in own:
+                    own[name] = tensor
+        self.program.held = {}
 
     @property
     def program(self) -> Program:
@@ -269,7 +287,7 @@ class CapturingTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         kind = type(a)
         if kind is TracedTensor:
-            return a.node
+            return a.node if a.is_as_it_was() else self.create_arg(a.unpacked())
         if kind in ATOMS:
             return a
         if kind is TracedNumber:
@@ -290,10 +308,19 @@ class CapturingTracer(fx.Tracer):
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
-            path = self._tensor_paths.get(id(a))
-            if path is not None:
-                return self._attribute(path).node
+            return self.real.traced(a).node
         return super().create_arg(a)
+
+    def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """A node that gives a real tensor, which is none of the model's own."""
+        node: Any = super().create_arg(tensor)
+        self.program.held.setdefault(str(node.target), tensor)
+        found: fx.Node = node
+        return found
+
+    def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
+        """Where the model has the tensor, as itself."""
+        return self._tensor_paths.get(id(tensor))
 
     def path_of_module(self, mod: nn.Module) -> str:
         path: str | None = self._module_paths.get(id(mod))
@@ -308,18 +335,22 @@ class CapturingTracer(fx.Tracer):
         if self.recording and isinstance(attr_val, torch.Tensor):
             path = self._tensor_paths.get(id(attr_val))
             if path is not None:
-                return self._attribute(path)
+                return self.attribute(path, attr_val)
         return attr_val
 
-    def _attribute(self, path: str) -> TracedTensor:
+    def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
+        tensor = self._own.get(path, tensor)  # and not the caller's, which a function outside of the model may know
         if path not in self._attributes:
+            self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
+            self.real.enter(tensor, self._attributes[path])
         return self._attributes[path]
 
     def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:
         """From here on `tensor` stands for `node`, what a write in place left in its memory."""
         self._rebound.append((tensor, tensor.node))
         tensor.node = node
+        self.real.moved(tensor)
 
     # Module calls -------------------------------------------------------------------------------
 
@@ -343,17 +374,24 @@ class CapturingTracer(fx.Tracer):
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if m is self._copy:
             path = self.program.whole = "model"
+        inplace = getattr(m, "inplace", False)
+        if inplace:
+            place: int | str = 0 if args else "input"
+            args, kwargs = with_written(self, place, args, kwargs)
         result = self.create_proxy("call_module", path, args, kwargs)
-        if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
-            self.aliases.write(args[0], result)
         self._first_calls.settle_leaf(m, result.node)
-        return result
+        if not inplace:
+            return result
+        written = args[0] if args else kwargs["input"]
+        self.aliases.write(written, result.node)
+        return written
 
     def note(self, path: str, module: nn.Module) -> None:
         """Notes what a module of the model is, and by which path the graph names its own tensors; a shared one has its
         first."""
         for name, tensor in own_tensors(module):
-            self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            full = self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            self._own.setdefault(full, tensor)
         self.leaves.note(module)
 
     def _is_written(self, tensor: torch.Tensor) -> bool:
@@ -429,6 +467,7 @@ class CapturingTracer(fx.Tracer):
         return _Mark(
             last,
             len(self._rebound),
+            len(self.unpacked),
             len(program.rungs),
             frozenset(self._attributes),
             tuple(program.lazies),
@@ -447,6 +486,10 @@ class CapturingTracer(fx.Tracer):
                 break
             self.graph.erase_node(node)
         self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
+        for whole, place in self.unpacked[mark.unpacked :]:
+            whole.forget(place)
+        del self.unpacked[mark.unpacked :]
+        self.real.forget()
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}

@@ -102,11 +102,6 @@ def axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     if entry is None:
         return {}
     if isinstance(entry, str) or not isinstance(entry, (Mapping, Sequence)):
-        raise InputError(
-            f"dynamic_shapes says {entry!r} of {name!r}, which is no mapping from axes to names",
-            remedy='write {"' + name + '": {0: "N"}}',
-        )
-    if isinstance(entry, str) or not isinstance(entry, (Mapping, Sequence)):
         raise InputError(f"dynamic_shapes has {entry!r} for {name!r}", remedy=_EXAMPLE.format(name))
     pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
     names: dict[int, str] = {}

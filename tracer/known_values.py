@@ -6,15 +6,16 @@ writes into in place is copied first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from passes.lazy_modules import is_uninitialized
-from passes.ops.op import BoundCall, is_inplace, map_leaves
+from passes.ops.op import BoundCall, map_leaves
 from passes.program import CALL
+from tracer.aliasing import unfollowed
+from tracer.real_tensors import written_place
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -57,6 +58,8 @@ class KnownValues:
             tensor = self._tracer.program.tensor(str(node.target))
             drawn_later = is_uninitialized(tensor) or id(tensor) in self._tracer.written
             return not drawn_later and tensor.device.type != "meta"
+        if node.target is unfollowed:
+            return False
         self._tracer.value(node)
         call: BoundCall | None = node.meta.get(CALL)
         return node.op in ("call_function", "call_method") and not (call is not None and call.op.random)
@@ -67,10 +70,13 @@ class KnownValues:
             self._tracer.program.read[str(node.target)] = tensor
             return tensor
         args, kwargs = map_leaves((node.args, dict(node.kwargs)), self._values.__getitem__)
-        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if is_inplace(name):
-            args = (args[0].clone(), *args[1:])
+        name = str(node.target)
+        function: Any = getattr(torch.Tensor, name) if node.op == "call_method" else node.target
+        place = written_place(function, args, kwargs)
+        if isinstance(place, int):
+            args = (*args[:place], args[place].clone(), *args[place + 1 :])
+        elif place is not None:
+            kwargs = {**kwargs, place: kwargs[place].clone()}
         if node.op == "call_method":
             return getattr(args[0], name)(*args[1:], **kwargs)
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
         return function(*args, **kwargs)

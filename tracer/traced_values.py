@@ -12,6 +12,7 @@ import builtins
 import math
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
+from tracer.real_tensors import with_written, written_place
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -108,7 +110,7 @@ class TracedNumber:
         if type(operand) is TracedNumber:
             inner = operand.text()
             return f"({inner})" if nested and " " in inner else inner
-        return operand.node.name if type(operand) is TracedTensor else str(operand)
+        return operand.name if isinstance(operand, fx.Node) else str(operand)
 
     def _combine(self, operation: Callable[..., Any], *operands: Any) -> Any:
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
@@ -264,19 +266,83 @@ class TracedTensor(fx.Proxy):
                 raise AttributeError(f"'Tensor' object has no attribute {name!r}")
             if not callable(getattr(torch.Tensor, name)):
                 return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        elif isinstance(value, tuple) and name in _RESULT_FIELDS:
-            return self[_RESULT_FIELDS[name]]
+        elif isinstance(value, tuple) and (place := _place_of_field(self.node, name)) is not None:
+            return self[place]
         elif not hasattr(value, name):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
-            pure = name[:-1] if name not in METHODS and name[:-1] in METHODS else name
-            return lambda *args, **kwargs: self._become("call_method", pure, (self, *args), kwargs)
+            return partial(self._in_place, name)
         return fx.proxy.Attribute(self, name)
+
+    @property
+    def data(self) -> TracedTensor:
+        found: Any = self.tracer.create_proxy("call_function", getattr, (self, "data"), {})
+        view: TracedTensor = found
+        return view
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        other = value if type(value) is TracedTensor else self.tracer.real.traced(value)
+        self.tracer.aliases.replace(self, other.data.node)
+
+    def _in_place(self, name: str, *args: Any, **kwargs: Any) -> TracedTensor:
+        """An in-place method: a write, or, where it makes a view, from here on another view of the same memory."""
+        pure = name[:-1] if name not in METHODS and name[:-1] in METHODS else name
+        if name in _VIEWS_IN_PLACE:
+            self.tracer.aliases.replace(self, self.tracer.create_proxy("call_method", pure, (self, *args), kwargs).node)
+            return self
+        if name in _OTHER_MEMORY_IN_PLACE:
+            raise CaptureError(
+                f"the forward changes what memory {self.node.name} has, by {name}",
+                remedy="compute a new tensor in its place",
+            )
+        return self._become("call_method", pure, (self, *args), kwargs)
 
     def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
         """Records an in-place operation; from here on this tensor is its result."""
-        self.tracer.aliases.write(self, self.tracer.create_proxy(kind, target, args, kwargs))
+        self.tracer.aliases.write(self, self.tracer.create_proxy(kind, target, args, kwargs).node)
         return self
+
+    # Several tensors ----------------------------------------------------------------------------
+
+    def _member(self, place: Any) -> TracedTensor:
+        """One of the several values that this stands for: the same each time it is asked for, as in a tuple."""
+        members = self.__dict__.setdefault("_members", {})
+        if place not in members:
+            whole = fx.Proxy(self.node, self.tracer)  # whatever has become of its members
+            members[place] = self.tracer.create_proxy("call_function", operator.getitem, (whole, place), {})
+            self.tracer.unpacked.append((self, place))
+        found: TracedTensor = members[place]
+        return found
+
+    def members(self) -> list[TracedTensor]:
+        """Every tensor among the several values that this stands for."""
+        found: list[TracedTensor] = []
+        value = self.tracer.value(self.node)
+        for place in value if isinstance(value, dict) else range(len(value)):
+            if isinstance(value[place], TensorSpec):
+                found.append(self._member(place))
+            elif any(isinstance(leaf, TensorSpec) for leaf in leaves(value[place])):
+                found.extend(self._member(place).members())
+        return found
+
+    def is_as_it_was(self) -> bool:
+        """Whether the node still gives what this stands for: no member of it has been written to."""
+        return all(
+            member.node.target is operator.getitem and member.node.args == (self.node, place) and member.is_as_it_was()
+            for place, member in self.__dict__.get("_members", {}).items()
+        )
+
+    def unpacked(self) -> Any:
+        """The several values that this stands for, each by itself."""
+        value = self.tracer.value(self.node)
+        if isinstance(value, dict):
+            return {key: self[key] for key in value}
+        return tuple(self[place] for place in range(len(value)))
+
+    def forget(self, place: Any) -> None:
+        """Forgets a member whose node was erased."""
+        self.__dict__["_members"].pop(place, None)
 
     @property
     def spec(self) -> TensorSpec:
@@ -290,13 +356,13 @@ class TracedTensor(fx.Proxy):
 
     @property
     def shape(self) -> TracedShape:
-        return TracedShape(self.number(size, "size", self, axis) for axis, size in enumerate(self.spec.shape))
+        return TracedShape(self.number(size, "size", self.node, axis) for axis, size in enumerate(self.spec.shape))
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> TracedNumber:
-        return self.number(product(self.spec.shape), "numel", self)
+        return self.number(product(self.spec.shape), "numel", self.node)
 
     nelement = numel
 
@@ -316,12 +382,15 @@ class TracedTensor(fx.Proxy):
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
-        if isinstance(value, (tuple, list, dict)) and not isinstance(index, slice):
+        if isinstance(value, (tuple, list)) and isinstance(index, slice):
+            return tuple(self[place] for place in range(len(value))[index])
+        if isinstance(value, (tuple, list, dict)):
             item = value[index]
             if isinstance(item, (Dim, Ratio)):
-                return self.number(item, operator.getitem, self, index)
+                return self.number(item, operator.getitem, self.node, index)
             if not any(isinstance(leaf, TensorSpec) for leaf in leaves(item)):
                 return item
+            return self._member(index if isinstance(value, dict) else range(len(value))[index])
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     def __contains__(self, item: Any) -> bool:
@@ -348,7 +417,7 @@ class TracedTensor(fx.Proxy):
         return self.read("tolist()").tolist()
 
     def numpy(self) -> Any:
-        return self.read("numpy()").numpy()
+        return _read_only(self.read("numpy()").clone().numpy())
 
     def read(self, use: str) -> torch.Tensor:
         """The tensor's data, where it follows from the model's own tensors; recorded as a guard.
@@ -384,14 +453,26 @@ class TracedTensor(fx.Proxy):
         question = _QUESTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
+        place = written_place(orig_method, args, kwargs)
+        if place is not None:
+            args, kwargs = with_written(tracer, place, args, kwargs)
         name = orig_method.__name__
-        if torch.overrides.is_tensor_method_or_property(orig_method):
-            return tracer.create_proxy("call_method", name, args, kwargs)
+        if name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
+            return _call_method(tracer, orig_method, args, kwargs)
+        if place is None:
+            return tracer.create_proxy("call_function", orig_method, args, kwargs)
+        written = args[place] if isinstance(place, int) else kwargs[place]
+        kwargs = {key: value for key, value in kwargs.items() if key != "out"}
         result = tracer.create_proxy("call_function", orig_method, args, kwargs)
-        written = kwargs.get("out", args[0] if is_inplace(name) or kwargs.get("inplace") else None)
         if type(written) is TracedTensor:
-            tracer.aliases.write(written, result)
-        return result
+            tracer.aliases.write(written, result.node, resizes=place == "out")
+        elif place == "out" and isinstance(written, (tuple, list)):
+            found: Any = result
+            for index, target in enumerate(written):
+                tracer.aliases.write(target, found[index].node, resizes=True)
+        else:
+            raise CaptureError(f"the forward writes in place by {name}", remedy="write to each tensor by itself")
+        return written
 
 
 def _inplace_operator(operation: Callable[..., Any]) -> Callable[[TracedTensor, Any], TracedTensor]:
@@ -403,7 +484,7 @@ def _inplace_operator(operation: Callable[..., Any]) -> Callable[[TracedTensor, 
 
 for _operation in (
     operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
-    operator.and_, operator.or_, operator.xor,
+    operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift,
 ):  # fmt: skip
     setattr(TracedTensor, f"__i{_operation.__name__.rstrip('_')}__", _inplace_operator(_operation))
 
@@ -412,6 +493,29 @@ def _argument(operand: Any) -> Any:
     if type(operand) is TracedNumber:
         return operand.as_argument()
     return operand.node if isinstance(operand, fx.Proxy) else operand
+
+
+def _call_method(tracer: CapturingTracer, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A method or property that is spelled as a function of the tensor: `torch.Tensor.add_(x, 1)`."""
+    name = method.__name__
+    if type(args[0]) is not TracedTensor:
+        return tracer.create_proxy("call_method", name, args, kwargs)
+    if name in ("__get__", "__set__"):
+        asked = method.__self__.__name__
+        return getattr(args[0], asked) if name == "__get__" else setattr(args[0], asked, args[1])
+    return getattr(args[0], name)(*args[1:], **kwargs)
+
+
+def _place_of_field(node: fx.Node, name: str) -> int | None:
+    """Where a named field of torch's results is (`x.max(dim).values`), which rules give as plain tuples."""
+    if name in _RESULT_FIELDS:
+        return _RESULT_FIELDS[name]
+    operation = getattr(node.target, "__name__", str(node.target))
+    for kind in (operation, f"linalg_{operation.removeprefix('linalg_')}"):
+        fields = getattr(getattr(torch.return_types, kind, None), "__match_args__", ())
+        if name in fields:
+            return int(fields.index(name))
+    return None
 
 
 def has_traced(value: Any) -> bool:
@@ -436,6 +540,12 @@ def _first_traced(value: Any) -> Any:
     return next((found for item in items if (found := _first_traced(item)) is not None), None)
 
 
+def _read_only(array: Any) -> Any:
+    """The array, which refuses to be written to: nothing of that would reach the tensor."""
+    array.flags.writeable = False
+    return array
+
+
 def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
     shape = tensor.spec.shape
     strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -445,14 +555,18 @@ def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
 # What to do in place of a question about a tensor's data.
 _REMEDIES = {"control flow": "choose with torch.where instead of if, or give the choice to the model as an argument"}
 
-# torch's named results (`x.max(dim).values`), which rules give as plain tuples.
+# In-place methods that make another view of the tensor of it, and write nothing.
+_VIEWS_IN_PLACE = frozenset({"t_", "squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "detach_"})
+_OTHER_MEMORY_IN_PLACE = frozenset({"resize_", "resize_as_", "set_", "as_strided_", "swap_"})
+
+# The fields of most of torch's named results.
 _RESULT_FIELDS = {"values": 0, "indices": 1}
 
 # Answers that need no graph node: attributes, and methods and functions about a tensor's type.
 _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
     "dtype": lambda t: t.spec.dtype,
     "device": lambda t: t.spec.device,
-    "ndim": lambda t: t.number(t.spec.ndim, "dim", t),
+    "ndim": lambda t: t.number(t.spec.ndim, "dim", t.node),
     "layout": lambda t: torch.strided,
     "is_cuda": lambda t: t.spec.device.type == "cuda",
     "is_cpu": lambda t: t.spec.device.type == "cpu",
@@ -465,8 +579,8 @@ _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
     "is_leaf": lambda t: False,
     "grad": lambda t: None,
     "grad_fn": lambda t: None,
-    "dim": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
-    "ndimension": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
+    "dim": lambda t: lambda: t.number(t.spec.ndim, "dim", t.node),
+    "ndimension": lambda t: lambda: t.number(t.spec.ndim, "dim", t.node),
     "stride": lambda t: lambda dim=None: _stride(t, dim),
     "is_contiguous": lambda t: lambda *args, **kwargs: True,
     "is_floating_point": lambda t: lambda: t.spec.dtype.is_floating_point,

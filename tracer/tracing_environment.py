@@ -27,6 +27,7 @@ from passes.errors import NeedsDataError
 from passes.model_copy import ModelCopy
 from passes.plain_attention import plain_attention
 from passes.torch_state import TORCH_STATE
+from tracer.real_tensors import FollowingReal
 from tracer.source_lines import is_user_code
 from tracer.traced_values import TracedTensor, has_traced
 
@@ -88,6 +89,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         _traced_native_calls(tracer),
         _traced_wrapped_functions(),
         _undecided_branches(),
+        FollowingReal(tracer, TracedTensor.__torch_function__),
     ):
         yield
 

@@ -50,7 +50,7 @@ for _least in (1, 2, 3):
 
 # Every pair -----------------------------------------------------------------------------------------
 
-cartesian_prod = Op("cartesian_prod", functions=(torch.cartesian_prod,))
+cartesian_prod = Op("cartesian_prod", functions=(torch.cartesian_prod,), view=True)
 
 
 @cartesian_prod.shape

@@ -133,7 +133,7 @@ def lower_new_full(
 
 # From data ------------------------------------------------------------------------------------------
 
-tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.asarray))
+tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.asarray), view=True)
 new_tensor = Op("new_tensor", methods=("new_tensor",))
 
 

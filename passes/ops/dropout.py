@@ -19,11 +19,12 @@ from passes.spec import TensorSpec
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-identity = Op("identity")
+identity = Op("identity", view=True)
 dropout = Op(
-    "dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), random=True
-)
-dropout1d = Op("dropout1d", functions=(F.dropout1d,), random=True)
+    "dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+    random=True, view=True,
+)  # fmt: skip
+dropout1d = Op("dropout1d", functions=(F.dropout1d,), random=True, view=True)
 
 
 @identity.module(nn.Identity)

@@ -107,7 +107,7 @@ def _labels(text: str, ndim: int, equation: str) -> tuple[Label, ...]:
     return (*before, *range(ndim - named)[::-1], *after)
 
 
-einsum = Op("einsum", functions=(torch.functional.einsum,))
+einsum = Op("einsum", functions=(torch.functional.einsum,), view=True)
 
 
 @einsum.shape

@@ -90,6 +90,7 @@ def elementwise(
     neutral: float | None = None,
     by_number: Callable[..., Any] | None = None,
     wide_numbers: bool = False,
+    view: bool = False,
 ) -> Callable[[Lowering], Lowering]:
     """Declares the op that the decorated lowering lowers.
 
@@ -100,11 +101,11 @@ def elementwise(
     `refuse` raises ShapeError for operands and options that torch does not take. A second operand
     that is the number `neutral` leaves the first as it is. `by_number` is the lowering for further operands that are
     Python numbers (or absent), where that has a simpler form; it returns None where it has not. `wide_numbers` says
-    that torch does not round a number to a 16-bit tensor's dtype before it computes.
+    that torch does not round a number to a 16-bit tensor's dtype before it computes. `view` is the op's.
     """
 
     def declare(lowering: Lowering) -> Lowering:
-        op = Op(name, functions=functions, methods=methods)
+        op = Op(name, functions=functions, methods=methods, view=view)
         parameters = list(inspect.signature(lowering).parameters.values())
         in_place = inspect.Parameter("inplace", inspect.Parameter.KEYWORD_ONLY, default=False)
 

@@ -171,7 +171,7 @@ def lower_column_stack(emit: Emitter, tensors: Sequence[Value]) -> Value:
     return _concatenated(emit, columns, 1)
 
 
-meshgrid = Op("meshgrid", functions=(torch.functional.meshgrid,))
+meshgrid = Op("meshgrid", functions=(torch.functional.meshgrid,), view=True)
 
 
 @meshgrid.shape

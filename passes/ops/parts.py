@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,27 @@ def lower_narrow(emit: Emitter, input: Value, dim: int, start: Size, length: Siz
     backwards = isinstance(start, int) and start < 0
     end = FAR if backwards and same_size(start + length, 0) else start + length
     return emit.slice(input, axis, start, end)
+
+
+def strided(input: torch.Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> torch.Tensor:
+    """`torch.as_strided` of a vector whose elements lie one behind the other."""
+    return torch.as_strided(input.contiguous(), size, stride, offset)
+
+
+in_strides = Op("strided", functions=(strided,), view=True)
+
+
+@in_strides.shape
+def strided_shape(input: TensorSpec, size: Sequence[int], stride: Sequence[int], offset: int) -> TensorSpec:
+    return input.with_shape(*size)
+
+
+@in_strides.lower
+def lower_strided(emit: Emitter, input: Value, size: Sequence[int], stride: Sequence[int], offset: int) -> Value:
+    (length,) = input.shape
+    assert isinstance(length, int)
+    positions = torch.arange(length).as_strided(tuple(size), tuple(stride), offset)
+    return emit.node("Gather", input, emit.constant(positions.contiguous()), axis=0)
 
 
 unfold = Op("unfold_axis", methods=("unfold",), view=True)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 Pair = int | Sequence[int]
 
-pixel_shuffle = Op("pixel_shuffle", functions=(torch.pixel_shuffle,))
-pixel_unshuffle = Op("pixel_unshuffle", functions=(torch.pixel_unshuffle,))
-channel_shuffle = Op("channel_shuffle", functions=(torch.channel_shuffle, torch.native_channel_shuffle))
+pixel_shuffle = Op("pixel_shuffle", functions=(torch.pixel_shuffle,), view=True)
+pixel_unshuffle = Op("pixel_unshuffle", functions=(torch.pixel_unshuffle,), view=True)
+channel_shuffle = Op("channel_shuffle", functions=(torch.channel_shuffle, torch.native_channel_shuffle), view=True)
 unfold = Op("unfold", functions=(F.unfold,))
 fold = Op("fold", functions=(F.fold,))
 

@@ -220,7 +220,7 @@ def lower_neg(emit: Emitter, input: Value) -> Value:
     return emit.node("Neg", input)
 
 
-@declare("positive", functions=(operator.pos,), refuse=refuse_bool)
+@declare("positive", functions=(operator.pos,), refuse=refuse_bool, view=True)
 def lower_positive(emit: Emitter, input: Value) -> Value:
     return emit.node("Identity", input)
 

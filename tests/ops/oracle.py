@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torch import nn
+from torch import fx, nn
 
 import tracer
 from passes.errors import TracerError
 from passes.guards import GuardLog
+from passes.nested import leaves
+from passes.ops.op import is_inplace
 from passes.program import CALL, SPEC, Program
 from passes.shape_propagation import ShapePropagation
 from passes.spec import TensorSpec
@@ -69,6 +71,31 @@ def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch
     assert _described(found) == _described(expected)
 
 
+class Views(fx.Interpreter):
+    """Runs a program and checks of each operation that what shares memory with an operand is declared as a view."""
+
+    def __init__(self, program: Program):
+        super().__init__(program.graph_module())
+        self.program = program
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        call = node.meta.get(CALL)
+        if call is None or call.op.view or is_inplace(str(getattr(node.target, "__name__", node.target))):
+            return result
+        operands = _memory([self.env[operand] for operand in node.all_input_nodes])
+        inplace = getattr(call.module, "inplace", False) or "out" in node.kwargs or node.kwargs.get("inplace")
+        assert inplace or not operands & _memory(result), (
+            f"{call.op} gives a view of an operand, but is not declared so"
+        )
+        return result
+
+
+def _memory(value: Any) -> set[int]:
+    found = (leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor))
+    return {leaf.untyped_storage().data_ptr() for leaf in found if leaf.numel()}
+
+
 def assert_lowering_matches(
     target: nn.Module | Callable[..., Any],
     *tensors: torch.Tensor,
@@ -84,6 +111,9 @@ def assert_lowering_matches(
     file must run.
     """
     module = as_module(target)
+    if not dynamic:
+        with torch.no_grad():
+            Views(propagated(module, *tensors)).run(*(tensor.clone() for tensor in tensors))
     shapes = [dict((dynamic or {}).get(index, {})) for index in range(len(tensors))]
     conversion = tracer.convert(
         module, tensors, dynamic_shapes=shapes, opset_version=opset, verify=False, route="direct"
