@@ -1,4 +1,4 @@
-"""Products, sums and scatters of integers and bool: a form that onnxruntime runs, or a refusal; never an invalid file."""
+"""Products, sums and scatters of integers and bool: a form that onnxruntime runs, or a refusal."""
 
 from __future__ import annotations
 
