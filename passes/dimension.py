@@ -238,7 +238,8 @@ class Dim:
         if isinstance(difference, int):
             return difference == 0
         if difference.lower_bound() > 0 or (-difference).lower_bound() > 0:  # type: ignore[union-attr]
-            self._check_bounds(difference, "!=")
+            if self.log.given:
+                self._check_bounds(difference, "!=")
             return False
         constant = difference.terms.get((), 0)
         shared = math.gcd(*(c for m, c in difference.terms.items() if m))
@@ -273,11 +274,13 @@ class Dim:
         if isinstance(slack, int):
             return slack >= 0
         if slack.lower_bound() >= 0:
-            self._check_bounds(slack, ">=")
+            if self.log.given:
+                self._check_bounds(slack, ">=")
             return True
         negated = -slack - 1
         if isinstance(negated, Dim) and negated.lower_bound() >= 0:
-            self._check_bounds(negated, ">=")
+            if self.log.given:
+                self._check_bounds(negated, ">=")
             return False
         holds = slack.hint >= 0
         fact = slack if holds else negated
@@ -303,7 +306,7 @@ class Dim:
     def _check_bounds(self, formula: Dim, relation: str) -> None:
         """Notes the bounds that decided an answer where they do not hold in the caller's own data."""
         log = self.log
-        if 0 in log.given.values() and not _holds(formula, relation, log.as_given()):
+        if not _holds(formula, relation, log.as_given()):
             log.refuted += [
                 Guard(f"{name} >= 1", log.location, True) for name in formula.symbols() if log.given.get(name) == 0
             ]
