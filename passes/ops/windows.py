@@ -8,7 +8,7 @@ last windows on the others are lowered as padding at the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from passes.dimension import Dim, Size
 from passes.errors import check
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 Sizes = int | Sequence[int]
 
 
-def per_axis(name: str, sizes: Any, rank: int) -> tuple[Any, ...]:
+def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     """One number for all spatial axes, or one for each, as one for each."""
     if isinstance(sizes, (int, Dim)):
-        return (sizes,) * rank
+        return (cast(int, sizes),) * rank  # a dynamic one too: whether ONNX takes it is found at the lowering
     given = tuple(sizes)
     check(len(given) in (1, rank), "{} has {} numbers for {} spatial axes: {}", name, len(given), rank, given)
     return given * rank if len(given) == 1 else given

@@ -1,7 +1,7 @@
 """Every elementwise function and reduction at special values: zeros, infinities, nan, the smallest and largest
 numbers, 64-bit integers beyond a double's 53 bits, and empty tensors.
 
-What the runtime's kernels, or torch's own, do otherwise is in `EXCEPTIONS` with its reason, and told in docs/numbers.md.
+What the kernels of the runtime, or of torch, do otherwise is in `EXCEPTIONS` with its reason, and in docs/numbers.md.
 """
 
 from __future__ import annotations
