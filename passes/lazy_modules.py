@@ -65,6 +65,17 @@ def is_torch_lazy(module: nn.Module) -> bool:
     return isinstance(module, LazyModuleMixin) and type(module).__module__.startswith("torch.nn.")
 
 
+def rank_to_be(module: nn.Module, name: str) -> int | None:
+    """How many axes a tensor of a lazy module will have; None where its class does not say."""
+    if not is_torch_lazy(module):
+        return None
+    if name != "weight":
+        return 1
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return len(module.kernel_size) + 2
+    return 2 if isinstance(module, nn.Linear) else 1
+
+
 def initialising_hook(module: nn.Module) -> int | None:
     """The key of the forward pre-hook that initialises a lazy module: torch's, its only one, or a method of its own.
 

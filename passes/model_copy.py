@@ -106,6 +106,8 @@ def _copy_attributes(source: nn.Module, target: nn.Module, memo: dict[int, Any])
             attributes[name] = memo[id(value)] = kind()
         elif kind is tuple and all(type(item) in _SHARED_TYPES for item in value):
             attributes[name] = value
+        elif kind in (FunctionType, MethodType, partial):
+            attributes[name] = copy_hook(value, memo)
         elif kind is RemovableHandle:
             attributes[name] = memo[id(value)] = _rebound_handle(value, memo)
         else:

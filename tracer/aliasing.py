@@ -83,6 +83,10 @@ class Aliases:
             self._aliases[taken] = Alias(root, views)
             self._move(other, taken)
 
+    def become(self, tensor: TracedTensor, node: fx.Node) -> None:
+        """From here on `tensor` alone is what another node is, in that one's memory: `tensor.data = other`."""
+        self._move(tensor, node)
+
     # What shares memory -------------------------------------------------------------------------
 
     def _sharing(self, root: fx.Node) -> list[TracedTensor]:

@@ -16,7 +16,7 @@ from torch import fx, nn
 from passes.dataflow import latest_steps
 from passes.errors import CaptureError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
+from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors, rank_to_be
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model, in_eval_mode
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
@@ -82,6 +82,7 @@ class CapturingTracer(fx.Tracer):
         self._modules = dict(self._copy.named_modules(remove_duplicate=False))
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         self.leaves = LeafCondition(self._is_written)
         self._first_calls = FirstCalls(self)
         for path, module in self._modules.items():
@@ -268,6 +269,8 @@ class CapturingTracer(fx.Tracer):
         result = self.create_proxy("call_module", path, args, kwargs)
         if getattr(m, "inplace", False) and args and type(args[0]) is TracedTensor:
             self.aliases.write(args[0], result)
+        with self.computing():
+            self.propagator.advance(result.node)  # with the attributes that the module has now
         self._first_calls.settle_leaf(m, result.node)
         return result
 
@@ -275,7 +278,8 @@ class CapturingTracer(fx.Tracer):
         """Notes what a module of the model is, and by which path the graph names its own tensors; a shared one has its
         first."""
         for name, tensor in own_tensors(module):
-            self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            known = self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            self._tensors[known] = tensor
         self.leaves.note(module)
 
     def _is_written(self, tensor: torch.Tensor) -> bool:
@@ -288,8 +292,19 @@ class CapturingTracer(fx.Tracer):
         """The tensor of a lazy layer that a node names, where it has no shape yet."""
         if node.op != "get_attr":
             return None
-        tensor = self.program.tensor(str(node.target))
+        tensor = self._tensors.get(str(node.target))
         return tensor if is_uninitialized(tensor) and id(tensor) not in self.program.inferred else None
+
+    def awaited_rank(self, node: fx.Node) -> int | None:
+        """How many axes such a tensor will have, where its layer's class says so."""
+        if self.awaited(node) is None:
+            return None
+        owner, _, name = str(node.target).rpartition(".")
+        return rank_to_be(self.program.modules[owner], name)
+
+    def requires_grad(self, node: fx.Node) -> bool:
+        """What a tensor of the model says of itself; nothing that is computed has a gradient here."""
+        return node.op == "get_attr" and getattr(self._tensors.get(str(node.target)), "requires_grad", False)
 
     def _forget_unused(self) -> None:
         """Erases what was read of lazy layers before their call, and used for nothing but questions."""

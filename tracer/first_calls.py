@@ -15,8 +15,8 @@ import torch
 from torch import fx, nn
 
 from passes.lazy_modules import (
-    LazyLayer,
     Laziness,
+    LazyLayer,
     awaits_first_input,
     infer_by_rule,
     infer_by_running,
@@ -64,14 +64,9 @@ class FirstCalls:
 
     def settle_leaf(self, module: nn.Module, node: fx.Node) -> None:
         """Makes a lazy module that has just been called as a leaf eager; one whose call has a fault stays lazy."""
-        if not is_lazy(module):
-            return
-        tracer = self._tracer
-        with tracer.computing():
-            tracer.propagator.advance(node)
-            layer = tracer.program.lazies.get(tracer.program.path(node))
-            if layer is not None:
-                self.settle(module, layer)
+        layer = self._tracer.program.lazies.get(self._tracer.program.path(node))
+        if layer is not None:
+            self.settle(module, layer)
 
     def settle(self, module: nn.Module, layer: LazyLayer) -> None:
         """Makes a lazy module eager, whose sizes have been inferred."""

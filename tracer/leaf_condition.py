@@ -36,9 +36,7 @@ _PROTOCOL: dict[str, type] = {
 # Where the calls of a module begin, a lazy one's first call too.
 _ENTRIES = ("forward", "initialize_parameters", "_infer_parameters")
 _HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
-_TENSOR_TYPES = frozenset(
-    {torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)}
-)
+_TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _ABSENT = object()
 
@@ -207,5 +205,3 @@ def _takes_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call gives what the forward computes with, its first argument, as a tensor."""
     first = next(iter((*args, *kwargs.values())), _ABSENT)
     return first is _ABSENT or type(first) is TracedTensor or isinstance(first, torch.Tensor)
-
-
