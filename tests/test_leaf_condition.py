@@ -1,7 +1,7 @@
 """A module's call is one node only while it is its class's own call: hooks, replaced parts, written tensors, reads.
 
-Every model is built twice. One is run in PyTorch, which is the dry run of its lazy layers; the other is exported without
-verification, and its file must give the same.
+Every model is built twice. One is run in PyTorch, which is the dry run of its lazy layers; the other is exported
+without verification, and its file must give the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The first call of a lazy module in a trace: it gets its sizes, and its eager class, as by the first call of a dry run.
+"""The first call of a lazy module in a trace: it gets its sizes, and its eager class, as by a dry run.
 
-A leaf's sizes follow by the rule of its op. A call that is traced through runs the module's forward pre-hooks in torch's
-order; in place of the one that initialises the module, what is here infers the sizes, from what the hooks before it made
-of the arguments. The traced copy then is what the forward, and whoever reads it, finds after a dry run, on meta tensors.
+A leaf's sizes follow by the rule of its op. A call that is traced through runs the module's forward pre-hooks in
+torch's order; in place of the one that initialises the module, what is here infers the sizes, from what the hooks
+before it made of the arguments. The traced copy then is what it is after a dry run, with tensors on the meta device.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class LeafCondition:
         )
 
     def initialises_as_its_class(self, module: nn.Module) -> bool:
-        """Whether the methods of a module are those of a covered class, so that its first call infers what that does."""
+        """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
         kind = type(module)
         call = self._call_of(kind)
         return (
@@ -117,7 +117,7 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
             return None
         if type(found) is not FunctionType or holder in (nn.Module, object):
             reads[name] = None
-        elif _is_torchs(holder, name):
+        elif holder is not None and _is_torchs(holder, name):
             methods[name] = found
             waiting.extend(found.__code__.co_names)
         else:
