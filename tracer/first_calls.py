@@ -72,8 +72,7 @@ class FirstCalls:
         """Makes a lazy module eager, whose sizes have been inferred."""
         if is_lazy(module):
             with self._tracer.computing():
-                self._before.append(Laziness(module))
-                settle(module, layer.inference)
+                self._before.append(settle(module, layer.inference))
             self._tracer.note(layer.path, module)
 
     @contextmanager

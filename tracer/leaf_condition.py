@@ -9,6 +9,7 @@ is what it was; its tensors are registered, and were not written. Everything els
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         return None
     methods: dict[str, FunctionType] = {}
     reads: dict[str, None] = {}
+    known: set[str] = set()  # what is a global there, and nothing of the module
     waiting = [name for name in _ENTRIES if hasattr(base, name)]
     while waiting:
         name = waiting.pop()
@@ -116,9 +118,11 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         if found is not inherited and (found is not _ABSENT or hasattr(type(inherited), "__get__")):
             return None
         if type(found) is not FunctionType or holder in (nn.Module, object):
-            reads[name] = None
+            if name not in known:
+                reads[name] = None
         elif holder is not None and _is_torchs(holder, name):
             methods[name] = found
+            known |= found.__globals__.keys() | vars(builtins).keys()
             waiting.extend(found.__code__.co_names)
         else:
             return None
