@@ -151,6 +151,8 @@ def _is_plain(module: nn.Module) -> bool:
     own = module.__dict__
     registered = {id(tensor) for tensor in own["_parameters"].values()}
     for value in own.values():
+        if type(value) in _SCALARS:
+            continue
         if isinstance(value, torch.Tensor):
             return False
         if type(value) is list and any(isinstance(item, torch.Tensor) and id(item) not in registered for item in value):
