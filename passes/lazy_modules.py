@@ -66,6 +66,17 @@ def is_torch_lazy(module: nn.Module) -> bool:
     return isinstance(module, LazyModuleMixin) and type(module).__module__.startswith("torch.nn.")
 
 
+def rank_to_be(module: nn.Module, name: str) -> int | None:
+    """How many axes a tensor of a lazy module will have; None where its class does not say."""
+    if not is_torch_lazy(module):
+        return None
+    if name != "weight":
+        return 1
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return len(module.kernel_size) + 2
+    return 2 if isinstance(module, nn.Linear) else 1
+
+
 def initialising_hook(module: nn.Module) -> int | None:
     """The key of the forward pre-hook that initialises a lazy module: torch's, its only one, or a method of its own.
 
@@ -130,19 +141,23 @@ def _uninitialized_like(tensor: torch.Tensor, device: torch.device) -> torch.Ten
     return fresh
 
 
-def settle(module: nn.Module, inference: Inference) -> None:
+def settle(module: nn.Module, inference: Inference) -> Laziness:
     """Makes a lazy module of torch.nn what its first call makes it, with tensors on the meta device: nothing is drawn.
 
-    Its tensors stay the same objects.
+    Its tensors stay the same objects. Returns what makes it lazy again.
     """
-    stand_on(module, torch.device("meta"))
-    for name, tensor in own_tensors(module):
-        if is_uninitialized(tensor):
-            lazy: Any = tensor
-            lazy.materialize([hint(size) for size in inference.shapes[name]])
+    before = Laziness(module, swapped=[])
+    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+        for name, tensor in own_tensors(module):
+            if is_uninitialized(tensor):
+                empty = torch.empty([hint(size) for size in inference.shapes[name]], dtype=tensor.dtype, device="meta")
+                fresh = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
+                before.swapped.append((tensor, fresh))
     for name, size in inference.attributes.items():
         setattr(module, name, hint(size))
     end_laziness(module)
+    return before
 
 
 def end_laziness(module: nn.Module) -> None:
@@ -159,14 +174,18 @@ def end_laziness(module: nn.Module) -> None:
 class Laziness:
     """What a lazy module is before its first call, to make it that again; its tensors stay the same objects."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, swapped: list[tuple[torch.Tensor, torch.Tensor]] | None = None):
+        """`swapped` are the tensors to change places again; without it, the uninitialised ones with new ones."""
         self.module = module
         self._class = type(module)
         self._attributes = dict(module.__dict__)
         self._members = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
-        self._tensors = [
+        self.swapped = swapped if swapped is not None else self._uninitialized()
+
+    def _uninitialized(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [
             (tensor, _uninitialized_like(tensor, tensor.device))
-            for _, tensor in own_tensors(module)
+            for _, tensor in own_tensors(self.module)
             if is_uninitialized(tensor)
         ]
 
@@ -178,9 +197,8 @@ class Laziness:
             kept = self._attributes[name]
             kept.clear()
             kept.update(members)
-        for tensor, fresh in self._tensors:
-            if not is_uninitialized(tensor) or tensor.device != fresh.device:
-                torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
+        for tensor, other in self.swapped:
+            torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
 
 
 def move_lazy(model: nn.Module, device: torch.device) -> None:

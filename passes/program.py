@@ -220,7 +220,10 @@ class Program:
         if path in self.held:
             return self.held[path]
         owner, _, name = path.rpartition(".")
-        value = getattr(self.module(owner), name)
+        module = self.module(owner)
+        value = tensor_at(module, name)
+        if value is None:
+            value = getattr(module, name)
         assert isinstance(value, torch.Tensor), f"{path} is not a tensor"
         return value
 

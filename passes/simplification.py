@@ -67,13 +67,7 @@ def _fold_batchnorms(program: Program) -> None:
         if not isinstance(producer, fx.Node) or producer.op != "call_module" or len(producer.users) != 1:
             continue
         layer = program.module(str(producer.target))
-        if (
-            not _foldable(layer, norm, producer)
-            or calls[str(producer.target)] > 1
-            or producer.target in program.folds
-            or _has_hooks(layer)
-            or _has_hooks(norm)
-        ):
+        if not _foldable(layer, norm, producer) or calls[str(producer.target)] > 1 or producer.target in program.folds:
             continue
         fold, folded = _fold(str(producer.target), layer, str(node.target), norm)
         path = program.add(f"{fold.layer}_{fold.norm.rpartition('.')[2]}", folded)
@@ -92,10 +86,6 @@ def _foldable(layer: nn.Module, norm: nn.Module, producer: fx.Node) -> bool:
     if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return bool(producer.meta[SPEC].ndim == layer.weight.ndim)
     return type(layer) is nn.Linear and bool(producer.meta[SPEC].ndim == 2)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _fold(path: str, layer: Any, norm_path: str, norm: Any) -> tuple[Fold, nn.Module]:

@@ -17,7 +17,7 @@ from passes.copy_on_write import CopyOnWrite
 from passes.dataflow import latest_steps
 from passes.errors import CaptureError, InputError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors
+from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors, rank_to_be
 from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import ModelCopy, in_eval_mode, is_same, sets_mode_itself
@@ -98,7 +98,7 @@ class CapturingTracer(fx.Tracer):
         self._before = traced_state(self._unique_modules)
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
-        self._own: dict[str, torch.Tensor] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         self.leaves = LeafCondition(self._is_written)
         self._first_calls = FirstCalls(self)
         for path, module in self._modules.items():
@@ -339,7 +339,7 @@ class CapturingTracer(fx.Tracer):
         return attr_val
 
     def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
-        tensor = self._own.get(path, tensor)  # and not the caller's, which a function outside of the model may know
+        tensor = self._tensors.get(path, tensor)  # and not the caller's, which a function outside of the model may know
         if path not in self._attributes:
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
@@ -379,6 +379,8 @@ class CapturingTracer(fx.Tracer):
             place: int | str = 0 if args else "input"
             args, kwargs = with_written(self, place, args, kwargs)
         result = self.create_proxy("call_module", path, args, kwargs)
+        with self.computing():
+            self.propagator.advance(result.node)  # with the attributes that the module has now
         self._first_calls.settle_leaf(m, result.node)
         if not inplace:
             return result
@@ -390,8 +392,8 @@ class CapturingTracer(fx.Tracer):
         """Notes what a module of the model is, and by which path the graph names its own tensors; a shared one has its
         first."""
         for name, tensor in own_tensors(module):
-            full = self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
-            self._own.setdefault(full, tensor)
+            known = self._tensor_paths.setdefault(id(tensor), f"{path}.{name}" if path else name)
+            self._tensors[known] = tensor
         self.leaves.note(module)
 
     def _is_written(self, tensor: torch.Tensor) -> bool:
@@ -404,8 +406,19 @@ class CapturingTracer(fx.Tracer):
         """The tensor of a lazy layer that a node names, where it has no shape yet."""
         if node.op != "get_attr":
             return None
-        tensor = self.program.tensor(str(node.target))
+        tensor = self._tensors.get(str(node.target))
         return tensor if is_uninitialized(tensor) and id(tensor) not in self.program.inferred else None
+
+    def awaited_rank(self, node: fx.Node) -> int | None:
+        """How many axes such a tensor will have, where its layer's class says so."""
+        if self.awaited(node) is None:
+            return None
+        owner, _, name = str(node.target).rpartition(".")
+        return rank_to_be(self.program.modules[owner], name)
+
+    def requires_grad(self, node: fx.Node) -> bool:
+        """What a tensor of the model says of itself; nothing that is computed has a gradient here."""
+        return node.op == "get_attr" and getattr(self._tensors.get(str(node.target)), "requires_grad", False)
 
     def _forget_unused(self) -> None:
         """Erases what was read of lazy layers before their call, and used for nothing but questions."""

@@ -1,8 +1,8 @@
-"""The first call of a lazy module in a trace: it gets its sizes, and its eager class, as by the first call of a dry run.
+"""The first call of a lazy module in a trace: it gets its sizes, and its eager class, as by a dry run.
 
-A leaf's sizes follow by the rule of its op. A call that is traced through runs the module's forward pre-hooks in torch's
-order; in place of the one that initialises the module, what is here infers the sizes, from what the hooks before it made
-of the arguments. The traced copy then is what the forward, and whoever reads it, finds after a dry run, on meta tensors.
+A leaf's sizes follow by the rule of its op. A call that is traced through runs the module's forward pre-hooks in
+torch's order; in place of the one that initialises the module, what is here infers the sizes, from what the hooks
+before it made of the arguments. The traced copy then is what it is after a dry run, with tensors on the meta device.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import fx, nn
 
 from passes.lazy_modules import (
-    LazyLayer,
     Laziness,
+    LazyLayer,
     awaits_first_input,
     infer_by_rule,
     infer_by_running,
@@ -64,21 +64,15 @@ class FirstCalls:
 
     def settle_leaf(self, module: nn.Module, node: fx.Node) -> None:
         """Makes a lazy module that has just been called as a leaf eager; one whose call has a fault stays lazy."""
-        if not is_lazy(module):
-            return
-        tracer = self._tracer
-        with tracer.computing():
-            tracer.propagator.advance(node)
-            layer = tracer.program.lazies.get(tracer.program.path(node))
-            if layer is not None:
-                self.settle(module, layer)
+        layer = self._tracer.program.lazies.get(self._tracer.program.path(node))
+        if layer is not None:
+            self.settle(module, layer)
 
     def settle(self, module: nn.Module, layer: LazyLayer) -> None:
         """Makes a lazy module eager, whose sizes have been inferred."""
         if is_lazy(module):
             with self._tracer.computing():
-                self._before.append(Laziness(module))
-                settle(module, layer.inference)
+                self._before.append(settle(module, layer.inference))
             self._tracer.note(layer.path, module)
 
     @contextmanager

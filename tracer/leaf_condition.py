@@ -9,6 +9,7 @@ is what it was; its tensors are registered, and were not written. Everything els
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,9 +37,7 @@ _PROTOCOL: dict[str, type] = {
 # Where the calls of a module begin, a lazy one's first call too.
 _ENTRIES = ("forward", "initialize_parameters", "_infer_parameters")
 _HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
-_TENSOR_TYPES = frozenset(
-    {torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)}
-)
+_TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _ABSENT = object()
 
@@ -87,7 +86,7 @@ class LeafCondition:
         )
 
     def initialises_as_its_class(self, module: nn.Module) -> bool:
-        """Whether the methods of a module are those of a covered class, so that its first call infers what that does."""
+        """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
         kind = type(module)
         call = self._call_of(kind)
         return (
@@ -109,6 +108,7 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         return None
     methods: dict[str, FunctionType] = {}
     reads: dict[str, None] = {}
+    known: set[str] = set()  # what is a global there, and nothing of the module
     waiting = [name for name in _ENTRIES if hasattr(base, name)]
     while waiting:
         name = waiting.pop()
@@ -118,9 +118,11 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         if found is not inherited and (found is not _ABSENT or hasattr(type(inherited), "__get__")):
             return None
         if type(found) is not FunctionType or holder in (nn.Module, object):
-            reads[name] = None
-        elif _is_torchs(holder, name):
+            if name not in known:
+                reads[name] = None
+        elif holder is not None and _is_torchs(holder, name):
             methods[name] = found
+            known |= found.__globals__.keys() | vars(builtins).keys()
             waiting.extend(found.__code__.co_names)
         else:
             return None
@@ -149,6 +151,8 @@ def _is_plain(module: nn.Module) -> bool:
     own = module.__dict__
     registered = {id(tensor) for tensor in own["_parameters"].values()}
     for value in own.values():
+        if type(value) in _SCALARS:
+            continue
         if isinstance(value, torch.Tensor):
             return False
         if type(value) is list and any(isinstance(item, torch.Tensor) and id(item) not in registered for item in value):
@@ -207,5 +211,3 @@ def _takes_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call gives what the forward computes with, its first argument, as a tensor."""
     first = next(iter((*args, *kwargs.values())), _ABSENT)
     return first is _ABSENT or type(first) is TracedTensor or isinstance(first, torch.Tensor)
-
-

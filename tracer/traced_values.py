@@ -253,6 +253,8 @@ class TracedTensor(fx.Proxy):
 
     def type_for(self) -> type:
         """The type of what this stands for."""
+        if self.tracer.awaited(self.node) is not None:
+            return torch.nn.Parameter
         value = self.tracer.value(self.node)
         return torch.Tensor if isinstance(value, TensorSpec) else type(value)
 
@@ -350,6 +352,25 @@ class TracedTensor(fx.Proxy):
         if not isinstance(value, TensorSpec):
             raise AttributeError(f"{builtins.type(value).__name__!r} object is no tensor")
         return value
+
+    @property
+    def typed(self) -> TensorSpec | torch.Tensor:
+        """What has this tensor's dtype and device: also that of a lazy layer which has not been called yet."""
+        awaited = self.tracer.awaited(self.node)
+        return self.spec if awaited is None else awaited
+
+    def rank(self) -> Any:
+        """How many axes the tensor has."""
+        known = self.tracer.awaited_rank(self.node)
+        return self.number(self.spec.ndim, "dim", self.node) if known is None else known
+
+    @property
+    def data(self) -> Any:
+        return self.tracer.create_proxy("call_function", getattr, (self, "data"), {})
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        self.tracer.aliases.become(self, self.tracer.create_arg(value))
 
     def number(self, value: Any, operation: Any, *operands: Any) -> TracedNumber:
         return TracedNumber(self.tracer, value, operation, operands)
@@ -564,29 +585,29 @@ _RESULT_FIELDS = {"values": 0, "indices": 1}
 
 # Answers that need no graph node: attributes, and methods and functions about a tensor's type.
 _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
-    "dtype": lambda t: t.spec.dtype,
-    "device": lambda t: t.spec.device,
-    "ndim": lambda t: t.number(t.spec.ndim, "dim", t.node),
+    "dtype": lambda t: t.typed.dtype,
+    "device": lambda t: t.typed.device,
+    "ndim": lambda t: t.rank(),
     "layout": lambda t: torch.strided,
-    "is_cuda": lambda t: t.spec.device.type == "cuda",
-    "is_cpu": lambda t: t.spec.device.type == "cpu",
+    "is_cuda": lambda t: t.typed.device.type == "cuda",
+    "is_cpu": lambda t: t.typed.device.type == "cpu",
     "is_meta": lambda t: False,
     "is_mps": lambda t: False,
     "is_sparse": lambda t: False,
     "is_quantized": lambda t: False,
     "is_nested": lambda t: False,
-    "requires_grad": lambda t: False,
+    "requires_grad": lambda t: t.tracer.requires_grad(t.node),
     "is_leaf": lambda t: False,
     "grad": lambda t: None,
     "grad_fn": lambda t: None,
-    "dim": lambda t: lambda: t.number(t.spec.ndim, "dim", t.node),
-    "ndimension": lambda t: lambda: t.number(t.spec.ndim, "dim", t.node),
+    "dim": lambda t: t.rank,
+    "ndimension": lambda t: t.rank,
     "stride": lambda t: lambda dim=None: _stride(t, dim),
     "is_contiguous": lambda t: lambda *args, **kwargs: True,
-    "is_floating_point": lambda t: lambda: t.spec.dtype.is_floating_point,
-    "is_complex": lambda t: lambda: t.spec.dtype.is_complex,
-    "element_size": lambda t: lambda: t.spec.dtype.itemsize,
-    "get_device": lambda t: lambda: t.spec.device.index if t.spec.device.index is not None else -1,
+    "is_floating_point": lambda t: lambda: t.typed.dtype.is_floating_point,
+    "is_complex": lambda t: lambda: t.typed.dtype.is_complex,
+    "element_size": lambda t: lambda: t.typed.dtype.itemsize,
+    "get_device": lambda t: lambda: t.typed.device.index if t.typed.device.index is not None else -1,
     "requires_grad_": lambda t: lambda *args: t,
 }
 
