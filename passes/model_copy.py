@@ -36,6 +36,7 @@ class ModelCopy:
         self._model = model
         self._at: tuple[nn.Module, str] = (model, "")
         self.module: nn.Module = self._copied(model)
+        self._memo.clear()  # it would keep alive what the copy lets go of
 
     @property
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -120,6 +121,11 @@ def is_same(original: torch.Tensor, own: torch.Tensor) -> bool:
             and type(own) is type(original)
             and (not shares_memory(own) or storage_key(own) == storage_key(original))
         )
+
+
+def moved(original: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a copy's tensor now has other memory than the original's, or is of another type."""
+    return shares_memory(original) and (own.data_ptr() != original.data_ptr() or own.dtype is not original.dtype)
 
 
 def _storages(tensors: Iterable[torch.Tensor]) -> set[int]:

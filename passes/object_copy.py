@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from passes.errors import CaptureError
+from passes.errors import CaptureError, TracerError
 
 _ATOMS = frozenset(
     {
@@ -90,7 +90,7 @@ class ObjectCopier:
         self._alive.append(value)
         try:
             made = self._made(value, kind)
-        except (MemoryError, CaptureError):
+        except (MemoryError, TracerError):
             raise
         except Exception as error:  # its class may have any code for this
             made = value if self._restores else Uncopied(value, self._where(), f"{type(error).__name__}: {error}")
@@ -141,7 +141,8 @@ class ObjectCopier:
             made.__setstate__(state)
         else:
             attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-            made.__dict__.update(attributes or {})
+            if attributes:
+                made.__dict__.update(attributes)
             for name, item in (slots or {}).items():
                 setattr(made, name, item)
 

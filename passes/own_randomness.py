@@ -105,6 +105,13 @@ def own_randomness(seed: int | None = None, *, put_back: bool = False) -> Iterat
 
 
 @contextmanager
+def own_random_state(seed: int | None = None) -> Iterator[None]:
+    """Inside the block, `torch.manual_seed` and the like work on a state of our own; for what draws no real numbers."""
+    with _named(OwnRandomness(seed)):
+        yield
+
+
+@contextmanager
 def python_randomness_kept() -> Iterator[None]:
     """After the block, the random states of Python and numpy are what they were."""
     before, numpys = random.getstate(), np.random.get_state()

@@ -63,7 +63,8 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
-        if isinstance(error, InputError):  # that there is no data says nothing of the model
+        refused_alike = isinstance(error, CaptureError) and error.message == fault.message
+        if isinstance(error, InputError) or refused_alike:  # that there is no data says nothing of the model
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
