@@ -30,6 +30,10 @@ class CopyOnWrite(TorchDispatchMode):
 
     supports_higher_order_operators = True  # which write nothing themselves
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it would load torch's compiler, which nothing here needs
+
     def __init__(
         self,
         pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],

@@ -27,7 +27,7 @@ _ATOMS = frozenset(
         int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, slice,
         torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout, torch.Stream, torch.Event,
         torch.jit.ScriptFunction,
-        types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType, property, type(sys.implementation),
+        types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType, property,
     }
 )  # fmt: skip
 

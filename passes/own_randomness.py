@@ -28,6 +28,10 @@ class OwnRandomness(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it would load torch's compiler, which nothing here needs
+
     def __init__(self, seed: int | None = None):
         super().__init__()
         self._seed = seed

@@ -32,18 +32,19 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
 
     Raises the tracing error where no rung holds.
     """
+    try:
+        return trace(model, sample, log)
+    except CaptureError as error:
+        fault = error
     with own_randomness(), python_randomness_kept():
-        try:
-            return trace(model, sample, log)
-        except CaptureError as error:
-            fault = error
         return _untraced(model, sample, log, fault), []
 
 
 def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
     """The first rung: the model's program, traced symbolically. Raises TracerError where it cannot be."""
-    program = capture(model, sample, log)
-    results = Pipeline([ShapePropagation()]).run(program)
+    with own_randomness(), python_randomness_kept():
+        program = capture(model, sample, log)
+        results = Pipeline([ShapePropagation()]).run(program)
     program.unreached = program.unreached_lazies()
     return program, results
 
