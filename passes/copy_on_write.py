@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from passes.model_copy import ModelCopy
-from passes.tensor_copy import on_storage, shares_memory, storage_key
+from passes.tensor_copy import cloned, on_storage, shares_memory, storage_key
 
 
-class CopyOnWrite(TorchDispatchMode):
+class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
 
     `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand
@@ -39,7 +39,7 @@ class CopyOnWrite(TorchDispatchMode):
         pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
         before_write: Callable[[list[tuple[torch.Tensor, torch.Tensor]]], None] | None = None,
     ):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._before_write = before_write
         self._guarded: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for original, own in pairs:
@@ -66,7 +66,7 @@ class CopyOnWrite(TorchDispatchMode):
         if self._before_write is not None:
             self._before_write(pairs)
         key = storage_key(tensor)
-        storage = self._private[key] = tensor.untyped_storage().clone()
+        storage = self._private[key] = cloned(tensor.untyped_storage())
         for _, own in self._guarded.pop(key):
             if storage_key(own) == key:
                 own.data = on_storage(own, storage)

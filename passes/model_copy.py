@@ -29,7 +29,13 @@ class ModelCopy:
     ones still so. `pairs` has the initialised tensors of the original, with the copy's.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | None = None, tensors: TensorCopies | None = None, restores: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device | None = None,
+        tensors: TensorCopies | None = None,
+        restores: bool = False,
+    ):
         self._tensors = tensors or TensorCopies(device)
         self._memo: dict[int, Any] = {}
         self._copier = ObjectCopier(self._memo, self._tensors.copy, self._copied, self._where, restores)
@@ -45,11 +51,12 @@ class ModelCopy:
     def _copied(self, model: nn.Module) -> nn.Module:
         """The copy of a module with all its submodules, some of which may have been copied before."""
         modules = [module for module in model.modules() if id(module) not in self._memo]
-        scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
-        for module in scripted:
-            self._memo[id(module)] = self._scripted(module)
-        made = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-        for module in made:
+        made = []
+        for module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                self._memo[id(module)] = self._scripted(module)
+                continue
+            made.append(module)
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None and id(tensor) not in self._memo:
                     self._memo[id(tensor)] = self._tensors.copy(tensor)
@@ -147,7 +154,8 @@ def sharing_copy(model: nn.Module) -> nn.Module:
 def sets_mode_itself(model: nn.Module) -> bool:
     """Whether a module has a way of its own to change its mode, which may do anything."""
     return any(
-        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval for module in model.modules()
+        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        for module in model.modules()
     )
 
 

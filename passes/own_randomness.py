@@ -23,7 +23,7 @@ from passes.torch_state import TORCH_STATE
 _CPU = torch.device("cpu")
 
 
-class OwnRandomness(TorchDispatchMode):
+class OwnRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's random numbers are those after `seed`, or after the present random state."""
 
     supports_higher_order_operators = True
@@ -33,7 +33,7 @@ class OwnRandomness(TorchDispatchMode):
         return False  # it would load torch's compiler, which nothing here needs
 
     def __init__(self, seed: int | None = None):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._around = _stack()[-1] if _stack() else None
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -55,7 +55,9 @@ class OwnRandomness(TorchDispatchMode):
     def moved(self) -> list[torch.device]:
         """The devices on which something was drawn."""
         return [
-            device for device, made in self._generators.items() if not torch.equal(made.get_state(), self._started[device])
+            device
+            for device, made in self._generators.items()
+            if not torch.equal(made.get_state(), self._started[device])
         ]
 
     def put_back(self) -> None:
@@ -73,7 +75,7 @@ class OwnRandomness(TorchDispatchMode):
             return func(*args, **kwargs)
         takes, position = way
         given = args[position] if 0 <= position < len(args) else kwargs.get("generator")
-        if given is not None and given._cdata != torch._C.default_generator._cdata:
+        if given is not None and given._cdata != torch._C.default_generator._cdata:  # type: ignore[attr-defined]
             return func(*args, **kwargs)  # the model has a generator of its own
         if takes is None and 0 in _dropout(func, args, kwargs):
             return func(*args, **kwargs)
@@ -214,7 +216,7 @@ def _named(own: OwnRandomness) -> Iterator[None]:
     with _naming:
         _named_by += 1
         if _named_by == 1:
-            torch.random.default_generator = _ThreadsGenerator(torch._C.default_generator)  # type: ignore[assignment]
+            setattr(torch.random, "default_generator", _ThreadsGenerator(torch._C.default_generator))  # noqa: B010
     _stack().append(own)
     try:
         yield
@@ -223,7 +225,7 @@ def _named(own: OwnRandomness) -> Iterator[None]:
         with _naming:
             _named_by -= 1
             if _named_by == 0:
-                torch.random.default_generator = torch._C.default_generator
+                setattr(torch.random, "default_generator", torch._C.default_generator)  # noqa: B010
 
 
 def _state(device: torch.device, own: OwnRandomness | None = None) -> torch.Tensor:

@@ -182,13 +182,32 @@ def test_every_public_function_leaves_the_callers_model_as_it_was(name: str, tmp
         try:
             run(model, x, tmp_path)
         except tracer.TracerError as error:
-            assert name in ("needs data", "dtype", "parameters", "merging", "table", "noise", "embedding", "training", "view"), error
+            assert name in (
+                "needs data",
+                "dtype",
+                "parameters",
+                "merging",
+                "table",
+                "noise",
+                "embedding",
+                "training",
+                "view",
+            ), error
         after = snapshot(model)
         assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} == set(), verb
         assert bits(x) == bits_of_x
 
 
-EXPORTED = ["nothing", "buffer", "data of a weight", "gradients", "half lazy", "half lazy, tied", "counted", "geometric"]
+EXPORTED = [
+    "nothing",
+    "buffer",
+    "data of a weight",
+    "gradients",
+    "half lazy",
+    "half lazy, tied",
+    "counted",
+    "geometric",
+]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,10 +15,10 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
 
+from passes.copy_on_write import CopyOnWrite
 from passes.dataflow import latest_steps
 from passes.errors import CaptureError, InputError, NeedsDataError, TracerError
 from passes.guards import GuardLog, Location
-from passes.copy_on_write import CopyOnWrite
 from passes.lazy_modules import (
     LazyLayer,
     awaits_first_input,

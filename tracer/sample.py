@@ -74,7 +74,7 @@ class Sample:
         return self._map(tensor)
 
     def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other leaves. Objects of the caller's are copied: a forward may leave something on them."""
+        """The arguments with other leaves, and copies of the caller's objects: a forward may leave something on them."""
         copied = _Objects("")
 
         def leaf(value: Any) -> Any:
@@ -256,7 +256,11 @@ class _Objects:
         return value
 
     def _refused(self, value: torch.Tensor | nn.Module) -> Any:
-        kind = f"a tensor {TensorSpec.of(value)}" if isinstance(value, torch.Tensor) else f"the module {type(value).__name__}"
+        kind = (
+            f"a tensor {TensorSpec.of(value)}"
+            if isinstance(value, torch.Tensor)
+            else f"the module {type(value).__name__}"
+        )
         raise InputError(
             f"{self._name} holds {kind} inside an object of a class that is not known here; what it holds would be "
             "written into the export as it is now",
