@@ -1,8 +1,8 @@
 """Running a copy of a model without writing to the original: what is written to gets memory of its own first.
 
-The tensors of a copy are objects of its own on the original's memory (`passes/model_copy.py`). Here every operation that torch
-runs is seen before it does; one that writes into that memory writes into a copy of it, and whoever reads there from then on
-reads the copy. A model that writes nothing is not held twice.
+The tensors of a copy are objects of its own on the original's memory (`passes/model_copy.py`). Here every operation
+that torch runs is seen before it does; one that writes into that memory writes into a copy of it, and whoever reads
+there from then on reads the copy. A model that writes nothing is not held twice.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class ModelCopy:
         return f"{path}.{name}" if path else name
 
     def settled(self) -> nn.Module:
-        """The copy as a model to go on with: where a parameter or buffer is still what it was, it is the original's own.
+        """The copy as a model to go on with: where a parameter or buffer is still what it was, it is the original's.
 
         The memory of other tensors is copied, unless a parameter or buffer has it too.
         """

@@ -1,8 +1,9 @@
 """Whole copies of Python objects: what `copy.deepcopy` leaves shared is copied too.
 
-A function that closes over an object, a method bound to one, a weak reference to one: each leads back to the original, so
-that what the copy does would reach it. Locks become locks that are free. What cannot be copied (an open file, a generator, a
-process group) does not keep what holds it from being copied: an `Uncopied` stands in its place and refuses to be used.
+A function that closes over an object, a method bound to one, a weak reference to one: each leads back to the
+original, so that what the copy does would reach it. Locks become locks that are free. What cannot be copied (an open
+file, a generator, a process group) does not keep what holds it from being copied: an `Uncopied` stands in its place
+and refuses to be used.
 """
 
 from __future__ import annotations

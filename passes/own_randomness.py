@@ -1,8 +1,8 @@
 """Random numbers of our own: the same ones as torch's global random state gives, from generators that no one else has.
 
-Each operation that draws is seen before it does, and given such a generator. Another thread that draws meanwhile neither
-changes our numbers nor sees its own change. `torch.manual_seed` and what else works on the global state by name works, in
-this thread, on ours.
+Each operation that draws is seen before it does, and given such a generator. Another thread that draws meanwhile
+neither changes our numbers nor sees its own change. `torch.manual_seed` and what else works on the global state by
+name works, in this thread, on ours.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class OwnRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def own_randomness(seed: int | None = None, *, put_back: bool = False) -> Iterator[OwnRandomness]:
-    """Inside the block, random numbers are our own; with `put_back`, the random state then moves on as far as they did."""
+    """Inside the block, random numbers are our own; with `put_back`, the random state moves on as they did."""
     own = OwnRandomness(seed)
     with own, _named(own):
         yield own

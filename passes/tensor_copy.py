@@ -1,8 +1,8 @@
 """The tensors of a model's copy: tensor objects of its own, on the memory of the original's.
 
-What is done to such an object (`.data = …`, `requires_grad_`, `zero_grad`) does not reach the original's; what is written
-into its memory does, and `passes/copy_on_write.py` keeps that from happening. Tensors that share memory go on sharing it,
-on another device too.
+What is done to such an object (`.data = …`, `requires_grad_`, `zero_grad`) does not reach the original's; what is
+written into its memory does, and `passes/copy_on_write.py` keeps that from happening. Tensors that share memory go on
+sharing it, on another device too.
 """
 
 from __future__ import annotations

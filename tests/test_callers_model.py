@@ -127,6 +127,10 @@ MODELS |= {
 }
 
 
+# What a verb or two may refuse: what the forward writes where the tracer cannot see it, or decides by data.
+REFUSED = ("needs data", "dtype", "parameters", "merging", "table", "noise", "embedding", "training", "view")
+
+
 def tied(model: nn.Sequential) -> nn.Module:
     model[1].bias = model[0].bias
     return model
@@ -177,25 +181,16 @@ def test_every_public_function_leaves_the_callers_model_as_it_was(name: str, tmp
     for parameter in model.parameters():
         if not isinstance(parameter, nn.UninitializedParameter):
             parameter.grad = torch.ones_like(parameter)
-    before, bits_of_x = snapshot(model), bits(x)
+    before, bits_of_x, refused = snapshot(model), bits(x), list[str]()
     for verb, run in VERBS.items():
         try:
             run(model, x, tmp_path)
-        except tracer.TracerError as error:
-            assert name in (
-                "needs data",
-                "dtype",
-                "parameters",
-                "merging",
-                "table",
-                "noise",
-                "embedding",
-                "training",
-                "view",
-            ), error
+        except tracer.TracerError:
+            refused.append(verb)
         after = snapshot(model)
         assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} == set(), verb
         assert bits(x) == bits_of_x
+    assert not refused or name in REFUSED
 
 
 EXPORTED = [
@@ -281,10 +276,6 @@ def test_a_write_is_seen_by_every_view_and_by_no_other() -> None:
         early.add_(1)
         assert copied.weight.sum().item() == 21  # type: ignore[union-attr,operator]
     assert torch.equal(model.weight, before)
-
-
-class Fails(Exception):
-    pass
 
 
 @pytest.mark.parametrize("at", range(6))

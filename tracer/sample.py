@@ -74,7 +74,7 @@ class Sample:
         return self._map(tensor)
 
     def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with other leaves, and copies of the caller's objects: a forward may leave something on them."""
+        """The arguments with other leaves, and copies of the caller's objects: a forward may write to them."""
         copied = _Objects("")
 
         def leaf(value: Any) -> Any:
