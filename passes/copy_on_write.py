@@ -14,32 +14,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from passes.dispatch_mode import DispatchMode
 from passes.model_copy import ModelCopy
 from passes.tensor_copy import cloned, on_storage, shares_memory, storage_key
 
 
-class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class CopyOnWrite(DispatchMode):
     """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
 
     `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand
     on a memory before it is written to for the first time, and may refuse it.
     """
 
-    supports_higher_order_operators = True  # which write nothing themselves
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # it would load torch's compiler, which nothing here needs
-
     def __init__(
         self,
         pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
         before_write: Callable[[list[tuple[torch.Tensor, torch.Tensor]]], None] | None = None,
     ):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._before_write = before_write
         self._guarded: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for original, own in pairs:
@@ -47,10 +41,7 @@ class CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._guarded.setdefault(storage_key(own), []).append((original, own))
         self._private: dict[int, torch.UntypedStorage] = {}  # the copies, by what they are copies of
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):
-            return func(*args, **kwargs)
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         for tensor in _written(func, args, kwargs):
             self._give_own_memory(tensor)
         if self._private:

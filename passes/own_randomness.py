@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from passes.dispatch_mode import DispatchMode
 from passes.torch_state import TORCH_STATE
 
 _CPU = torch.device("cpu")
 
 
-class OwnRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OwnRandomness(DispatchMode):
     """Inside the block, this thread's random numbers are those after `seed`, or after the present random state."""
 
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # it would load torch's compiler, which nothing here needs
-
     def __init__(self, seed: int | None = None):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._seed = seed
         self._around = _stack()[-1] if _stack() else None
         self._generators: dict[torch.device, torch.Generator] = {}
@@ -65,8 +59,7 @@ class OwnRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for device in self.moved():
             _set_state(device, self._generators[device].get_state(), self._around)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         way = _way_to_draw(func)
         if way is None:
             return func(*args, **kwargs)
@@ -163,8 +156,6 @@ def _indexed(device: torch.device) -> torch.device:
 def _way_to_draw(func: Any) -> tuple[Any, int] | None:
     """The operation that does the same with a generator, and where it takes that (-1: by name); None for the operation
     where there is none, and altogether for one that does not draw."""
-    if not isinstance(func, torch._ops.OpOverload):
-        return None
     names = [argument.name for argument in func._schema.arguments]
     if "generator" in names:
         return func, names.index("generator")
