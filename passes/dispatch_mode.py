@@ -27,6 +27,10 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # see above
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True  # what is compiled inside the block is not compiled with the mode
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not isinstance(func, torch._ops.OpOverload):  # one of higher order
             return func(*args, **(kwargs or {}))
