@@ -21,7 +21,7 @@ from passes.model_copy import ModelCopy
 from passes.tensor_copy import cloned, on_storage, shares_memory, storage_key
 
 
-class CopyOnWrite(DispatchMode):
+class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
 
     `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand

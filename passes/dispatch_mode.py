@@ -38,9 +38,10 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._seen_apart(func, args, kwargs or {})
         return self.seen(func, args, kwargs or {})
 
-    @torch._disable_dynamo
-    def _seen_apart(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _apart(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return self.seen(func, args, kwargs)
+
+    _seen_apart: Any = getattr(torch, "_disable_dynamo")(_apart)  # noqa: B009
 
     def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """The result of the operation."""

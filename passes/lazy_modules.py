@@ -174,7 +174,7 @@ class _Before:
                     tensor.data = data
                     tensor.__class__ = kind
                 else:
-                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)  # type: ignore[arg-type]
+                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)
                     torch.utils.swap_tensors(tensor, before)  # type: ignore[no-untyped-call]
 
 

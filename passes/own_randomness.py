@@ -23,7 +23,7 @@ from passes.torch_state import TORCH_STATE
 _CPU = torch.device("cpu")
 
 
-class OwnRandomness(DispatchMode):
+class OwnRandomness(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's random numbers are those after `seed`, or after the present random state."""
 
     def __init__(self, seed: int | None = None):
@@ -147,7 +147,7 @@ def _device(args: Any, kwargs: Any) -> torch.device:
 def _indexed(device: torch.device) -> torch.device:
     if device.type in ("cpu", "meta"):
         return torch.device(device.type)
-    if device.index is None:
+    if device.index is None:  # type: ignore[unreachable, unused-ignore]
         return torch.device(device.type, torch.get_device_module(device).current_device())
     return device
 
