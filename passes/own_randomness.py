@@ -147,8 +147,8 @@ def _device(args: Any, kwargs: Any) -> torch.device:
 def _indexed(device: torch.device) -> torch.device:
     if device.type in ("cpu", "meta"):
         return torch.device(device.type)
-    if device.index is None:  # type: ignore[unreachable, unused-ignore]
-        return torch.device(device.type, torch.get_device_module(device).current_device())
+    if device.index is None:
+        return torch.device(device.type, torch.get_device_module(device).current_device())  # type: ignore[unreachable]
     return device
 
 
