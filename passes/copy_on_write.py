@@ -1,8 +1,8 @@
 """Running a copy of a model without writing to the original: what is written to gets memory of its own first.
 
-The tensors of a copy are objects of its own on the original's memory (`passes/model_copy.py`). Here every operation that torch
-runs is seen before it does; one that writes into that memory writes into a copy of it, and whoever reads there from then on
-reads the copy. A model that writes nothing is not held twice.
+The tensors of a copy are objects of its own on the original's memory (`passes/model_copy.py`). Here every operation
+that torch runs is seen before it does; one that writes into that memory writes into a copy of it, and whoever reads
+there from then on reads the copy. A model that writes nothing is not held twice.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from passes.dispatch_mode import DispatchMode
 from passes.model_copy import ModelCopy
-from passes.tensor_copy import on_storage, shares_memory, storage_key
+from passes.tensor_copy import cloned, on_storage, shares_memory, storage_key
 
 
-class CopyOnWrite(TorchDispatchMode):
+class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
 
     `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand
     on a memory before it is written to for the first time, and may refuse it.
     """
-
-    supports_higher_order_operators = True  # which write nothing themselves
 
     def __init__(
         self,
@@ -43,10 +41,7 @@ class CopyOnWrite(TorchDispatchMode):
                 self._guarded.setdefault(storage_key(own), []).append((original, own))
         self._private: dict[int, torch.UntypedStorage] = {}  # the copies, by what they are copies of
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if not isinstance(func, torch._ops.OpOverload):
-            return func(*args, **kwargs)
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         for tensor in _written(func, args, kwargs):
             self._give_own_memory(tensor)
         if self._private:
@@ -62,7 +57,7 @@ class CopyOnWrite(TorchDispatchMode):
         if self._before_write is not None:
             self._before_write(pairs)
         key = storage_key(tensor)
-        storage = self._private[key] = tensor.untyped_storage().clone()
+        storage = self._private[key] = cloned(tensor.untyped_storage())
         for _, own in self._guarded.pop(key):
             if storage_key(own) == key:
                 own.data = on_storage(own, storage)

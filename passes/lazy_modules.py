@@ -265,7 +265,9 @@ def _take(tensor: torch.Tensor, found: torch.Tensor) -> None:
             if is_uninitialized(tensor):
                 tensor.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
         else:
-            twin = found.detach() if not isinstance(found, nn.Parameter) else nn.Parameter(found.data, found.requires_grad)
+            twin = (
+                found.detach() if not isinstance(found, nn.Parameter) else nn.Parameter(found.data, found.requires_grad)
+            )
             torch.utils.swap_tensors(tensor, twin)  # type: ignore[no-untyped-call]
 
 
@@ -292,7 +294,7 @@ class _Before:
                     tensor.data = data
                     tensor.__class__ = kind
                 else:
-                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)  # type: ignore[arg-type]
+                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)
                     torch.utils.swap_tensors(tensor, before)  # type: ignore[no-untyped-call]
 
 

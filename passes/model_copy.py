@@ -29,13 +29,20 @@ class ModelCopy:
     ones still so. `pairs` has the initialised tensors of the original, with the copy's.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device | None = None, tensors: TensorCopies | None = None, restores: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device | None = None,
+        tensors: TensorCopies | None = None,
+        restores: bool = False,
+    ):
         self._tensors = tensors or TensorCopies(device)
         self._memo: dict[int, Any] = {}
         self._copier = ObjectCopier(self._memo, self._tensors.copy, self._copied, self._where, restores)
         self._model = model
         self._at: tuple[nn.Module, str] = (model, "")
         self.module: nn.Module = self._copied(model)
+        self._memo.clear()  # it would keep alive what the copy lets go of
 
     @property
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -48,11 +55,12 @@ class ModelCopy:
     def _copied(self, model: nn.Module) -> nn.Module:
         """The copy of a module with all its submodules, some of which may have been copied before."""
         modules = [module for module in model.modules() if id(module) not in self._memo]
-        scripted = [module for module in modules if isinstance(module, torch.jit.ScriptModule)]
-        for module in scripted:
-            self._memo[id(module)] = self._scripted(module)
-        made = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
-        for module in made:
+        made = []
+        for module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                self._memo[id(module)] = self._scripted(module)
+                continue
+            made.append(module)
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None and id(tensor) not in self._memo:
                     self._memo[id(tensor)] = self._tensors.copy(tensor)
@@ -96,7 +104,7 @@ class ModelCopy:
         return f"{path}.{name}" if path else name
 
     def settled(self) -> nn.Module:
-        """The copy as a model to go on with: where a parameter or buffer is still what it was, it is the original's own.
+        """The copy as a model to go on with: where a parameter or buffer is still what it was, it is the original's.
 
         The memory of other tensors is copied, unless a parameter or buffer has it too.
         """
@@ -128,6 +136,11 @@ def is_same(original: torch.Tensor, own: torch.Tensor) -> bool:
         )
 
 
+def moved(original: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a copy's tensor now has other memory than the original's, or is of another type."""
+    return shares_memory(original) and (own.data_ptr() != original.data_ptr() or own.dtype is not original.dtype)
+
+
 def _storages(tensors: Iterable[torch.Tensor]) -> set[int]:
     return {storage_key(tensor) for tensor in tensors if not is_uninitialized(tensor) and shares_memory(tensor)}
 
@@ -147,7 +160,8 @@ def sharing_copy(model: nn.Module) -> nn.Module:
 def sets_mode_itself(model: nn.Module) -> bool:
     """Whether a module has a way of its own to change its mode, which may do anything."""
     return any(
-        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval for module in model.modules()
+        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+        for module in model.modules()
     )
 
 

@@ -1,8 +1,9 @@
 """Whole copies of Python objects: what `copy.deepcopy` leaves shared is copied too.
 
-A function that closes over an object, a method bound to one, a weak reference to one: each leads back to the original, so
-that what the copy does would reach it. Locks become locks that are free. What cannot be copied (an open file, a generator, a
-process group) does not keep what holds it from being copied: an `Uncopied` stands in its place and refuses to be used.
+A function that closes over an object, a method bound to one, a weak reference to one: each leads back to the
+original, so that what the copy does would reach it. Locks become locks that are free. What cannot be copied (an open
+file, a generator, a process group) does not keep what holds it from being copied: an `Uncopied` stands in its place
+and refuses to be used.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from passes.errors import CaptureError
+from passes.errors import CaptureError, TracerError
 
 _ATOMS = frozenset(
     {
         int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented), range, slice,
         torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout, torch.Stream, torch.Event,
         torch.jit.ScriptFunction,
-        types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType, property, type(sys.implementation),
+        types.ModuleType, types.CodeType, types.GenericAlias, types.UnionType, property,
     }
 )  # fmt: skip
 
@@ -90,7 +91,7 @@ class ObjectCopier:
         self._alive.append(value)
         try:
             made = self._made(value, kind)
-        except (MemoryError, CaptureError):
+        except (MemoryError, TracerError):
             raise
         except Exception as error:  # its class may have any code for this
             made = value if self._restores else Uncopied(value, self._where(), f"{type(error).__name__}: {error}")
@@ -141,7 +142,8 @@ class ObjectCopier:
             made.__setstate__(state)
         else:
             attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-            made.__dict__.update(attributes or {})
+            if attributes:
+                made.__dict__.update(attributes)
             for name, item in (slots or {}).items():
                 setattr(made, name, item)
 

@@ -1,32 +1,30 @@
 """Random numbers of our own: the same ones as torch's global random state gives, from generators that no one else has.
 
-Each operation that draws is seen before it does, and given such a generator. Another thread that draws meanwhile neither
-changes our numbers nor sees its own change. `torch.manual_seed` and what else works on the global state by name works, in
-this thread, on ours.
+Each operation that draws is seen before it does, and given such a generator. Another thread that draws meanwhile
+neither changes our numbers nor sees its own change. `torch.manual_seed` and what else works on the global state by
+name works, in this thread, on ours.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from passes.dispatch_mode import DispatchMode
 from passes.torch_state import TORCH_STATE
 
 _CPU = torch.device("cpu")
 
 
-class OwnRandomness(TorchDispatchMode):
+class OwnRandomness(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's random numbers are those after `seed`, or after the present random state."""
-
-    supports_higher_order_operators = True
 
     def __init__(self, seed: int | None = None):
         super().__init__()
@@ -51,7 +49,9 @@ class OwnRandomness(TorchDispatchMode):
     def moved(self) -> list[torch.device]:
         """The devices on which something was drawn."""
         return [
-            device for device, made in self._generators.items() if not torch.equal(made.get_state(), self._started[device])
+            device
+            for device, made in self._generators.items()
+            if not torch.equal(made.get_state(), self._started[device])
         ]
 
     def put_back(self) -> None:
@@ -59,8 +59,7 @@ class OwnRandomness(TorchDispatchMode):
         for device in self.moved():
             _set_state(device, self._generators[device].get_state(), self._around)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         way = _way_to_draw(func)
         if way is None:
             return func(*args, **kwargs)
@@ -69,7 +68,7 @@ class OwnRandomness(TorchDispatchMode):
             return func(*args, **kwargs)
         takes, position = way
         given = args[position] if 0 <= position < len(args) else kwargs.get("generator")
-        if given is not None and given._cdata != torch._C.default_generator._cdata:
+        if given is not None and given._cdata != torch._C.default_generator._cdata:  # type: ignore[attr-defined]
             return func(*args, **kwargs)  # the model has a generator of its own
         if takes is None and 0 in _dropout(func, args, kwargs):
             return func(*args, **kwargs)
@@ -96,12 +95,19 @@ class OwnRandomness(TorchDispatchMode):
 
 @contextmanager
 def own_randomness(seed: int | None = None, *, put_back: bool = False) -> Iterator[OwnRandomness]:
-    """Inside the block, random numbers are our own; with `put_back`, the random state then moves on as far as they did."""
+    """Inside the block, random numbers are our own; with `put_back`, the random state moves on as they did."""
     own = OwnRandomness(seed)
     with own, _named(own):
         yield own
     if put_back:
         own.put_back()
+
+
+@contextmanager
+def own_random_state(seed: int | None = None) -> Iterator[None]:
+    """Inside the block, `torch.manual_seed` and the like work on a state of our own; for what draws no real numbers."""
+    with _named(OwnRandomness(seed)):
+        yield
 
 
 @contextmanager
@@ -142,7 +148,7 @@ def _indexed(device: torch.device) -> torch.device:
     if device.type in ("cpu", "meta"):
         return torch.device(device.type)
     if device.index is None:
-        return torch.device(device.type, torch.get_device_module(device).current_device())
+        return torch.device(device.type, torch.get_device_module(device).current_device())  # type: ignore[unreachable]
     return device
 
 
@@ -150,8 +156,6 @@ def _indexed(device: torch.device) -> torch.device:
 def _way_to_draw(func: Any) -> tuple[Any, int] | None:
     """The operation that does the same with a generator, and where it takes that (-1: by name); None for the operation
     where there is none, and altogether for one that does not draw."""
-    if not isinstance(func, torch._ops.OpOverload):
-        return None
     names = [argument.name for argument in func._schema.arguments]
     if "generator" in names:
         return func, names.index("generator")
@@ -203,7 +207,7 @@ def _named(own: OwnRandomness) -> Iterator[None]:
     with _naming:
         _named_by += 1
         if _named_by == 1:
-            torch.random.default_generator = _ThreadsGenerator(torch._C.default_generator)  # type: ignore[assignment]
+            setattr(torch.random, "default_generator", _ThreadsGenerator(torch._C.default_generator))  # noqa: B010
     _stack().append(own)
     try:
         yield
@@ -212,7 +216,7 @@ def _named(own: OwnRandomness) -> Iterator[None]:
         with _naming:
             _named_by -= 1
             if _named_by == 0:
-                torch.random.default_generator = torch._C.default_generator
+                setattr(torch.random, "default_generator", torch._C.default_generator)  # noqa: B010
 
 
 def _state(device: torch.device, own: OwnRandomness | None = None) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The tensors of a model's copy: tensor objects of its own, on the memory of the original's.
 
-What is done to such an object (`.data = …`, `requires_grad_`, `zero_grad`) does not reach the original's; what is written
-into its memory does, and `passes/copy_on_write.py` keeps that from happening. Tensors that share memory go on sharing it,
-on another device too.
+What is done to such an object (`.data = …`, `requires_grad_`, `zero_grad`) does not reach the original's; what is
+written into its memory does, and `passes/copy_on_write.py` keeps that from happening. Tensors that share memory go on
+sharing it, on another device too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from passes.lazy_modules import is_uninitialized
 
@@ -45,8 +44,8 @@ class TensorCopies:
                 return fresh(tensor, self.device)
             data = self._data(tensor)
             kind = type(tensor)
-            if kind is nn.Parameter or kind is not torch.Tensor:
-                data = torch.Tensor._make_subclass(kind, data, tensor.requires_grad and tensor.is_leaf)  # type: ignore[arg-type]
+            if kind is not torch.Tensor:
+                data = torch.Tensor._make_subclass(kind, data, tensor.requires_grad and tensor.is_leaf)
             elif tensor.requires_grad and tensor.is_leaf:
                 data.requires_grad_()
             if tensor.__dict__:
@@ -64,7 +63,7 @@ class TensorCopies:
             return tensor.data
         key = storage_key(tensor)
         if key not in self._moved:
-            self._moved[key] = _copied(tensor.untyped_storage(), self.device or tensor.device)
+            self._moved[key] = cloned(tensor.untyped_storage(), self.device or tensor.device)
         return on_storage(tensor, self._moved[key])
 
 
@@ -76,30 +75,26 @@ def fresh(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Ten
     return fresh
 
 
-def _copied(storage: torch.UntypedStorage, device: torch.device) -> torch.UntypedStorage:
-    if device.type == "meta":
-        return torch.UntypedStorage(storage.nbytes(), device=device)
-    if storage.device == device:
-        return storage.clone()
-    return torch.UntypedStorage(storage.nbytes(), device=device).copy_(storage)
+def cloned(storage: torch.UntypedStorage, device: torch.device | None = None) -> torch.UntypedStorage:
+    """A copy of the memory, on the device; on meta, its size."""
+    made: Any = torch.UntypedStorage
+    copied: torch.UntypedStorage = made(storage.nbytes(), device=device or storage.device)
+    return copied if copied.device.type == "meta" else copied.copy_(storage)
 
 
 def shares_memory(tensor: torch.Tensor) -> bool:
     """Whether the tensor is numbers in a memory that others may share and that can be told from any other."""
     plain = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-    return (
-        plain
-        and tensor.layout is torch.strided
-        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-    )
+    return plain and tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
 
 
 def storage_key(tensor: torch.Tensor) -> int:
     """What tells the memory of a tensor from all other, as long as it is there."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def on_storage(tensor: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
     """A tensor that is in `storage` what `tensor` is in its own."""
     empty = torch.empty(0, dtype=tensor.dtype, device=storage.device)
-    return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())  # type: ignore[call-overload,no-any-return]
+    return empty.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())

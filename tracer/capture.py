@@ -20,7 +20,7 @@ from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors, rank_to_be
 from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import ModelCopy, in_eval_mode, is_same, sets_mode_itself
+from passes.model_copy import ModelCopy, in_eval_mode, moved, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program import LOCATION, SPEC, Program, Rung
@@ -143,7 +143,7 @@ class CapturingTracer(fx.Tracer):
     def _check_untouched(self) -> None:
         """Raises what the change of a tensor deserves that no operation wrote to, but that is another one now."""
         for original, own in self._pairs:
-            if not is_same(original, own) and id(own) not in self.written:
+            if moved(original, own) and id(own) not in self.written:
                 raise self._changed(original)
 
     def capture(self) -> Program:

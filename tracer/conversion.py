@@ -33,7 +33,7 @@ from passes.lazy_resolution import LazyOutline, LazyResolution
 from passes.loading_code import loading_code
 from passes.model_copy import ModelCopy, sharing_copy
 from passes.nested import leaves
-from passes.own_randomness import OwnRandomness, own_randomness, python_randomness_kept
+from passes.own_randomness import OwnRandomness, own_random_state, own_randomness, python_randomness_kept
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
@@ -442,11 +442,12 @@ class _Export:
         from passes.torch_exporter import export_through_torch
 
         pinned = pinned_sizes(work.log)
-        with work.timed("lowering"), _running(resolved) as module:
-            torch.manual_seed(0)
+        with own_randomness(0):
+            data = work.sample.data(work.log.sampled)
+        with work.timed("lowering"), TORCH_STATE, own_random_state(), running_copy(resolved) as module:
             return export_through_torch(
                 module.eval(),
-                [leaf for leaf in leaves(work.sample.data(work.log.sampled)) if isinstance(leaf, torch.Tensor)],
+                [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)],
                 work.sample.filled,
                 state=work.program.state(),
                 dynamic_axes=[
@@ -565,13 +566,6 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
             error.program.keep_known()
             error.report, error.program = build_report(error.program, model_name), None
         raise
-
-
-@contextmanager
-def _running(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy of the model that is run inside the block; nothing of the caller's changes, no random state either."""
-    with TORCH_STATE, own_randomness(), python_randomness_kept(), running_copy(model) as copy:
-        yield copy
 
 
 __all__ = ["Conversion", "convert", "draw", "inspect", "resolve"]

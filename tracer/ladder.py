@@ -35,23 +35,24 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
     too: what our rules alone refuse is followed on meta tensors, once a run on data has shown that torch takes it (on
     meta tensors it takes more than on data).
     """
+    try:
+        return trace(model, sample, log)
+    except (CaptureError, ShapeError) as error:
+        fault = error
     with own_randomness(), python_randomness_kept():
-        try:
-            return trace(model, sample, log)
-        except CaptureError as error:
-            fault = error
-        except ShapeError as error:
-            program = None if error.wants_fixed_size else _on_meta(model, sample, log, error)
-            if program is None or not _runs(model, sample, log):
-                raise
-            return program, []
-        return _untraced(model, sample, log, fault), []
+        if isinstance(fault, CaptureError):
+            return _untraced(model, sample, log, fault), []
+        program = None if fault.wants_fixed_size else _on_meta(model, sample, log, fault)
+        if program is None or not _runs(model, sample, log):
+            raise fault
+        return program, []
 
 
 def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
     """The first rung: the model's program, traced symbolically. Raises TracerError where it cannot be."""
-    program = capture(model, sample, log)
-    results = Pipeline([ShapePropagation()]).run(program)
+    with own_randomness(), python_randomness_kept():
+        program = capture(model, sample, log)
+        results = Pipeline([ShapePropagation()]).run(program)
     program.unreached = program.unreached_lazies()
     return program, results
 
@@ -66,7 +67,8 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         data = _data(sample, log)
         value, lazies, left_behind = _run_on_data(model, data, location)
     except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
-        if isinstance(error, InputError):  # that there is no data says nothing of the model
+        refused_alike = isinstance(error, CaptureError) and error.message == fault.message
+        if isinstance(error, InputError) or refused_alike:  # that there is no data says nothing of the model
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.dimension import Dim, Size, violated_by_sample
 from passes.errors import InputError
 from passes.guards import GuardLog
-from passes.nested import fields_of, is_dataclass_value, leaves, map_structure, with_fields
+from passes.nested import ATOMS, fields_of, is_dataclass_value, leaves, map_structure, with_fields
+from passes.object_copy import ObjectCopier
 from passes.spec import InputSpec, TensorSpec
 from tracer.dynamic_shapes import DynamicShapes, axis_names, declared_names
 
@@ -76,8 +77,11 @@ class Sample:
         return self._map(tensor)
 
     def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with other leaves, and copies of the caller's objects: a forward may write to them."""
+        copied = _Objects("")
+
         def leaf(value: Any) -> Any:
-            return replace(value) if isinstance(value, Leaf) else value
+            return replace(value) if isinstance(value, Leaf) else copied.copy(value)
 
         args, kwargs = map_structure((self.args, self.kwargs), leaf, keep_dataclasses=True)
         return args, kwargs
@@ -241,6 +245,38 @@ class _Symbols:
                 raise InputError(f"dims gives a size for {name}, but {listed}", remedy="name one of them")
 
 
+class _Objects:
+    """Copies what is no tensor and no container of them among the arguments: each object once."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._memo: dict[int, Any] = {}
+        self._copier = ObjectCopier(self._memo, self._refused, self._refused, lambda: f"the argument {name}".strip())
+
+    def copy(self, value: Any) -> Any:
+        return value if type(value) in ATOMS else self._copier.copy(value)
+
+    def checked(self, value: Any) -> Any:
+        """The object, if it can be an argument. Raises InputError where it holds a tensor or a module."""
+        self.copy(value)
+        for found in self._memo.values():  # an object's own way of being copied may have copied one
+            if isinstance(found, (torch.Tensor, nn.Module)):
+                self._refused(found)
+        return value
+
+    def _refused(self, value: torch.Tensor | nn.Module) -> Any:
+        kind = (
+            f"a tensor {TensorSpec.of(value)}"
+            if isinstance(value, torch.Tensor)
+            else f"the module {type(value).__name__}"
+        )
+        raise InputError(
+            f"{self._name} holds {kind} inside an object of a class that is not known here; what it holds would be "
+            "written into the export as it is now",
+            remedy="give its tensors as arguments of their own, in tuples, lists, dicts or dataclasses",
+        )
+
+
 def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
         if isinstance(value, torch.Tensor):
@@ -265,7 +301,7 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
         return {key: _to_leaves(f"{name}_{key}", item, given.get(key), symbols) for key, item in value.items()}
     if is_dataclass_value(value):
         return with_fields(value, _to_leaves(name, fields_of(value), entry, symbols))
-    return value
+    return value if type(value) in ATOMS else _Objects(name).checked(value)
 
 
 def _check_plain(name: str, tensor: torch.Tensor) -> None:
