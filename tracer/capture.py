@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import gc
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +18,9 @@ from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.utils.parametrize import is_parametrized
 
 from passes.dataflow import latest_steps
-from passes.errors import CaptureError, NeedsDataError, TracerError
+from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerError, noted_errors
 from passes.guards import GuardLog, Location
+from passes.holders import MISSING, release
 from passes.lazy_modules import (
     LazyLayer,
     awaits_first_input,
@@ -36,6 +39,7 @@ from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
+from tracer.memory_layout import MemoryLayouts
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -65,6 +69,8 @@ class _Mark:
     lazies: tuple[str, ...]
     inferred: tuple[int, ...]
     draws: int
+    made: int
+    signals: int
 
 
 class CapturingTracer(fx.Tracer):
@@ -93,15 +99,17 @@ class CapturingTracer(fx.Tracer):
         self._paths: list[str] = [""]
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
+        self.made: list[weakref.ref[Any]] = []
+        self._signals: list[TracerError] = []
         self.aliases = Aliases(self)
         self.known = KnownValues(self)
+        self.layouts = MemoryLayouts(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
 
     def capture(self) -> Program:
         try:
-            with tracing_environment(self):
-                self.trace(self._copy)
+            self._trace()
         except Exception as error:
             fault = self._explained(error)
             fault.program = self.program
@@ -113,6 +121,79 @@ class CapturingTracer(fx.Tracer):
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
         }
         return program
+
+    def _trace(self) -> None:
+        """Traces the copy, and leaves nothing traced behind, whatever happens."""
+        try:
+            try:
+                with tracing_environment(self), noted_errors() as self._signals:
+                    self.trace(self._copy)
+                caught = self._caught(self._signals)
+                if caught is not None:
+                    raise caught
+            except BaseException as error:
+                _forget_frames(error)
+                raise
+            finally:
+                self._signals = []
+                self._attributes, self._rebound = {}, []
+                holders = self._let_go()
+        finally:
+            self._let_go()  # once more, where an interrupt met the first
+        if holders:
+            raise SideEffectError(
+                f"the forward leaves what it computes in {', '.join(holders)}, which outlives the call",
+                remedy="keep it in an attribute of the model, or return it",
+            ).placed(Location("", definition(type(self._copy).forward)))
+
+    def _caught(self, signals: Sequence[TracerError], known: BaseException | None = None) -> TracerError | None:
+        """The first of our errors that the forward caught: what followed is not what the model does.
+
+        `known` is what it raised, which is not caught, nor is what that came from.
+        """
+        raised = set()
+        while known is not None and id(known) not in raised:
+            raised.add(id(known))
+            known = known.__cause__ or known.__context__
+        for error in signals:
+            places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            if id(error) not in raised and any(is_user_code(frame.f_code) for frame in places):
+                if not error.caught:
+                    error.caught = True
+                    error.message += "; and the forward catches the error that says so"
+                return error
+        return None
+
+    def _let_go(self, since: int = 0) -> list[str]:
+        """Takes the values made since then out of what still holds them; who held one that depends on an input.
+
+        Raises SideEffectError where something is left that nobody can be made to let go.
+        """
+        alive = self._alive(since)
+        if alive:
+            alive.clear()
+            gc.collect()
+            alive = self._alive(since)
+        if not alive:
+            return []
+        return release(alive, self._real, {id(module) for module in self._modules.values()})
+
+    def _alive(self, since: int) -> list[Any]:
+        return [value for made in self.made[since:] if (value := made()) is not None]
+
+    def _real(self, value: Any) -> Any:
+        """What eager PyTorch would have in the place of a traced value, or MISSING where that depends on an input."""
+        if type(value) is TracedNumber:
+            return MISSING if value.is_dynamic else value.value
+        if type(value) is not TracedTensor:
+            return MISSING
+        try:
+            if value.node.op == "get_attr":
+                return self.program.tensor(str(value.node.target))
+            found = self.known.tensor(value.node)
+        except Exception:  # torch may refuse to compute it in any way
+            return MISSING
+        return MISSING if found is None else found
 
     @property
     def program(self) -> Program:
@@ -179,6 +260,7 @@ class CapturingTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> TracedTensor:
         tensor = TracedTensor(node, self)
+        self.made.append(weakref.ref(tensor))
         self.aliases.add(tensor)
         return tensor
 
@@ -315,9 +397,11 @@ class CapturingTracer(fx.Tracer):
         try:
             return forward(*args, **kwargs)
         except Exception as error:
-            fault = self._explained(error)
-            if type(fault) is not CaptureError:
+            caught = self._caught(self._signals[before.signals :], error)
+            fault = self._explained(error) if caught is None else caught.placed(self._here())
+            if type(fault) is not CaptureError or fault.caught:
                 raise fault from error
+            _forget_frames(error)
         self._roll_back(before)
         return self._opaque_call(path, args, kwargs, fault)
 
@@ -361,10 +445,15 @@ class CapturingTracer(fx.Tracer):
             tuple(program.lazies),
             tuple(program.inferred),
             len(program.draws),
+            len(self.made),
+            len(self._signals),
         )
 
     def _roll_back(self, mark: _Mark) -> None:
         """Forgets everything that was recorded since `mark`."""
+        del self._signals[mark.signals :]
+        self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
+        self._let_go(mark.made)
         while len(self._rebound) > mark.rebound:
             tensor, node = self._rebound.pop()
             tensor.node = node
@@ -372,7 +461,6 @@ class CapturingTracer(fx.Tracer):
             if node is mark.last:
                 break
             self.graph.erase_node(node)
-        self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}
@@ -413,3 +501,15 @@ class CapturingTracer(fx.Tracer):
         if not isinstance(fault, CaptureError):
             before.others = [*before.others, fault]
         return before
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Clears the local variables of where an error and what led to it came through: they hold traced values."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            waiting += [current.__cause__, current.__context__]

@@ -33,6 +33,8 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
     try:
         return trace(model, sample, log)
     except CaptureError as error:
+        if error.caught:  # and would be again, by torch's exporter too
+            raise
         fault = error
     return _untraced(model, sample, log, fault), []
 

@@ -11,19 +11,22 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from passes.dimension import Dim, product
+from passes.dimension import Dim, hint, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import fields_of, is_dataclass_value, leaves
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
+from tracer.source_lines import is_user_code, only_tells
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -59,7 +62,7 @@ class TracedNumber:
     `value` is a number, or a `Dim` where it depends on a dynamic dimension.
     """
 
-    __slots__ = ("_node", "_operands", "_operation", "tracer", "value")
+    __slots__ = ("__weakref__", "_node", "_operands", "_operation", "tracer", "value")
 
     def __init__(self, tracer: CapturingTracer, value: Any, operation: Any, operands: tuple[Any, ...]):
         self.tracer = tracer
@@ -67,6 +70,7 @@ class TracedNumber:
         self._operation = operation
         self._operands = operands
         self._node: fx.Node | None = None
+        tracer.made.append(weakref.ref(self))
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -154,13 +158,40 @@ class TracedNumber:
         return answer
 
     def __hash__(self) -> int:
+        if self.is_dynamic:
+            raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
+        self.pin()
         return hash(self.value)
 
     def __repr__(self) -> str:
-        return str(self.value)
+        return repr(self.pin())
+
+    def __str__(self) -> str:
+        return str(self.pin())
 
     def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
+        return format(self.pin(), spec)
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(builtins.type(hint(self.value) if isinstance(self.value, Dim) else self.value), name):
+            raise AttributeError(f"{self.__class__.__name__!r} object has no attribute {name!r}")
+        return getattr(self.fixed(name), name)
+
+    def pin(self) -> Any:
+        """The number as text or as a key, which is right for this size alone: recorded as a guard.
+
+        What only tells something (a message, a line of a log) decides nothing.
+        """
+        number = self.value.hint if self.is_dynamic else self.value
+        if self.tracer.recording and not only_tells(sys._getframe(2)):
+            if isinstance(self.value, Ratio):
+                self.fixed("as text")
+            self.tracer.locate()
+            if self.is_dynamic:
+                assert self.value == number
+            elif self._operation is not None:
+                self.tracer.record_guard(f"{self.text()} == {number}")
+        return number
 
     def __ceil__(self) -> Any:
         return self._combine(math.ceil, self)
@@ -245,8 +276,32 @@ class TracedTensor(fx.Proxy):
 
     def type_for(self) -> type:
         """The type of what this stands for."""
+        if self.node.op == "get_attr":
+            return nn.Parameter if self.is_parameter else torch.Tensor
         value = self.tracer.value(self.node)
         return torch.Tensor if isinstance(value, TensorSpec) else type(value)
+
+    @property
+    def is_parameter(self) -> bool:
+        if self.node.op != "get_attr":
+            return False
+        with self.tracer.computing():
+            return isinstance(self.tracer.program.tensor(str(self.node.target)), nn.Parameter)
+
+    def __repr__(self) -> str:
+        return self._text("{!r}")
+
+    def __str__(self) -> str:
+        return self._text("{}")
+
+    def __format__(self, spec: str) -> str:
+        return self._text(f"{{:{spec}}}")
+
+    def _text(self, pattern: str) -> str:
+        frame = sys._getframe(2)
+        if not self.tracer.recording or not is_user_code(frame.f_code) or only_tells(frame):
+            return f"{self.node.name} {self.tracer.value(self.node)}"
+        return pattern.format(self.read("text"))
 
     def __getattr__(self, name: str) -> Any:
         answer = _ATTRIBUTES.get(name)
@@ -265,7 +320,9 @@ class TracedTensor(fx.Proxy):
         if is_inplace(name):
             pure = name[:-1] if name not in METHODS and name[:-1] in METHODS else name
             return lambda *args, **kwargs: self._become("call_method", pure, (self, *args), kwargs)
-        return fx.proxy.Attribute(self, name)
+        attribute = fx.proxy.Attribute(self, name)
+        self.tracer.made.append(weakref.ref(attribute))
+        return attribute
 
     def _become(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TracedTensor:
         """Records an in-place operation; from here on this tensor is its result."""
@@ -430,10 +487,32 @@ def _first_traced(value: Any) -> Any:
     return next((found for item in items if (found := _first_traced(item)) is not None), None)
 
 
-def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
-    shape = tensor.spec.shape
-    strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
-    return strides if dim is None else strides[dim]
+def _requires_grad(tensor: TracedTensor) -> bool:
+    """A parameter's own answer; of what is computed, that of a forward for inference, which records no gradients."""
+    if tensor.is_parameter:
+        with tensor.tracer.computing():
+            return bool(tensor.tracer.program.tensor(str(tensor.node.target)).requires_grad)
+    return _without_gradients(tensor, "requires_grad", False)
+
+
+def _is_leaf(tensor: TracedTensor) -> bool:
+    return tensor.is_parameter or _without_gradients(tensor, "is_leaf", True)
+
+
+def _grad_fn(tensor: TracedTensor) -> None:
+    _without_gradients(tensor, "grad_fn", None)
+
+
+def _without_gradients(tensor: TracedTensor, question: str, answer: Any) -> Any:
+    """The answer where no gradients are recorded; a guard, where what was computed would have another with them."""
+    if tensor.node.op not in ("placeholder", "get_attr"):
+        if torch.is_grad_enabled():
+            raise CaptureError(
+                f"the forward turns gradients on and asks for {tensor.node.name}.{question}",
+                remedy="leave gradients to the caller: an exported model has none",
+            )
+        tensor.tracer.record_guard(f"{tensor.node.name}.{question} is {answer}, without gradients")
+    return answer
 
 
 # What to do in place of a question about a tensor's data.
@@ -455,14 +534,15 @@ _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
     "is_sparse": lambda t: False,
     "is_quantized": lambda t: False,
     "is_nested": lambda t: False,
-    "requires_grad": lambda t: False,
-    "is_leaf": lambda t: False,
+    "requires_grad": lambda t: _requires_grad(t),
+    "is_leaf": lambda t: _is_leaf(t),
     "grad": lambda t: None,
-    "grad_fn": lambda t: None,
+    "grad_fn": lambda t: _grad_fn(t),
     "dim": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
     "ndimension": lambda t: lambda: t.number(t.spec.ndim, "dim", t),
-    "stride": lambda t: lambda dim=None: _stride(t, dim),
-    "is_contiguous": lambda t: lambda *args, **kwargs: True,
+    "stride": lambda t: lambda dim=None: t.tracer.layouts.stride(t, dim),
+    "is_contiguous": lambda t: lambda **given: t.tracer.layouts.is_contiguous(t, **given),
+    "storage_offset": lambda t: lambda: t.tracer.layouts.storage_offset(t),
     "is_floating_point": lambda t: lambda: t.spec.dtype.is_floating_point,
     "is_complex": lambda t: lambda: t.spec.dtype.is_complex,
     "element_size": lambda t: lambda: t.spec.dtype.itemsize,
