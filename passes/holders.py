@@ -11,7 +11,8 @@ import functools
 import gc
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import BuiltinMethodType, CellType, FrameType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
@@ -38,6 +39,30 @@ def release(values: Sequence[Any], real: Callable[[Any], Any], passing: Collecti
     return _Release(values, real, passing).run()
 
 
+@contextmanager
+def nothing_left_on_meta() -> Iterator[None]:
+    """What the caller's code keeps of tensors without data that the block made, it loses after the block.
+
+    It may keep a table by its size alone, and would find one without data where its own model runs.
+    """
+    before = _on_meta()
+    known = set(map(id, before))
+    try:
+        yield
+    finally:
+        left = [tensor for tensor in _on_meta() if id(tensor) not in known]
+        if left:
+            left.clear()
+            gc.collect(0)  # the collector pauses while a model is worked on: all that is new is young
+            left = [tensor for tensor in _on_meta() if id(tensor) not in known]
+            release(left, lambda _: MISSING)
+
+
+def _on_meta() -> list[torch.Tensor]:
+    with torch._C.DisableTorchFunctionSubclass():
+        return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor) and thing.is_meta]
+
+
 class _Release:
     def __init__(self, values: Sequence[Any], real: Callable[[Any], Any], passing: Collection[int]):
         self._values = values
@@ -46,6 +71,7 @@ class _Release:
         self._real: dict[int, Any] = {}
         self._passing = passing
         self._losers: list[Any] = []
+        self._names: dict[str, None] = {}
 
     def run(self) -> list[str]:
         level = list(self._things.values())
@@ -58,12 +84,11 @@ class _Release:
             self._things.update((id(holder), holder) for holder in level)
             if not level:
                 break
-        names: dict[str, None] = {}
         while self._losers:
             name = self._name(self._losers.pop(0))
             if name is not None:
-                names[name] = None
-        return list(names)
+                self._names[name] = None
+        return list(self._names)
 
     def _referrers(self, things: list[Any]) -> list[Any]:
         own = {id(own) for own in (things, self._values, self._things, self._real, self._losers, vars(self), self)}
@@ -118,7 +143,11 @@ class _Release:
         place = _place_of_names(holder)
         write = holder.__setitem__ if place is None or isinstance(place, ModuleType) else partial(setattr, place)
         entries = [(key, self._swap(key), value, self._swap(value)) for key, value in list(holder.items())]
-        self._note(holder, any(key is MISSING or value is MISSING for _, key, _, value in entries))
+        lost = [before for before, key, _, value in entries if key is MISSING or value is MISSING]
+        if place is None:
+            self._note(holder, bool(lost))
+        else:
+            self._names.update((f"{_title(place)}.{name}", None) for name in lost)
         if any(key is not before for before, key, _, _ in entries):
             holder.clear()
             holder.update((key, value) for _, key, _, value in entries if key is not MISSING and value is not MISSING)
@@ -199,14 +228,19 @@ def _place(thing: Any, held: Any) -> str | None:
         owner = _place_of_names(thing)
         if not isinstance(owner, ModuleType):
             return None
-        names = [f"{owner.__name__}.{name}" for name, value in thing.items() if value is held]
-        return names[0] if names else f"the globals of {owner.__name__}"
+        return _title(owner) + _name_in(thing, held)
     if isinstance(thing, type):
-        names = [name for name, value in vars(thing).items() if value is held]
-        return f"{thing.__module__}.{thing.__qualname__}" + f".{names[0]}" * bool(names)
+        return _title(thing) + _name_in(vars(thing), held)
     if isinstance(thing, FunctionType):
         return f"what {thing.__module__}.{thing.__qualname__} keeps"
     if isinstance(thing, nn.Module):
-        names = [name for name, value in vars(thing).items() if value is held]
-        return f"the caller's {type(thing).__name__}" + f".{names[0]}" * bool(names)
+        return f"the caller's {type(thing).__name__}" + _name_in(vars(thing), held)
     return None
+
+
+def _title(place: ModuleType | type) -> str:
+    return place.__name__ if isinstance(place, ModuleType) else f"{place.__module__}.{place.__qualname__}"
+
+
+def _name_in(names: Mapping[str, Any], held: Any) -> str:
+    return next((f".{name}" for name, value in names.items() if value is held), "")

@@ -172,7 +172,7 @@ class CapturingTracer(fx.Tracer):
         alive = self._alive(since)
         if alive:
             alive.clear()
-            gc.collect()
+            gc.collect(0)  # the collector pauses while a model is worked on: all that is new is young
             alive = self._alive(since)
         if not alive:
             return []
