@@ -7,8 +7,7 @@ import gc
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +36,7 @@ from passes.ops.op import find_module, has_rule
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
+from passes.torch_state import undisturbed
 from tracer.aliasing import Aliases
 from tracer.known_values import KnownValues
 from tracer.memory_layout import MemoryLayouts
@@ -48,6 +48,7 @@ from tracer.tracing_environment import as_ever, tracing_environment
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
 
+@undisturbed
 def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Program:
     """Traces `model` symbolically from the sample's specs; the model itself is not touched.
 
@@ -71,6 +72,21 @@ class _Mark:
     draws: int
     made: int
     signals: int
+
+
+class _Computing(as_ever):
+    """The block of `CapturingTracer.computing`."""
+
+    def __init__(self, tracer: CapturingTracer):
+        self._tracer = tracer
+
+    def __enter__(self) -> None:
+        self._recording, self._tracer._recording = self._tracer._recording, False
+        super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._tracer._recording = self._recording
 
 
 class CapturingTracer(fx.Tracer):
@@ -217,15 +233,16 @@ class CapturingTracer(fx.Tracer):
         with self.computing():
             return self.propagator.value(node)
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> _Computing:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
-        recording, self._recording = self._recording, False
-        try:
-            with as_ever():
-                yield
-        finally:
-            self._recording = recording
+        return _Computing(self)
+
+    def computes_on(self, device: str) -> bool:
+        """Whether the model has anything on a kind of device."""
+        specs = [node.meta[SPEC] for node in self.graph.nodes if node.op == "placeholder"]
+        return any(spec.device.type == device for spec in specs) or any(
+            tensor.device.type == device for tensor in self._copy.state_dict(keep_vars=True).values()
+        )
 
     @property
     def recording(self) -> bool:

@@ -25,7 +25,7 @@ from passes.nested import leaves
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
-from passes.torch_state import TORCH_STATE
+from passes.torch_state import TORCH_STATE, undisturbed
 from passes.weight_loading import WeightLoading, load_without_sample
 from tracer import __version__
 from tracer.collection_pause import without_collection
@@ -142,6 +142,7 @@ class Conversion:
             check(None)
 
 
+@undisturbed
 @without_collection
 def inspect(
     model: nn.Module,
@@ -163,6 +164,7 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@undisturbed
 @without_collection
 def draw(
     model: nn.Module,
@@ -195,6 +197,7 @@ def draw(
     return drawing
 
 
+@undisturbed
 @without_collection
 def resolve(
     model: nn.Module,
@@ -244,6 +247,7 @@ def resolve(
     return model
 
 
+@undisturbed
 @without_collection
 def convert(
     model: nn.Module,

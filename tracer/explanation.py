@@ -18,6 +18,7 @@ from passes.guards import GuardLog
 from passes.nested import map_structure
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
+from passes.torch_state import undisturbed
 from tracer.collection_pause import without_collection
 from tracer.ladder import follow
 from tracer.named_sizes import with_names
@@ -99,6 +100,7 @@ class Explanation:
         return [*self.sizes] or [f"{self.path or 'the model'} is not lazy: {self.type}({self.declared})"]
 
 
+@undisturbed
 @without_collection
 def why(
     model: nn.Module,
