@@ -47,7 +47,7 @@ def table(length: int, width: int = 4) -> torch.Tensor:
     return torch.arange(length * width).reshape(length, width).float()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def twice(length: int) -> int:
     return length * 2
 
