@@ -118,6 +118,9 @@ class TracedNumber:
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
+        if any(isinstance(value, (str, bytes, list, tuple)) for value in values):  # which is repeated
+            values = [operand.fixed("to repeat") if type(operand) is TracedNumber else operand for operand in operands]
+            return operation(*values)
         dynamic = any(isinstance(value, (Dim, Ratio)) for value in values)
         if dynamic and operation in _ON_FIXED:
             values = [
@@ -258,6 +261,9 @@ class TracedShape(tuple):  # type: ignore[type-arg]
     def __radd__(self, other: Any) -> TracedShape:
         return TracedShape((*other, *self))
 
+    def __repr__(self) -> str:
+        return f"torch.Size([{', '.join(map(repr, self))}])"
+
     def numel(self) -> Any:
         total: Any = 1
         for size in self:
@@ -301,7 +307,11 @@ class TracedTensor(fx.Proxy):
         frame = sys._getframe(2)
         if not self.tracer.recording or not is_user_code(frame.f_code) or only_tells(frame):
             return f"{self.node.name} {self.tracer.value(self.node)}"
-        return pattern.format(self.read("text"))
+        try:
+            return pattern.format(self.read("text"))
+        except CaptureError as error:
+            error.caught = True  # no other way of following the forward has the data either
+            raise
 
     def __getattr__(self, name: str) -> Any:
         answer = _ATTRIBUTES.get(name)

@@ -168,7 +168,9 @@ def _recognising(instance: Any, kind: Any) -> bool:
 
 def _calling(thing: Any) -> bool:
     """`callable`, to which a traced tensor is none: fx's proxies can be called."""
-    return _callable(_stands_for(thing) or thing) if _type(thing) is TracedTensor else _callable(thing)
+    if _type(thing) is not TracedTensor:
+        return _callable(thing)
+    return any("__call__" in vars(kind) for kind in thing.type_for().__mro__)
 
 
 def _stands_for(thing: Any) -> type | None:
