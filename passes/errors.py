@@ -21,7 +21,8 @@ _made = threading.local()
 def noted_errors() -> Iterator[list[TracerError]]:
     """Every error of ours that this thread makes inside the block, in order, raised or not."""
     outer = getattr(_made, "errors", None)
-    _made.errors = found = []
+    found: list[TracerError] = []
+    _made.errors = found
     try:
         yield found
     finally:
