@@ -194,6 +194,8 @@ class _Release:
                 if isinstance(thing, nn.Module) and id(thing) in self._passing:
                     ours = True
                     continue
+                if isinstance(thing, _Cached):  # its own dict: an entry less, which its user cannot tell
+                    return None
                 name = _place(thing, below[id(thing)])
                 if name is not None:
                     return name
