@@ -119,7 +119,7 @@ class CapturingTracer(fx.Tracer):
         self._signals: list[TracerError] = []
         self.aliases = Aliases(self)
         self.known = KnownValues(self)
-        self.layouts = MemoryLayouts(self)
+        self.layouts: MemoryLayouts = MemoryLayouts(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
 

@@ -502,11 +502,11 @@ def _requires_grad(tensor: TracedTensor) -> bool:
     if tensor.is_parameter:
         with tensor.tracer.computing():
             return bool(tensor.tracer.program.tensor(str(tensor.node.target)).requires_grad)
-    return _without_gradients(tensor, "requires_grad", False)
+    return bool(_without_gradients(tensor, "requires_grad", False))
 
 
 def _is_leaf(tensor: TracedTensor) -> bool:
-    return tensor.is_parameter or _without_gradients(tensor, "is_leaf", True)
+    return tensor.is_parameter or bool(_without_gradients(tensor, "is_leaf", True))
 
 
 def _grad_fn(tensor: TracedTensor) -> None:

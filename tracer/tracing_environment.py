@@ -248,7 +248,7 @@ def _refuse_autocast(tracer: CapturingTracer) -> None:
             )
             error.caught = True
             raise error
-        return enter(block)
+        return enter(block)  # type: ignore[no-untyped-call]
 
     torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
 
