@@ -6,11 +6,27 @@ A shape rule or a lowering knows only its operands, so it raises the bare fact (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from passes.guards import Location
+
+_made = threading.local()
+
+
+@contextmanager
+def noted_errors() -> Iterator[list[TracerError]]:
+    """Every error of ours that this thread makes inside the block, in order, raised or not."""
+    outer = getattr(_made, "errors", None)
+    found: list[TracerError] = []
+    _made.errors = found
+    try:
+        yield found
+    finally:
+        _made.errors = outer
 
 
 class TracerError(Exception):
@@ -20,6 +36,7 @@ class TracerError(Exception):
     `inputs` describes the values that went in; `chain` the steps that led there, nearest last;
     `remedy` is one thing to do about it. `others` are faults of the same model that do not follow from this one, in
     execution order. Where the model's forward was followed up to the fault, `report` says what is known of it.
+    `caught` says that the caller's forward caught the error, so that no other way of following it would meet it.
     """
 
     remedy_by_default = ""
@@ -35,6 +52,10 @@ class TracerError(Exception):
         self.others: Sequence[TracerError] = ()
         self.report: Any = None
         self.program: Any = None  # what the report is made from
+        self.caught = False
+        noted = getattr(_made, "errors", None)
+        if noted is not None:
+            noted.append(self)
 
     def placed(
         self, location: Location, operation: str = "", inputs: list[str] | None = None, chain: list[str] | None = None
@@ -92,6 +113,10 @@ class CaptureError(TracerError):
 
 class NeedsDataError(CaptureError):
     """The forward cannot be followed without data, neither symbolically nor on meta tensors."""
+
+
+class SideEffectError(TracerError):
+    """The forward leaves what it computes where it outlives the call."""
 
 
 class ShapeError(TracerError):

@@ -17,6 +17,7 @@ from torch import fx, nn
 from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
+from passes.holders import nothing_left_on_meta
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.leftovers import changes, state_of
 from passes.model_copy import copy_model
@@ -86,7 +87,8 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         value = probe(*args, **kwargs)
         return MetaResult(value, lazies, changes(before, state_of(probe, path), {layer.path for layer in lazies}))
 
-    return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
+    with nothing_left_on_meta():
+        return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
 
 
 def on_meta(module: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.modules import transformer
 
-from passes.torch_state import TORCH_STATE
+from passes.torch_state import Loan
 
 
 def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
@@ -26,15 +26,11 @@ def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Inside the block no transformer layer takes its fast path or looks at its mask's data."""
-    with TORCH_STATE:
-        enabled, detect = torch.backends.mha.get_fastpath_enabled(), transformer._detect_is_causal_mask
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    with Loan([(transformer, "_detect_is_causal_mask")], lambda: torch.backends.mha.set_fastpath_enabled(enabled)):
         torch.backends.mha.set_fastpath_enabled(False)
         transformer._detect_is_causal_mask = _by_hint_alone
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(enabled)
-            transformer._detect_is_causal_mask = detect
+        yield
 
 
 __all__ = ["plain_attention"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LazyResolutionError,
         LoadError,
         ShapeError,
+        SideEffectError,
         TracerError,
         TracerWarning,
         UnsupportedOpError,
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "passes.errors": (
         "CaptureError", "ExportError", "InputError", "InternalError", "LazyResolutionError", "LoadError", "ShapeError",
-        "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
+        "SideEffectError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
     "passes.spec": ("spec",),
     "tracer.comparison": ("Comparison", "compare"),
@@ -48,8 +49,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError", "InternalError",
-    "LazyResolutionError", "LoadError", "Report", "ShapeError", "TracerError", "TracerWarning", "UnsupportedOpError",
-    "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
+    "LazyResolutionError", "LoadError", "Report", "ShapeError", "SideEffectError", "TracerError", "TracerWarning",
+    "UnsupportedOpError", "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
     "why",
 ]  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import gc
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -15,8 +17,9 @@ from torch import fx, nn
 
 from passes.copy_on_write import CopyOnWrite
 from passes.dataflow import latest_steps
-from passes.errors import CaptureError, InputError, NeedsDataError, TracerError
+from passes.errors import CaptureError, InputError, NeedsDataError, SideEffectError, TracerError, noted_errors
 from passes.guards import GuardLog, Location
+from passes.holders import MISSING, release
 from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors, rank_to_be
 from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
@@ -26,10 +29,12 @@ from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
+from passes.torch_state import undisturbed
 from tracer.aliasing import Aliases, refuse_unfollowed
 from tracer.first_calls import FirstCalls
 from tracer.known_values import KnownValues
 from tracer.leaf_condition import LeafCondition
+from tracer.memory_layout import MemoryLayouts
 from tracer.real_tensors import RealTensors, with_written
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
@@ -39,6 +44,7 @@ from tracer.tracing_environment import as_ever, copied_hooks_of_all, tracing_env
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
 
+@undisturbed
 def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Program:
     """Traces `model` symbolically from the sample's specs; the model itself is not touched.
 
@@ -62,6 +68,23 @@ class _Mark:
     inferred: tuple[int, ...]
     draws: int
     settled: int
+    made: int
+    signals: int
+
+
+class _Computing(as_ever):
+    """The block of `CapturingTracer.computing`."""
+
+    def __init__(self, tracer: CapturingTracer):
+        self._tracer = tracer
+
+    def __enter__(self) -> None:
+        self._recording, self._tracer._recording = self._tracer._recording, False
+        super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._tracer._recording = self._recording
 
 
 class CapturingTracer(fx.Tracer):
@@ -111,9 +134,12 @@ class CapturingTracer(fx.Tracer):
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self.unpacked: list[tuple[TracedTensor, Any]] = []
+        self.made: list[weakref.ref[Any]] = []
+        self._signals: list[TracerError] = []
         self.aliases = Aliases(self)
         self.real = RealTensors(self)
         self.known = KnownValues(self)
+        self.layouts: MemoryLayouts = MemoryLayouts(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None
 
@@ -148,26 +174,54 @@ class CapturingTracer(fx.Tracer):
 
     def capture(self) -> Program:
         try:
-            with self._unwritten(), tracing_environment(self):
-                self.trace(self._copy)
-                refuse_unfollowed(self.program.output())
-            self._forget_unused()
-            self._check_untouched()
+            self._trace()
             self._first_calls.undo()
         except Exception as error:
             fault = self._explained(error)
             fault.program = self.program
             raise fault from error
-        finally:
-            self._put_back()
         program = self.program
-        program.left_behind = self._left_behind()
         program.constants = {
             str(node.target): program.tensor(str(node.target))
             for node in self.graph.nodes
             if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
         }
         return program
+
+    def _trace(self) -> None:
+        """Traces the copy, and leaves nothing traced behind, whatever happens."""
+        holders: list[str] = []
+        try:
+            try:
+                with self._unwritten(), tracing_environment(self), noted_errors() as self._signals:
+                    self.trace(self._copy)
+                    refuse_unfollowed(self.program.output())
+                caught = self._caught(self._signals)
+                if caught is not None:
+                    raise caught
+                self._forget_unused()
+                self._check_untouched()
+            except BaseException as error:
+                _forget_frames(error)
+                raise
+            finally:
+                self._put_back()
+                self.program.left_behind = self._left_behind()
+                self._forget_values()
+                holders = self._let_go()
+        finally:
+            self._let_go()  # once more, where an interrupt met the first
+        if holders:
+            raise SideEffectError(
+                f"the forward leaves what it computes in {', '.join(holders)}, which outlives the call",
+                remedy="keep it in an attribute of the model, or return it",
+            ).placed(Location("", definition(type(self._copy).forward)))
+
+    def _forget_values(self) -> None:
+        """Lets go of the traced values that are kept here."""
+        self._signals = []
+        self._attributes, self._rebound, self.unpacked = {}, [], []
+        self.real = RealTensors(self)
 
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
@@ -185,6 +239,54 @@ class CapturingTracer(fx.Tracer):
                 if name in own:
                     own[name] = tensor
         self.program.held = {}
+    def _caught(self, signals: Sequence[TracerError], known: BaseException | None = None) -> TracerError | None:
+        """The first of our errors that the forward caught: what followed is not what the model does.
+
+        `known` is what it raised, which is not caught, nor is what that came from.
+        """
+        raised = set()
+        while known is not None and id(known) not in raised:
+            raised.add(id(known))
+            known = known.__cause__ or known.__context__
+        for error in signals:
+            places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            if id(error) not in raised and any(is_user_code(frame.f_code) for frame in places):
+                if not error.caught:
+                    error.caught = True
+                    error.message += "; and the forward catches the error that says so"
+                return error
+        return None
+
+    def _let_go(self, since: int = 0) -> list[str]:
+        """Takes the values made since then out of what still holds them; who held one that depends on an input.
+
+        Raises SideEffectError where something is left that nobody can be made to let go.
+        """
+        alive = self._alive(since)
+        if alive:
+            alive.clear()
+            gc.collect(0)  # the collector pauses while a model is worked on: all that is new is young
+            alive = self._alive(since)
+        if not alive:
+            return []
+        return release(alive, self._real, {id(module) for module in self._modules.values()})
+
+    def _alive(self, since: int) -> list[Any]:
+        return [value for made in self.made[since:] if (value := made()) is not None]
+
+    def _real(self, value: Any) -> Any:
+        """What eager PyTorch would have in the place of a traced value, or MISSING where that depends on an input."""
+        if type(value) is TracedNumber:
+            return MISSING if value.is_dynamic else value.value
+        if type(value) is not TracedTensor:
+            return MISSING
+        try:
+            if value.node.op == "get_attr":
+                return self.program.tensor(str(value.node.target))
+            found = self.known.tensor(value.node)
+        except Exception:  # torch may refuse to compute it in any way
+            return MISSING
+        return MISSING if found is None else found
 
     @property
     def program(self) -> Program:
@@ -208,15 +310,16 @@ class CapturingTracer(fx.Tracer):
         with self.computing():
             return self.propagator.value(node)
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self) -> _Computing:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
-        recording, self._recording = self._recording, False
-        try:
-            with as_ever():
-                yield
-        finally:
-            self._recording = recording
+        return _Computing(self)
+
+    def computes_on(self, device: str) -> bool:
+        """Whether the model has anything on a kind of device."""
+        specs = [node.meta[SPEC] for node in self.graph.nodes if node.op == "placeholder"]
+        return any(spec.device.type == device for spec in specs) or any(
+            tensor.device.type == device for tensor in self._copy.state_dict(keep_vars=True).values()
+        )
 
     @property
     def recording(self) -> bool:
@@ -248,6 +351,7 @@ class CapturingTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> TracedTensor:
         tensor = TracedTensor(node, self)
+        self.made.append(weakref.ref(tensor))
         self.aliases.add(tensor)
         return tensor
 
@@ -437,9 +541,11 @@ class CapturingTracer(fx.Tracer):
         try:
             return self._module_call(m, *args, **kwargs)
         except Exception as error:
-            fault = self._explained(error)
-            if type(fault) is not CaptureError:
+            caught = self._caught(self._signals[before.signals :], error)
+            fault = self._explained(error) if caught is None else caught.placed(self._here())
+            if type(fault) is not CaptureError or fault.caught:
                 raise fault from error
+            _forget_frames(error)
         self._roll_back(before)
         return self._opaque_call(path, args, kwargs, fault)
 
@@ -487,22 +593,25 @@ class CapturingTracer(fx.Tracer):
             tuple(program.inferred),
             len(program.draws),
             len(self._first_calls),
+            len(self.made),
+            len(self._signals),
         )
 
     def _roll_back(self, mark: _Mark) -> None:
         """Forgets everything that was recorded since `mark`."""
-        while len(self._rebound) > mark.rebound:
-            tensor, node = self._rebound.pop()
-            tensor.node = node
-        for node in reversed(self.graph.nodes):
-            if node is mark.last:
-                break
-            self.graph.erase_node(node)
+        del self._signals[mark.signals :]
         self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
         for whole, place in self.unpacked[mark.unpacked :]:
             whole.forget(place)
         del self.unpacked[mark.unpacked :]
-        self.real.forget()
+        since = list(takewhile(lambda node: node is not mark.last, reversed(self.graph.nodes)))
+        self.real.forget(since)
+        self._let_go(mark.made)
+        while len(self._rebound) > mark.rebound:
+            tensor, node = self._rebound.pop()
+            tensor.node = node
+        for node in since:
+            self.graph.erase_node(node)
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = {path: program.lazies[path] for path in mark.lazies}
@@ -544,3 +653,15 @@ class CapturingTracer(fx.Tracer):
         if not isinstance(fault, CaptureError):
             before.others = [*before.others, fault]
         return before
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Clears the local variables of where an error and what led to it came through: they hold traced values."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            traceback.clear_frames(current.__traceback__)
+            waiting += [current.__cause__, current.__context__]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_lock = threading.Lock()
-_paused = 0
+# Who has paused the collector, by the thread; adding and discarding are single steps for other threads.
+_pausing: dict[object, int] = {}
 
 
 def without_collection(function: Function) -> Function:
@@ -24,29 +25,35 @@ def without_collection(function: Function) -> Function:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not _pause():
+        if not _pausing and not gc.isenabled():
             return function(*args, **kwargs)
+        token = object()
         try:
-            return function(*args, **kwargs)
+            try:
+                _pausing[token] = threading.get_ident()
+                gc.disable()
+                return function(*args, **kwargs)
+            finally:
+                _resume(token)
         finally:
-            _resume()
+            _resume(token)  # once more, where an interrupt met the first
 
     return run  # type: ignore[return-value]
 
 
-def _pause() -> bool:
-    global _paused
-    with _lock:
-        if not _paused and not gc.isenabled():
-            return False
-        _paused += 1
-        gc.disable()
-    return True
+def _resume(token: object) -> None:
+    _pausing.pop(token, None)
+    if not _pausing:
+        gc.enable()
 
 
-def _resume() -> None:
-    global _paused
-    with _lock:
-        _paused -= 1
-        if not _paused:
-            gc.enable()
+def _in_child() -> None:
+    """In a forked child no thread but the one that forked has paused anything."""
+    mine = threading.get_ident()
+    for token, thread in list(_pausing.items()):
+        if thread != mine:
+            _resume(token)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

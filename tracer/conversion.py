@@ -37,7 +37,7 @@ from passes.own_randomness import OwnRandomness, own_random_state, own_randomnes
 from passes.pipeline import Pass, PassResult, Pipeline, Stage
 from passes.program import Program
 from passes.simplification import Simplification
-from passes.torch_state import TORCH_STATE
+from passes.torch_state import TORCH_STATE, undisturbed
 from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
 from tracer.boundary import public
@@ -162,6 +162,7 @@ class Conversion:
 
 
 @public
+@undisturbed
 @without_collection
 @without_dynamic_axes
 def inspect(
@@ -185,6 +186,7 @@ def inspect(
 
 
 @public
+@undisturbed
 @without_collection
 @without_dynamic_axes
 def draw(
@@ -216,6 +218,7 @@ def draw(
 
 
 @public
+@undisturbed
 @without_collection
 @without_dynamic_axes
 def resolve(
@@ -270,6 +273,7 @@ def resolve(
 
 
 @public
+@undisturbed
 @without_collection
 @without_dynamic_axes
 def convert(

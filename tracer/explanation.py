@@ -18,6 +18,7 @@ from passes.guards import GuardLog
 from passes.nested import map_structure
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
+from passes.torch_state import undisturbed
 from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
@@ -102,6 +103,7 @@ class Explanation:
 
 
 @public
+@undisturbed
 @without_collection
 @without_dynamic_axes
 def why(

@@ -38,6 +38,8 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
     try:
         return trace(model, sample, log)
     except (CaptureError, ShapeError) as error:
+        if error.caught:  # and would be again, by torch's exporter too
+            raise
         fault = error
     with own_randomness(), python_randomness_kept():
         if isinstance(fault, CaptureError):

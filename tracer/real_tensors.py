@@ -121,11 +121,12 @@ class RealTensors:
     def follows_any(self, value: Any) -> bool:
         return bool(self._written) and any(map(self._is_followed, leaves(value)))
 
-    def forget(self) -> None:
-        """Forgets what the graph has no node for, after part of it was erased."""
+    def forget(self, nodes: Iterable[fx.Node]) -> None:
+        """Forgets what stands on nodes that are to be erased."""
+        erased = set(nodes)
         for table in (self._entered, self._by_traced, self._memory):
             for key, entered in list(table.items()):
-                if entered.node._erased:
+                if entered.node in erased:
                     del table[key]
         self._written &= {memory_of(entered.tensor) or 0 for entered in self._entered.values()}
 

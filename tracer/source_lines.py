@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import linecache
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
@@ -48,6 +50,44 @@ def definition(function: Any) -> str | None:
     if code is None or not is_user_code(code):
         return None
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+
+def only_tells(frame: FrameType | None) -> bool:
+    """Whether the caller's statement at work makes a text only to say it: an error, a warning, a line of a log."""
+    while frame is not None and not is_user_code(frame.f_code):
+        frame = frame.f_back
+    return frame is not None and frame.f_lineno in _telling_lines(frame.f_code.co_filename)
+
+
+@functools.lru_cache(maxsize=64)
+def _telling_lines(filename: str) -> frozenset[int]:
+    """The lines of a file that belong to statements which only say something."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError):
+        return frozenset()
+    telling: set[int] = set()
+    deciding: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Raise, ast.Assert)) or (isinstance(node, ast.Expr) and _says(node.value)):
+            telling.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.stmt) and not hasattr(node, "body"):
+            deciding.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return frozenset(telling - deciding)
+
+
+def _says(expression: ast.expr) -> bool:
+    """Whether an expression calls a function that says something to people."""
+    if not isinstance(expression, ast.Call):
+        return False
+    function = expression.func
+    name = (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
+    return name in _SAYING
+
+
+_SAYING = frozenset({"print", "_assert", "_check", "warn", "warning", "warning_once", "info", "debug", "error", "log"})
 
 
 def current_source(boundary: CodeType) -> str | None:

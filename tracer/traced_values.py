@@ -11,14 +11,16 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from passes.dimension import Dim, product
+from passes.dimension import Dim, hint, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import fields_of, is_dataclass_value, leaves
 from passes.ops.assignment import with_item
@@ -26,6 +28,7 @@ from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 from tracer.real_tensors import with_written, written_place
+from tracer.source_lines import is_user_code, only_tells
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -61,7 +64,7 @@ class TracedNumber:
     `value` is a number, or a `Dim` where it depends on a dynamic dimension.
     """
 
-    __slots__ = ("_node", "_operands", "_operation", "tracer", "value")
+    __slots__ = ("__weakref__", "_node", "_operands", "_operation", "tracer", "value")
 
     def __init__(self, tracer: CapturingTracer, value: Any, operation: Any, operands: tuple[Any, ...]):
         self.tracer = tracer
@@ -69,6 +72,7 @@ class TracedNumber:
         self._operation = operation
         self._operands = operands
         self._node: fx.Node | None = None
+        tracer.made.append(weakref.ref(self))
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -116,6 +120,9 @@ class TracedNumber:
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
+        if any(isinstance(value, (str, bytes, list, tuple)) for value in values):  # which is repeated
+            values = [operand.fixed("to repeat") if type(operand) is TracedNumber else operand for operand in operands]
+            return operation(*values)
         dynamic = any(isinstance(value, (Dim, Ratio)) for value in values)
         if dynamic and operation in _ON_FIXED:
             values = [
@@ -157,13 +164,40 @@ class TracedNumber:
         return answer
 
     def __hash__(self) -> int:
+        if self.is_dynamic:
+            raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
+        self.pin()
         return hash(self.value)
 
     def __repr__(self) -> str:
-        return str(self.value)
+        return repr(self.pin())
+
+    def __str__(self) -> str:
+        return str(self.pin())
 
     def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
+        return format(self.pin(), spec)
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(builtins.type(hint(self.value) if isinstance(self.value, Dim) else self.value), name):
+            raise AttributeError(f"{self.__class__.__name__!r} object has no attribute {name!r}")
+        return getattr(self.fixed(name), name)
+
+    def pin(self) -> Any:
+        """The number as text or as a key, which is right for this size alone: recorded as a guard.
+
+        What only tells something (a message, a line of a log) decides nothing.
+        """
+        number = self.value.hint if self.is_dynamic else self.value
+        if self.tracer.recording and not only_tells(sys._getframe(2)):
+            if isinstance(self.value, Ratio):
+                self.fixed("as text")
+            self.tracer.locate()
+            if self.is_dynamic:
+                assert self.value == number
+            elif self._operation is not None:
+                self.tracer.record_guard(f"{self.text()} == {number}")
+        return number
 
     def __ceil__(self) -> Any:
         return self._combine(math.ceil, self)
@@ -230,6 +264,9 @@ class TracedShape(tuple):  # type: ignore[type-arg]
     def __radd__(self, other: Any) -> TracedShape:
         return TracedShape((*other, *self))
 
+    def __repr__(self) -> str:
+        return f"torch.Size([{', '.join(map(repr, self))}])"
+
     def numel(self) -> Any:
         total: Any = 1
         for size in self:
@@ -254,9 +291,37 @@ class TracedTensor(fx.Proxy):
     def type_for(self) -> type:
         """The type of what this stands for."""
         if self.tracer.awaited(self.node) is not None:
-            return torch.nn.Parameter
+            return nn.Parameter
+        if self.node.op == "get_attr":
+            return nn.Parameter if self.is_parameter else torch.Tensor
         value = self.tracer.value(self.node)
         return torch.Tensor if isinstance(value, TensorSpec) else type(value)
+
+    @property
+    def is_parameter(self) -> bool:
+        if self.node.op != "get_attr":
+            return False
+        with self.tracer.computing():
+            return isinstance(self.tracer.program.tensor(str(self.node.target)), nn.Parameter)
+
+    def __repr__(self) -> str:
+        return self._text("{!r}")
+
+    def __str__(self) -> str:
+        return self._text("{}")
+
+    def __format__(self, spec: str) -> str:
+        return self._text(f"{{:{spec}}}")
+
+    def _text(self, pattern: str) -> str:
+        frame = sys._getframe(2)
+        if not self.tracer.recording or not is_user_code(frame.f_code) or only_tells(frame):
+            return f"{self.node.name} {self.tracer.value(self.node)}"
+        try:
+            return pattern.format(self.read("text"))
+        except CaptureError as error:
+            error.caught = True  # no other way of following the forward has the data either
+            raise
 
     def __getattr__(self, name: str) -> Any:
         answer = _ATTRIBUTES.get(name)
@@ -274,7 +339,9 @@ class TracedTensor(fx.Proxy):
             raise AttributeError(f"{builtins.type(value).__name__!r} object has no attribute {name!r}")
         if is_inplace(name):
             return partial(self._in_place, name)
-        return fx.proxy.Attribute(self, name)
+        attribute = fx.proxy.Attribute(self, name)
+        self.tracer.made.append(weakref.ref(attribute))
+        return attribute
 
     @property
     def data(self) -> TracedTensor:
@@ -567,10 +634,32 @@ def _read_only(array: Any) -> Any:
     return array
 
 
-def _stride(tensor: TracedTensor, dim: int | None = None) -> Any:
-    shape = tensor.spec.shape
-    strides = tuple(product(shape[axis + 1 :]) for axis in range(len(shape)))
-    return strides if dim is None else strides[dim]
+def _requires_grad(tensor: TracedTensor) -> bool:
+    """A parameter's own answer; of what is computed, that of a forward for inference, which records no gradients."""
+    if tensor.is_parameter:
+        with tensor.tracer.computing():
+            return bool(tensor.tracer.program.tensor(str(tensor.node.target)).requires_grad)
+    return bool(_without_gradients(tensor, "requires_grad", False))
+
+
+def _is_leaf(tensor: TracedTensor) -> bool:
+    return tensor.is_parameter or bool(_without_gradients(tensor, "is_leaf", True))
+
+
+def _grad_fn(tensor: TracedTensor) -> None:
+    _without_gradients(tensor, "grad_fn", None)
+
+
+def _without_gradients(tensor: TracedTensor, question: str, answer: Any) -> Any:
+    """The answer where no gradients are recorded; a guard, where what was computed would have another with them."""
+    if tensor.node.op not in ("placeholder", "get_attr"):
+        if torch.is_grad_enabled():
+            raise CaptureError(
+                f"the forward turns gradients on and asks for {tensor.node.name}.{question}",
+                remedy="leave gradients to the caller: an exported model has none",
+            )
+        tensor.tracer.record_guard(f"{tensor.node.name}.{question} is {answer}, without gradients")
+    return answer
 
 
 # What to do in place of a question about a tensor's data.
@@ -596,14 +685,15 @@ _ATTRIBUTES: dict[str, Callable[[TracedTensor], Any]] = {
     "is_sparse": lambda t: False,
     "is_quantized": lambda t: False,
     "is_nested": lambda t: False,
-    "requires_grad": lambda t: t.tracer.requires_grad(t.node),
-    "is_leaf": lambda t: False,
+    "requires_grad": lambda t: _requires_grad(t),
+    "is_leaf": lambda t: _is_leaf(t),
     "grad": lambda t: None,
-    "grad_fn": lambda t: None,
+    "grad_fn": lambda t: _grad_fn(t),
     "dim": lambda t: t.rank,
     "ndimension": lambda t: t.rank,
-    "stride": lambda t: lambda dim=None: _stride(t, dim),
-    "is_contiguous": lambda t: lambda *args, **kwargs: True,
+    "stride": lambda t: lambda dim=None: t.tracer.layouts.stride(t, dim),
+    "is_contiguous": lambda t: lambda **given: t.tracer.layouts.is_contiguous(t, **given),
+    "storage_offset": lambda t: lambda: t.tracer.layouts.storage_offset(t),
     "is_floating_point": lambda t: lambda: t.typed.dtype.is_floating_point,
     "is_complex": lambda t: lambda: t.typed.dtype.is_complex,
     "element_size": lambda t: lambda: t.typed.dtype.itemsize,

@@ -10,7 +10,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, ModuleType
@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from torch.nn.modules import module as calling
 from torch.utils._device import _device_constructors
 
-from passes.errors import NeedsDataError
+from passes.errors import CaptureError, NeedsDataError
 from passes.model_copy import ModelCopy
 from passes.plain_attention import plain_attention
-from passes.torch_state import TORCH_STATE
+from passes.torch_state import Loan
 from tracer.real_tensors import FollowingReal
 from tracer.source_lines import is_user_code
-from tracer.traced_values import TracedTensor, has_traced
+from tracer.traced_values import TracedNumber, TracedShape, TracedTensor, has_traced
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -75,22 +75,50 @@ NATIVE = [
 ]
 
 
+# Whatever is patched, by the module or class that has it; fx's own patches, too.
+_BASE = torch.autograd.function._SingleLevelFunction
+_PLACES: list[tuple[Any, str]] = [
+    *((builtins, name) for name in ("isinstance", "callable", "type")),
+    *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
+    *((home, name) for home, name, _, _ in NATIVE),
+    *((symbolic_trace, name) for name in ("_wrapped_fns_to_patch", "_wrapped_methods_to_patch")),
+    *((symbolic_trace, name) for name in ("_is_fx_tracing_flag", "CURRENT_PATCHER") if hasattr(symbolic_trace, name)),
+    (torch.autocast, "__enter__"),
+    (torch, "cond"),
+    (torch._C.ScriptFunction, "__call__"),
+    (_BASE, "apply"),
+    (torch._functorch.utils, "unwrap_dead_wrappers"),
+]
+
+
 @contextmanager
 def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
     """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
-    with (
-        TORCH_STATE,
-        torch.no_grad(),
-        plain_attention(),
-        _hooks_of_all(tracer.hooks_of_all),
-        _passing_for_tensors(),
-        _recorded_natives(tracer),
-        _recorded_training(tracer),
-        _traced_native_calls(tracer),
-        _traced_wrapped_functions(),
-        _undecided_branches(),
-        FollowingReal(tracer, TracedTensor.__torch_function__),
-    ):
+    # torch caches its functions when it first enters a device or overrides one; it must find its own.
+    _device_constructors()
+    torch.overrides.is_tensor_method_or_property(torch.add)
+    finders, depth = list(sys.meta_path), len(_at_work)
+    undo = (
+        partial(sys.meta_path.__setitem__, slice(None), finders),
+        partial(_at_work.__delitem__, slice(depth, None)),
+        partial(_set_hooks_of_all, [dict(hooks) for hooks in _HOOKS_OF_ALL]),
+    )
+    following = FollowingReal(tracer, TracedTensor.__torch_function__)
+    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), following:
+        _set_hooks_of_all(tracer.hooks_of_all)
+        sys.meta_path.insert(0, _CompilerFinder())
+        _set_builtins(_TRACING)
+        if not _at_work:
+            for home, name, _, stand_in in NATIVE:
+                setattr(home, name, stand_in)
+        _at_work.append(tracer)
+        _record_training(tracer)
+        _trace_native_calls(tracer)
+        _refuse_autocast(tracer)
+        # Functions that their authors kept from fx (`torch.fx.wrap`) are traced through: they were kept for what
+        # plain fx cannot trace; questions about shapes, mostly.
+        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
+        _leave_branches_undecided()
         yield
 
 
@@ -103,48 +131,36 @@ def copied_hooks_of_all(copy: ModelCopy) -> list[Hooks]:
     return [dict(copy.hooks(hooks)) for hooks in _HOOKS_OF_ALL]
 
 
-@contextmanager
-def _hooks_of_all(copied: list[Hooks]) -> Iterator[None]:
-    """Inside the block the hooks of all modules are copies: what they keep is not the caller's."""
-    before = [dict(hooks) for hooks in _HOOKS_OF_ALL]
-    try:
-        for hooks, copies in zip(_HOOKS_OF_ALL, copied, strict=True):
-            hooks.update(copies)
-        yield
-    finally:
-        for hooks, kept in zip(_HOOKS_OF_ALL, before, strict=True):
+def _set_hooks_of_all(wanted: list[Hooks]) -> None:
+    for hooks, kept in zip(_HOOKS_OF_ALL, wanted, strict=True):
+        if hooks != kept:
             hooks.clear()
             hooks.update(kept)
 
 
-@contextmanager
-def _passing_for_tensors() -> Iterator[None]:
-    """Inside the block, `isinstance` takes a traced tensor for what it stands for.
+class as_ever:  # noqa: N801
+    """Inside the block, within that of `tracing_environment`, Python's own `isinstance`, `callable` and `type`.
 
-    A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
-    tensor that is not there.
+    No generator, which an interrupt would leave half-way, to put the traced ones back at any time.
     """
-    sys.meta_path.insert(0, _CompilerFinder)
-    try:
-        with _isinstance(_recognising):
-            yield
-    finally:
-        sys.meta_path.remove(_CompilerFinder)
+
+    def __enter__(self) -> None:
+        self._before = builtins.isinstance, builtins.callable, builtins.type
+        _set_builtins(_GENUINE)
+
+    def __exit__(self, *_: object) -> None:
+        _set_builtins(self._before)
 
 
-@contextmanager
-def as_ever() -> Iterator[None]:
-    """Inside the block, within that of `tracing_environment`, Python's own `isinstance`."""
-    with _isinstance(_GENUINE):
-        yield
+def _set_builtins(answers: tuple[Any, Any, Any]) -> None:
+    builtins.isinstance, builtins.callable, builtins.type = answers  # type: ignore[misc]
 
 
 class _CompilerFinder(MetaPathFinder):
-    """Loads torch's compiler, which much of torch does on first use, with Python's own `isinstance`: it keeps a
-    reference to it, and would not know it after the block."""
+    """Loads torch's compiler, which much of torch does on first use, with Python's own builtins: it keeps references to
+    them, and would not know them after the block."""
 
-    @classmethod
-    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name == "torch._dynamo" else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -157,43 +173,80 @@ class _CompilerFinder(MetaPathFinder):
         return spec
 
 
-_GENUINE = builtins.isinstance
+_GENUINE = builtins.isinstance, builtins.callable, builtins.type
+_isinstance, _callable, _type = _GENUINE
 
 
 def _recognising(instance: Any, kind: Any) -> bool:
-    return _GENUINE(instance, kind) or (type(instance) is TracedTensor and issubclass(instance.type_for(), kind))
+    """`isinstance`, which takes a traced tensor for what it stands for.
+
+    A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
+    tensor that is not there.
+    """
+    if _isinstance(instance, kind):
+        return True
+    if _type(instance) not in _TRACED:
+        return False
+    stands_for = _stands_for(instance)
+    return stands_for is not None and issubclass(stands_for, kind)
 
 
-@contextmanager
-def _isinstance(answer: Callable[[Any, Any], bool]) -> Iterator[None]:
-    before, builtins.isinstance = builtins.isinstance, answer
-    try:
-        yield
-    finally:
-        builtins.isinstance = before
+def _calling(thing: Any) -> bool:
+    """`callable`, to which a traced tensor is none: fx's proxies can be called."""
+    if _type(thing) is not TracedTensor:
+        return _callable(thing)
+    return any("__call__" in vars(kind) for kind in thing.type_for().__mro__)
 
 
-@contextmanager
-def _recorded_natives(tracer: CapturingTracer) -> Iterator[None]:
-    """While tracing, torch's creation functions become graph nodes, and so do others that something traced reaches."""
-    # torch caches its functions when it first enters a device or overrides one; it must find its own.
-    _device_constructors()
-    torch.overrides.is_tensor_method_or_property(torch.add)
-    if not _at_work:
-        for home, name, _, stand_in in NATIVE:
-            setattr(home, name, stand_in)
-    _at_work.append(tracer)
-    try:
-        yield
-    finally:
-        _at_work.pop()
-        if not _at_work:
-            for home, name, native, _ in NATIVE:
-                setattr(home, name, native)
+def _stands_for(thing: Any) -> type | None:
+    kind = _type(thing)
+    if kind is TracedTensor:
+        return thing.type_for()  # type: ignore[no-any-return]
+    return torch.Size if kind is TracedShape else thing.__class__ if kind is TracedNumber else None
 
 
-@contextmanager
-def _recorded_training(tracer: CapturingTracer) -> Iterator[None]:
+class _TypeOf:
+    """`type`, which gives the caller's code the type of what a traced value stands for; in all else Python's own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kind = _type(*args, **kwargs)
+        if len(args) == 1 and kind in _TRACED and is_user_code(sys._getframe(1).f_code):
+            return _stands_for(args[0])
+        return kind
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return _isinstance(instance, _type)
+
+    def __subclasscheck__(self, kind: Any) -> bool:
+        return issubclass(kind, _type)
+
+    def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
+        return (_type,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_type, name)
+
+    def __getitem__(self, item: Any) -> Any:
+        return _type[item]
+
+    def __or__(self, other: Any) -> Any:
+        return _type | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | _type
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is _type
+
+    def __hash__(self) -> int:
+        return hash(_type)
+
+
+_TRACED = frozenset({TracedTensor, TracedNumber, TracedShape})
+_TRACING = _recognising, _calling, _TypeOf()
+
+
+def _record_training(tracer: CapturingTracer) -> None:
     """While tracing, reading a module's `training` in the caller's code is recorded as a guard."""
 
     def read(module: nn.Module) -> bool:
@@ -206,19 +259,31 @@ def _recorded_training(tracer: CapturingTracer) -> Iterator[None]:
         module.__dict__["training"] = mode
 
     nn.Module.training = property(read, write)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del nn.Module.training
 
 
-@contextmanager
-def _traced_native_calls(tracer: CapturingTracer) -> Iterator[None]:
+def _refuse_autocast(tracer: CapturingTracer) -> None:
+    """While tracing, a block that computes in other dtypes is refused: what it casts, no shape rule follows."""
+    enter = torch.autocast.__enter__
+
+    def refuse(block: Any) -> Any:
+        if tracer.recording and block._enabled and tracer.computes_on(block.device):
+            error = CaptureError(
+                f"the forward computes in a block of torch.autocast({block.device!r}, dtype={block.fast_dtype})",
+                remedy="convert the model without it: cast where it matters, or export the whole model in that dtype",
+            )
+            error.caught = True
+            raise error
+        return enter(block)  # type: ignore[no-untyped-call]
+
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
+
+
+def _trace_native_calls(tracer: CapturingTracer) -> None:
     """While tracing, what runs native code on a traced tensor, which that would take for one of its own, does not.
 
     A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.
     """
-    base = torch.autograd.function._SingleLevelFunction
+    base = _BASE
     unwrap = torch._functorch.utils.unwrap_dead_wrappers
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -240,30 +305,9 @@ def _traced_native_calls(tracer: CapturingTracer) -> Iterator[None]:
     torch._C.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
     base.apply = classmethod(apply)  # type: ignore[attr-defined]
     torch._functorch.utils.unwrap_dead_wrappers = lambda args: args if has_traced(args) else unwrap(args)
-    try:
-        yield
-    finally:
-        del base.apply  # type: ignore[attr-defined]
-        torch._functorch.utils.unwrap_dead_wrappers = unwrap
-        torch._C.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
 
 
-@contextmanager
-def _traced_wrapped_functions() -> Iterator[None]:
-    """While tracing, functions that their authors kept from fx (`torch.fx.wrap`) are traced through.
-
-    They were kept for what plain fx cannot trace; questions about shapes, mostly.
-    """
-    wrapped = symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch
-    symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
-    try:
-        yield
-    finally:
-        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = wrapped
-
-
-@contextmanager
-def _undecided_branches() -> Iterator[None]:
+def _leave_branches_undecided() -> None:
     """While tracing, `torch.cond` on a traced tensor needs data, as `if` does.
 
     torch would compile it; and its compiler, first loaded inside the block, would never again know Python's own
@@ -279,7 +323,3 @@ def _undecided_branches() -> Iterator[None]:
         return cond(*args, **kwargs)
 
     torch.cond = undecided
-    try:
-        yield
-    finally:
-        torch.cond = cond

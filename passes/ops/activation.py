@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from passes.errors import check
 from passes.ops.op import Op, Owned
 from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
+from passes.ops.random_numbers import refuse
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ def refuse_slopes(input: TensorSpec, lower: float, upper: float, training: bool)
 def lower_rrelu(
     emit: Emitter, input: Value, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
 ) -> Value:
-    """At inference the random slope is its mean."""
+    """In eval mode the random slope is its mean."""
+    if training:
+        refuse(emit)
     return _leaky(emit, input, (lower + upper) / 2)
 
 

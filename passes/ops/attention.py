@@ -21,6 +21,7 @@ from passes.ops.assignment import counted
 from passes.ops.layout import same_size, swapped, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
+from passes.ops.random_numbers import refuse
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec
 
@@ -36,7 +37,7 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def drops_weights(arguments: Mapping[str, Any]) -> bool:
-    """Whether a dry run draws random numbers. The exported graph is for inference and drops nothing."""
+    """Whether it draws random numbers, as it does in eval mode, too."""
     return bool(arguments["dropout_p"] > 0)
 
 
@@ -118,6 +119,8 @@ def lower_attention(
     enable_gqa: bool = False,
 ) -> Value:
     """ONNX's own Attention where it does exactly this, else the formula."""
+    if dropout_p > 0:
+        refuse(emit)
     spec = attention_shape(query.known, key.known, value.known, enable_gqa=enable_gqa)
     if attn_mask is None and _is_fused(emit, query, key, value, scale):
         factor = None if scale is None else float(scale)

@@ -1,6 +1,7 @@
-"""Dropout and identity: at inference their result is their input.
+"""Dropout and identity: in eval mode a dropout's result is its input.
 
-That holds for a functional dropout whose `training` is left at its default, too: a graph is for inference.
+A functional dropout whose `training` is left at its default drops in eval mode, too: it draws random numbers, and is
+refused as whatever draws them.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from torch.nn import functional as F
 
 from passes.errors import check
 from passes.ops.op import Op
+from passes.ops.random_numbers import refuse
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 identity = Op("identity", view=True)
-dropout = Op(
-    "dropout", functions=(F.dropout, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
-    random=True, view=True,
-)  # fmt: skip
+dropout = Op("dropout", functions=(F.dropout, F.dropout2d, F.dropout3d), random=True, view=True)
 dropout1d = Op("dropout1d", functions=(F.dropout1d,), random=True, view=True)
 
 
@@ -35,7 +34,12 @@ def bind_identity(module: nn.Identity, input: Any) -> Mapping[str, Any]:
 @dropout.module(nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 @dropout1d.module(nn.Dropout1d)
 def bind_dropout(module: Any, input: Any) -> Mapping[str, Any]:
-    return {"input": input, "p": module.p}
+    return {"input": input, "p": module.p, "training": False}
+
+
+@dropout.function(F.alpha_dropout, F.feature_alpha_dropout)
+def bind_alpha_dropout(input: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Mapping[str, Any]:
+    return {"input": input, "p": p, "training": training}
 
 
 @dropout.function(
@@ -71,11 +75,17 @@ def lower_identity(emit: Emitter, input: Value) -> Value:
 @dropout.lower
 @dropout1d.lower
 def lower_dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True) -> Value:
-    return input
+    return refuse(emit) if training and p > 0 else input
 
 
 @identity.identity
-@dropout.identity
-@dropout1d.identity
 def is_identity(result: TensorSpec, input: TensorSpec, **_: Any) -> bool:
     return True
+
+
+@dropout.identity
+@dropout1d.identity
+def drops_nothing(
+    result: TensorSpec, input: TensorSpec, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> bool:
+    return not training or p == 0

@@ -31,6 +31,7 @@ from passes.ops.linear import linear_cost, linear_shape, lower_linear
 from passes.ops.op import Op, Owned
 from passes.ops.pad import lower_pad
 from passes.ops.promotion import broadcast
+from passes.ops.random_numbers import refuse
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec, shape_text
 
@@ -230,6 +231,8 @@ def lower_multihead_attention(
     batch_first: bool = False,
 ) -> tuple[Value, Value | None]:
     """Everything between the projections is [N, heads, length, width]."""
+    if dropout_p > 0:
+        refuse(emit)
     sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
     projected = _projected(emit, (query, key, value), in_weights, in_bias)
     queries, keys, values = (_in_heads(emit, operand, sizes, batch_first) for operand in projected)

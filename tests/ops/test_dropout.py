@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from passes.errors import ShapeError
+from passes.errors import ShapeError, UnsupportedOpError
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 # torch comments on the ranks that it takes for channel-wise dropout.
@@ -76,10 +76,33 @@ def test_alone(opset: int) -> None:
     assert_lowering_matches(nn.Identity(), torch.ones(3, dtype=torch.int64), opset=opset)
 
 
-def test_training_by_default() -> None:
-    """A functional dropout that was left in training exports as the identity, too."""
-    program = propagated(lambda x: F.dropout(x, 0.5), torch.randn(3))
-    assert program.output().meta["spec"].shape == (3,)
+def attends(x: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(x, x, x, dropout_p=0.1)
+
+
+DROPPING: list[Callable[..., Any]] = [
+    *(lambda x, f=f: f(x, 0.5) for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)),
+    *(lambda x, f=f: f(x, 0.5, True) for f in [*FUNCTIONS, *BUILTINS]),
+    lambda x: F.dropout(x, 1.0),
+    lambda x: F.rrelu(x, training=True),
+    attends,
+]
+
+
+@pytest.mark.parametrize("function", DROPPING)
+def test_what_drops_in_eval_mode_is_refused(function: Callable[..., Any]) -> None:
+    program = propagated(function, torch.randn(2, 3, 4))
+    assert program.output().meta["spec"].shape == (2, 3, 4)
+    with pytest.raises(UnsupportedOpError, match="draws random numbers"):
+        assert_lowering_matches(function, torch.randn(2, 3, 4))
+
+
+@pytest.mark.parametrize("function", [F.dropout, F.dropout1d, F.alpha_dropout, F.feature_alpha_dropout])
+def test_what_drops_nothing_is_the_identity(function: Callable[..., Any]) -> None:
+    for drop in (lambda x: function(x, 0.0), lambda x: function(x, 0.5, training=False)):
+        assert_lowering_matches(lambda x, drop=drop: torch.tanh(drop(x)), torch.randn(2, 3, 4))
+    if "alpha" in function.__name__:
+        assert_lowering_matches(lambda x: torch.tanh(function(x)), torch.randn(2, 3, 4))
 
 
 def test_dropout1d_refuses_images() -> None:
