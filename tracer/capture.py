@@ -102,7 +102,7 @@ class CapturingTracer(fx.Tracer):
         try:
             with tracing_environment(self):
                 self.trace(self._copy)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             fault = self._explained(error)
             fault.program = self.program
             raise fault from error
@@ -314,7 +314,7 @@ class CapturingTracer(fx.Tracer):
         before = self._mark()
         try:
             return forward(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             fault = self._explained(error)
             if type(fault) is not CaptureError:
                 raise fault from error
@@ -385,7 +385,7 @@ class CapturingTracer(fx.Tracer):
     def _here(self) -> Location:
         return Location(self._paths[-1], current_source(CapturingTracer.capture.__code__))
 
-    def _explained(self, error: Exception) -> TracerError:
+    def _explained(self, error: BaseException) -> TracerError:
         """The error as one of ours, placed: what the forward raised while it was traced is a capture error.
 
         Where shapes do not fit before it, that is the first error. A bug inside the compiler is raised as it is.

@@ -59,7 +59,10 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
     try:
         data = _data(sample, log)
         value, lazies = _run_on_data(model, data, location)
-    except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
         if isinstance(error, InputError):  # that there is no data says nothing of the model
             raise fault from error
         raise _fails_on_data(fault, error) from error
@@ -68,7 +71,7 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
     return program
 
 
-def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
+def _fails_on_data(fault: CaptureError, error: BaseException) -> CaptureError:
     """What tracing found, where a run on data fails too, and with what."""
     said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     failure = CaptureError(

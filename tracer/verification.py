@@ -147,7 +147,7 @@ def _eager(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     """The tensors that the module itself gives."""
     try:
         return flat_tensors(module(*args, **kwargs))
-    except Exception as error:  # the caller's own code may raise anything
+    except (Exception, SystemExit) as error:  # the caller's own code may raise anything
         inside = [place for place in traceback.walk_tb(error.__traceback__) if is_user_code(place[0].f_code)]
         raise ExportError(
             f"the module itself does not run{_at(sizes)}: {type(error).__name__}: {_first_line(error)}",
@@ -173,5 +173,5 @@ def _settings(names: list[str], log: GuardLog) -> list[dict[str, int]]:
     return settings
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
