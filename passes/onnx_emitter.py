@@ -448,7 +448,7 @@ def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
 def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous."""
     return (
-        tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy()
         if tensor.numel()
         else np.empty(0, np.uint8)
     )

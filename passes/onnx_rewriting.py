@@ -33,6 +33,8 @@ Span = tuple[int, int]
 
 # A number on the wire has 64 bits, seven in a byte.
 _VARINT_BYTES = 10
+# A checksum, which is a key too, would be that of the old weights.
+_EXTERNAL_KEYS = {"location", "offset", "length"}
 _DTYPES = {number: dtype for dtype, number in ONNX_TYPES.items()}
 
 
@@ -41,10 +43,12 @@ class WrittenModel:
     """An ONNX file whose weights are left where they are.
 
     `properties` are the model's; `spans` says where each initializer's bytes begin and end in `data`, which is the
-    file itself or one of external data beside it; `shapes` and `dtypes` are what it says of them.
+    file itself or one of external data beside it; `outline` is the model without them; `shapes` and `dtypes` are what
+    it says of them.
     """
 
     path: Path
+    outline: onnx.ModelProto
     properties: dict[str, str]
     data: Path
     spans: dict[str, Span]
@@ -59,34 +63,38 @@ def read_written(path: Path) -> WrittenModel:
     try:
         with _mapped(path) as view:
             model, tensors, spans = _scan(view)
-        onnx.checker.check_model(_without_data(model, tensors, spans))
         _check_unique([tensor.name for tensor in tensors], "initializer")
         _check_unique([entry.key for entry in model.metadata_props], "property")
         external = [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
         data, beside = _find_external(path, external) if external else (path, {})
-        found = beside or spans
-        for tensor in (tensor for tensor in tensors if tensor.name in found):
-            _check_size(tensor, found[tensor.name])
-    except (OSError, ValueError, KeyError, IndexError, DecodeError, onnx.checker.ValidationError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise LoadError(f"{path} cannot be read as an ONNX model: {said}", remedy="export the model again") from error
-    return WrittenModel(
-        path,
-        {entry.key: entry.value for entry in model.metadata_props},
-        data,
-        found,
-        {tensor.name: tuple(tensor.dims) for tensor in tensors},
-        {tensor.name: _DTYPES.get(tensor.data_type) for tensor in tensors},
-    )
+        held = {**spans, **beside}
+        for tensor in tensors:
+            _check_size(tensor, held.get(tensor.name))
+        return WrittenModel(
+            path,
+            _without_data(model, tensors, set(held)),
+            {entry.key: entry.value for entry in model.metadata_props},
+            data,
+            beside or spans,
+            {tensor.name: tuple(tensor.dims) for tensor in tensors},
+            {tensor.name: _DTYPES.get(tensor.data_type) for tensor in tensors},
+        )
+    except (OSError, ValueError, KeyError, IndexError, DecodeError) as error:
+        raise LoadError(f"{path} cannot be read as an ONNX model: {error}", remedy="export the model again") from error
 
 
 def rewrite(model: WrittenModel, target: Path, tensors: Mapping[str, Callable[[], torch.Tensor]]) -> None:
     """Writes the model to `target` with other tensors in some of its initializers, whole or not at all.
 
     A tensor is made when its turn comes, and must have the initializer's shape and dtype. External data goes to a new
-    file, as `write_model` says. Raises LoadError where a tensor takes other than the initializer's bytes, ExportError
-    where the target cannot be written.
+    file, as `write_model` says. Raises LoadError where the model is not valid or a tensor takes other than the
+    initializer's bytes, ExportError where the target cannot be written.
     """
+    try:
+        onnx.checker.check_model(model.outline)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise LoadError(f"{model.path} is no valid ONNX model: {said}", remedy="export the model again") from error
     if model.data == model.path:
         with staged(target) as staging, _mapped(model.data) as view:
             staging.file.writelines(_patched(view, model, tensors))
@@ -132,6 +140,8 @@ def _find_external(path: Path, tensors: list[TensorProto]) -> tuple[Path, dict[s
     for tensor in tensors:
         _check_unique([entry.key for entry in tensor.external_data], f"entry of {tensor.name}")
     entries = {tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in tensors}
+    if not all(entry.keys() <= _EXTERNAL_KEYS for entry in entries.values()):
+        raise ValueError("its weights are in a place that has to be said otherwise")
     (location,) = {entry["location"] for entry in entries.values()}
     data = path.with_name(location)  # which refuses a path that leads elsewhere
     found = data.lstat()
@@ -161,28 +171,26 @@ def _check_unique(names: Sequence[str], what: str) -> None:
         seen.add(name)
 
 
-def _check_size(tensor: TensorProto, span: Span) -> None:
+def _check_size(tensor: TensorProto, span: Span | None) -> None:
     dtype = _DTYPES.get(tensor.data_type)
     if any(size < 0 for size in tensor.dims):
         raise ValueError(f"{tensor.name} has a negative size")
-    if dtype is not None and math.prod(tensor.dims) * dtype.itemsize != span[1] - span[0]:
-        raise ValueError(f"{tensor.name} has another size than its bytes")
+    if span is not None and dtype is not None and math.prod(tensor.dims) * dtype.itemsize != span[1] - span[0]:
+        raise ValueError(f"{tensor.name} takes {span[1] - span[0]} bytes in the file, but is {list(tensor.dims)}")
 
 
-def _without_data(model: onnx.ModelProto, tensors: list[TensorProto], spans: Mapping[str, Span]) -> onnx.ModelProto:
-    """The model with its weights as inputs, to be checked without them."""
-    checked = onnx.ModelProto()
-    checked.CopyFrom(model)
-    held = {entry.name for entry in checked.graph.input}
+def _without_data(model: onnx.ModelProto, tensors: list[TensorProto], elsewhere: set[str]) -> onnx.ModelProto:
+    """The model with its weights as inputs: whether it is valid does not depend on their values."""
+    held = {entry.name for entry in model.graph.input}
     for tensor in tensors:
-        if tensor.name not in spans and tensor.data_location != TensorProto.EXTERNAL:
-            checked.graph.initializer.add().CopyFrom(tensor)
+        if tensor.name not in elsewhere:
+            model.graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in held:
-            value = checked.graph.input.add(name=tensor.name)
+            value = model.graph.input.add(name=tensor.name)
             value.type.tensor_type.elem_type = tensor.data_type
             for size in tensor.dims:
                 value.type.tensor_type.shape.dim.add(dim_value=size)
-    return checked
+    return model
 
 
 def _scan(view: memoryview) -> tuple[onnx.ModelProto, list[TensorProto], dict[str, Span]]:

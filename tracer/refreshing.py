@@ -69,10 +69,15 @@ def _folded(
 ) -> torch.Tensor:
     try:
         return make(weights)
-    except (RuntimeError, ValueError, IndexError, OverflowError) as error:  # the file says how they go together
-        raise LoadError(
-            f"the tensors of {path} do not go together: {error}", remedy="export the model again"
-        ) from error
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+    ) as error:  # what goes together, the file says
+        said = str(error).partition("\n")[0]
+        raise LoadError(f"the tensors of {path} do not go together: {said}", remedy="export the model again") from error
 
 
 def _check(table: WeightTable, weights: Mapping[str, torch.Tensor]) -> None:
