@@ -143,6 +143,8 @@ def _find_external(path: Path, tensors: list[TensorProto]) -> tuple[Path, dict[s
     if not all(entry.keys() <= _EXTERNAL_KEYS for entry in entries.values()):
         raise ValueError("its weights are in a place that has to be said otherwise")
     (location,) = {entry["location"] for entry in entries.values()}
+    if not isinstance(location, str):
+        raise ValueError(f"its weights are in a file whose name is no text: {location!r}")
     data = path.with_name(location)  # which refuses a path that leads elsewhere
     found = data.lstat()
     if not stat.S_ISREG(found.st_mode) or data.samefile(path):
@@ -158,7 +160,7 @@ def _find_external(path: Path, tensors: list[TensorProto]) -> tuple[Path, dict[s
 
 
 def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text):
+    if not isinstance(text, str) or not re.fullmatch("[0-9]{1,19}", text):
         raise ValueError(f"{text!r} is no place in a file")
     return int(text)
 
@@ -166,6 +168,8 @@ def _number(text: str) -> int:
 def _check_unique(names: Sequence[str], what: str) -> None:
     seen: set[str] = set()
     for name in names:
+        if not isinstance(name, str):  # what is no UTF-8 comes as bytes
+            raise ValueError(f"it has a name that is no text: {name!r}")
         if name in seen:
             raise ValueError(f"it has the {what} {name} twice")
         seen.add(name)
