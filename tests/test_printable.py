@@ -177,7 +177,9 @@ def test_the_command_line(
 
 LEAVERS: dict[str, str] = {
     "at the top": "import sys\nsys.exit(3)\n",
-    "while it is built": "import sys\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        sys.exit(3)\n",
+    "while it is built": (
+        "import sys\nfrom torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        sys.exit(3)\n"
+    ),
     "in the forward": (
         "import sys\nfrom torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        sys.exit(3)\n"
     ),
