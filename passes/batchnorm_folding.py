@@ -30,6 +30,16 @@ class Fold:
         of_norm = ("weight", "bias", "running_mean", "running_var")
         return [f"{self.layer}.weight", f"{self.layer}.bias", *(f"{self.norm}.{name}" for name in of_norm)]
 
+    def needed(self) -> list[str]:
+        """The keys among the sources that every such fold has."""
+        return [f"{self.layer}.weight", f"{self.norm}.running_mean", f"{self.norm}.running_var"]
+
+    def check(self) -> None:
+        """Raises ValueError unless the fields are what they are declared to be, for one read from a file."""
+        numbers = type(self.eps) in (int, float) and (self.groups is None or type(self.groups) is int)
+        if not (isinstance(self.layer, str) and isinstance(self.norm, str) and numbers):
+            raise ValueError("it is no fold")
+
     def weight(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         weight = tensors[f"{self.layer}.weight"].detach()
         scale = self._scale(tensors).to(weight.dtype)

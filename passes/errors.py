@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from passes.guards import Location
+from passes.printable import printable_lines
 
 _made = threading.local()
 
@@ -69,7 +70,7 @@ class TracerError(Exception):
         return self
 
     def __str__(self) -> str:
-        return "\n".join([self._text(), *(f"also: {other._text()}" for other in self.others)])
+        return printable_lines("\n".join([self._text(), *(f"also: {other._text()}" for other in self.others)]))
 
     def _text(self) -> str:
         text = self.message
@@ -159,6 +160,9 @@ class InternalError(TracerError):
 
 class TracerWarning(UserWarning):
     """Something surprising that does not stop the work: a lazy layer the sample never reaches, say."""
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from passes.printable import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -19,7 +21,7 @@ class Location:
 
     def __str__(self) -> str:
         place = self.path or "the model's forward"
-        return f"{place} ({self.source})" if self.source else place
+        return printable(f"{place} ({self.source})" if self.source else place)
 
 
 @dataclass(frozen=True, slots=True)

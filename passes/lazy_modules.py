@@ -232,6 +232,8 @@ def become(module: nn.Module, resolved: nn.Module) -> None:
             found = theirs[name]
             if tensor is not None and found is not None and not is_uninitialized(found):
                 _take(tensor, found)
+        made: Any = {name: found for name, found in theirs.items() if found is not None and own.get(name) is None}
+        own.update(made)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_load_state_dict_pre_hooks"):
         own_hooks, kept = getattr(module, hooks), getattr(resolved, hooks)
         for key in [key for key in own_hooks if key not in kept]:
@@ -350,7 +352,7 @@ def infer_by_running(
     observation = Observation(module, path, args, kwargs, location, hook)
     try:
         run_own_initialisation(module, meta_inputs(args), meta_inputs(kwargs), hook)
-    except Exception as error:  # the initialisation is the caller's code
+    except (Exception, SystemExit) as error:  # the initialisation is the caller's code
         raise LazyResolutionError(
             f"{type(module).__name__} cannot initialise itself from {describe(args)}: {type(error).__name__}: {error}",
             remedy="check what the layer is fed",

@@ -139,7 +139,7 @@ def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping
     try:
         with torch.no_grad(), torch.device("meta"), plain_attention():
             result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
-    except Exception as error:  # the caller's own code and torch's may raise anything here
+    except (Exception, SystemExit) as error:  # the caller's own code and torch's may raise anything here
         raise MetaRunError from error
     result.value = as_specs(result.value)
     return result

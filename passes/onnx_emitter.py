@@ -453,7 +453,7 @@ def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     if tensor.is_meta:
         raise LoadError("a tensor of the model is on the meta device and has no data", remedy="move it to the CPU")
     return (
-        tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy()
         if tensor.numel()
         else np.empty(0, np.uint8)
     )

@@ -10,6 +10,8 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
     lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
+    lazytracer.loading      the model's own code for saving and loading, where it has any: what its entries become, only
+                            the model can say
     lazytracer.folds        by its path in the file, which layer and batch norm a folded layer's weight and bias are of
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from onnx import helper
 
 from passes.batchnorm_folding import Fold
 from passes.errors import InputError, LoadError
+from passes.loading_code import loading_code
 from passes.onnx_emitter import ONNX_TYPES, raw_bytes
 from passes.onnx_lowering import LoweredModel
 from passes.program import Program
@@ -35,6 +38,7 @@ from passes.spec import TensorSpec
 
 PREFIX = "lazytracer."
 _WEIGHT_KEYS = ("state_dict", "initializers", "baked_in", "folds")
+_LOADING = "loading"
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -68,13 +72,14 @@ class WeightTable:
 
     `specs` has every entry, with its dtype and shape as text, or None where the file holds nothing of it;
     `initializers` says which are initializers themselves (tied ones the same), `folds` which are part of one, and
-    `baked_in` which decided about the graph.
+    `baked_in` which decided about the graph. `loading` names the model's own code for saving and loading.
     """
 
     specs: dict[str, str | None]
     initializers: dict[str, str]
     baked_in: dict[str, str]
     folds: dict[str, Fold]
+    loading: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(lowered: LoweredModel, program: Program) -> WeightTable:
@@ -85,23 +90,49 @@ class WeightTable:
         baked_in = {key: digest(state[key]) for key in (*program.read, *lowered.changed) if key in state}
         used = {*initializers, *baked_in, *(key for fold in folds.values() for key in fold.sources())}
         specs = {key: str(TensorSpec.of(tensor)) if key in used else None for key, tensor in state.items()}
-        return WeightTable(specs, initializers, baked_in, folds)
+        return WeightTable(specs, initializers, baked_in, folds, loading_code(program.root))
 
     @staticmethod
     def read(file: Path, properties: Mapping[str, str]) -> WeightTable:
         """The table in the properties of a file. Raises LoadError where there is none."""
         try:
             specs, initializers, baked_in, folds = (json.loads(properties[PREFIX + key]) for key in _WEIGHT_KEYS)
-            return WeightTable(specs, initializers, baked_in, {path: Fold(**fold) for path, fold in folds.items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            table = WeightTable(
+                _checked(specs, str, type(None)),
+                _checked(initializers, str),
+                _checked(baked_in, str),
+                {path: Fold(**fold) for path, fold in _checked(folds, dict).items()},
+                list(map(str, json.loads(properties.get(PREFIX + _LOADING, "[]")))),
+            )
+            table.check()
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LoadError(
                 f"{file} does not say where its weights come from", remedy="give a file that convert has written"
             ) from error
+        return table
+
+    def check(self) -> None:
+        """Raises ValueError unless the tables agree with each other, whoever wrote them."""
+        held = {key for key, spec in self.specs.items() if spec is not None}
+        if not (self.initializers.keys() | self.baked_in.keys()) <= held:
+            raise ValueError("an entry is in one table only")
+        for path, fold in self.folds.items():
+            fold.check()
+            if not set(fold.needed()) <= held or {f"{path}.weight", f"{path}.bias"} & set(self.initializers.values()):
+                raise ValueError(f"the fold {path} is of other entries")
 
     def properties(self) -> dict[str, str]:
         folds = {path: asdict(fold) for path, fold in self.folds.items()}
         tables = (self.specs, self.initializers, self.baked_in, folds)
-        return dict(zip(_WEIGHT_KEYS, map(_json, tables), strict=True))
+        loading = {_LOADING: _json(self.loading)} if self.loading else {}
+        return {**dict(zip(_WEIGHT_KEYS, map(_json, tables), strict=True)), **loading}
+
+
+def _checked(table: Any, *kinds: type) -> dict[str, Any]:
+    """A table of a file's properties, whose values are of these types."""
+    if not isinstance(table, dict) or not all(isinstance(value, kinds) for value in table.values()):
+        raise ValueError("it is no table")
+    return table
 
 
 def digest(tensor: torch.Tensor) -> str:

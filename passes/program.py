@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from passes.batchnorm_folding import Fold
 from passes.dimension import Dim
-from passes.errors import LazyResolutionError, TracerError
+from passes.errors import LazyResolutionError, LoadError, TracerError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.nested import leaves
@@ -209,8 +209,14 @@ class Program:
         self._modules = None
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors of the root's state_dict, themselves."""
-        entries: dict[str, Any] = self.root.state_dict(keep_vars=True)
+        """The tensors of the root's state_dict, themselves. Raises LoadError where the model's own code fails."""
+        try:
+            entries: dict[str, Any] = self.root.state_dict(keep_vars=True)
+        except (Exception, SystemExit) as error:  # hooks and overrides may raise anything
+            raise LoadError(
+                f"the model's state_dict() raises {type(error).__name__}: {error}",
+                remedy="make model.state_dict() work",
+            ) from error
         return {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
 
     def tensor(self, path: str) -> torch.Tensor:

@@ -85,7 +85,7 @@ def export_through_torch(
             )
             assert program is not None
             held, changed = _optimize(program, state)
-    except Exception as error:  # torch's exporter documents no narrower class for what it refuses
+    except (Exception, SystemExit) as error:  # torch's exporter documents no narrower class for what it refuses
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ExportError(
             f"torch.onnx.export refuses the model: {type(error.__cause__ or error).__name__}: {reason}",

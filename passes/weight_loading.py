@@ -6,6 +6,7 @@ is the target's alone.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -58,9 +59,13 @@ class WeightLoading:
 
     def run(self, program: Program) -> int:
         own_memory(self.target)
+        declared: dict[int, torch.device] = {}
         with torch.random.fork_rng(devices=[]):
             for layer in program.lazies.values():
-                _give_sizes(layer, self.target.get_submodule(layer.path))
+                module = self.target.get_submodule(layer.path)
+                declared.update((id(tensor), tensor.device) for _, tensor in own_tensors(module))
+                _give_sizes(layer, module)
+        give_memory(self.target, lambda tensor: declared.get(id(tensor), META))
         _Loading(self.target, self.weights, set(program.unreached), list(program.lazies.values())).run()
         if not loading_code(self.target):  # else the loaded model is captured anew
             _check_decisions(program, self.target)
@@ -97,7 +102,6 @@ def _is_initialised_by_torch(module: nn.Module) -> bool:
 
 def _give_sizes(layer: LazyLayer, module: nn.Module) -> None:
     """Makes a lazy module eager: what is torch's own without drawing, any other as it initialises itself."""
-    declared = {id(tensor): tensor.device for _, tensor in own_tensors(module)}
     if _is_initialised_by_torch(module):
         stand_on(module, META)
     try:
@@ -108,7 +112,6 @@ def _give_sizes(layer: LazyLayer, module: nn.Module) -> None:
         ).placed(layer.location) from error
     for name, size in layer.inference.attributes.items():
         setattr(module, name, size)
-    give_memory(module, lambda tensor: declared.get(id(tensor), META))
 
 
 @dataclass(slots=True)
@@ -180,14 +183,17 @@ class _Loading:
                 )
 
 
-def _copied(weights: Mapping[str, Any]) -> dict[str, Any]:
-    copied: Any = type(weights)() if isinstance(weights, dict) else {}
-    for key, value in weights.items():
-        copied[key] = value.detach().clone() if isinstance(value, torch.Tensor) else deepcopy(value)
+def _copied(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A copy of a state_dict; what is one tensor in it, or parts of one, is so in the copy."""
+    leaves = OrderedDict(
+        (key, value.detach() if isinstance(value, torch.Tensor) and not value.is_leaf else value)
+        for key, value in weights.items()
+    )
+    copied: Any = deepcopy(leaves)
     metadata = getattr(weights, "_metadata", None)
     if metadata is not None:
         copied._metadata = deepcopy(metadata)
-    found: dict[str, Any] = copied
+    found: Mapping[str, Any] = copied
     return found
 
 
@@ -215,11 +221,15 @@ def _become_eager(path: str, module: nn.Module, outline: nn.Module) -> None:
     for attribute, source, size_of in _STATED_BY:
         if not hasattr(outline, attribute) or source not in tensors:
             continue
-        if tensors[source].ndim < (1 if attribute == "num_features" else 2):
-            size = 1  # no size at all: its shape is another in any case
-        else:
+        try:
             size = size_of(outline, tensors[source])
-        _initialise_alone(outline, _input_of(outline, attribute, size))
+            _initialise_alone(outline, _input_of(outline, attribute, size))
+        except (IndexError, ValueError, RuntimeError) as error:  # no layer of its kind has such a tensor
+            raise LoadError(
+                f"the weights' {printable(_key(path, source))} is {list(tensors[source].shape)}, which is no shape "
+                f"that a {type(module).__name__} gives it",
+                remedy="give the weights of this model",
+            ) from error
         break
     else:
         return  # a norm without tensors: nothing says its size

@@ -19,6 +19,11 @@ import tracer
 from tests.reading import run
 from tracer import LazyResolutionError, LoadError, TracerError
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Casting complex values"),
+    pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features"),
+]
+
 Weights = dict[str, Any]
 SAMPLE = (2, 6, 5)
 
@@ -57,6 +62,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, (int, float, str, list)) and name != "training"
+        if not (name == "num_features" and not list(module.state_dict()))  # torch leaves it at 0 then
     }
     classes = {path: type(module) for path, module in model.named_modules()}
     held = list(model.named_parameters(remove_duplicate=False))
@@ -181,16 +187,16 @@ class Extra(nn.Module):
 
 class ExtraTensor(Extra):
     def get_extra_state(self) -> Any:
-        return torch.tensor(self.scale)
+        return torch.tensor(self.scale)  # as a tensor it is in a .safetensors file too
 
     def set_extra_state(self, state: Any) -> None:
-        self.scale = float(state)
+        self.scale = float(state.detach())
 
 
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.LazyLinear(5), nn.LazyLinear(5)
+        self.first, self.second = nn.LazyLinear(5, bias=False), nn.LazyLinear(5, bias=False)
         self.second.weight = self.first.weight
         self.register_buffer("whole", torch.arange(6.0))
         self.register_buffer("part", self.whole[:3])
@@ -218,7 +224,7 @@ class Frozen(Plain):
         return self.head(self.fc(self.norm(self.conv(x)).flatten(1).double()).float())
 
 
-class Own(nn.modules.lazy.LazyModuleMixin, nn.Module):
+class OwnLayer(nn.modules.lazy.LazyModuleMixin, nn.Module):
     """A lazy module of its own, with what is in no checkpoint."""
 
     cls_to_become = None
@@ -234,14 +240,24 @@ class Own(nn.modules.lazy.LazyModuleMixin, nn.Module):
             self.places = torch.arange(x.shape[1] * 5.0).view(-1, 5)
             self.width = x.shape[1]
             nn.init.normal_(self.weight)
-            nn.init.normal_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.weight + self.bias + self.places
 
 
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = OwnLayer()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
 class Subclass(nn.Module):
     class Linear(nn.LazyLinear):
+        cls_to_become = None  # type: ignore[assignment]
+
         def reset_parameters(self) -> None:
             if self.in_features:
                 nn.init.normal_(self.weight)
@@ -378,6 +394,14 @@ CHANGES: dict[str, Callable[[Weights], None]] = {
 }
 
 
+# Every model with its own state_dict, and by turns with every change; the others are slow.
+PAIRS = [
+    pytest.param(kind, change, marks=[] if row == 0 or (row + column) % 6 == 0 else [pytest.mark.slow])
+    for column, kind in enumerate(MODELS)
+    for row, change in enumerate(CHANGES)
+]
+
+
 def loaded(model: nn.Module, weights: Weights) -> nn.Module | None:
     """The model after torch's own loading, or None where torch refuses."""
     try:
@@ -387,9 +411,7 @@ def loaded(model: nn.Module, weights: Weights) -> nn.Module | None:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:Casting complex values")
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("kind", "change"), PAIRS)
 def test_with_a_sample_it_is_what_torch_loads(kind: str, change: str) -> None:
     weights = trained(MODELS[kind])
     CHANGES[change](weights)
@@ -409,11 +431,9 @@ def test_with_a_sample_it_is_what_torch_loads(kind: str, change: str) -> None:
     assert str(weights) == str(before)
 
 
-@pytest.mark.filterwarnings("ignore:Casting complex values")
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("kind", "change"), PAIRS)
 def test_without_a_sample_the_forward_is_that_of_torch(kind: str, change: str) -> None:
-    """Torch's lazy layers take whatever shape a checkpoint has: one that they would not make of any input is refused."""
+    """Torch's lazy layers take any shape that a checkpoint has: one that they make of no input is refused."""
     weights = trained(MODELS[kind])
     CHANGES[change](weights)
     x = torch.rand(SAMPLE)
@@ -424,16 +444,29 @@ def test_without_a_sample_the_forward_is_that_of_torch(kind: str, change: str) -
     try:
         found = tracer.resolve(model, weights=weights)
     except LoadError:
-        if expected is not None:
-            assert loaded(dry_run(copy_of(kind)), weights) is None, "torch takes it before and after a dry run"
+        refused = True
+    else:
+        refused = False
+    assert torch.equal(torch.get_rng_state(), state)
+    if refused:
+        assert expected is None or loaded(dry_run(copy_of(kind)), weights) is None
         return
-    finally:
-        assert torch.equal(torch.get_rng_state(), state)
     assert expected is not None
     assert {type(module) for module in found.modules()} & {nn.LazyLinear, nn.LazyConv1d} == set()
-    if kind == "Own":
-        return  # its places are made by the initialisation that torch skips
-    assert torch.equal(found.eval()(x), expected.eval()(x))
+    if "Norm" in kind:  # torch's own lazy norm does not learn its size from a checkpoint, and then fails or warns
+        expected.norm.num_features = 6
+    assert_same_result(found, expected, x)
+
+
+def assert_same_result(found: nn.Module, expected: nn.Module, x: torch.Tensor) -> None:
+    """The two give the same, or fail alike."""
+    try:
+        result = expected.eval()(x)
+    except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError):
+        with pytest.raises((RuntimeError, TypeError, AttributeError, AssertionError, IndexError)):
+            found.eval()(x)
+    else:
+        torch.testing.assert_close(found.eval()(x), result, rtol=0, atol=0, equal_nan=True)
 
 
 def copy_of(kind: str) -> nn.Module:
@@ -453,8 +486,10 @@ def test_the_file_is_the_loaded_model(kind: str, change: str, tmp_path: Path) ->
     with torch.no_grad():
         expected = model(x)
     path = tmp_path / "model.onnx"
-    conversion = tracer.convert(MODELS[kind](), tracer.spec(*SAMPLE), path, weights=weights, verify=False)
-    (found,) = run(path, input=x).values()
+    conversion = tracer.convert(
+        MODELS[kind](), tracer.spec(*SAMPLE), path, input_names=["x"], weights=weights, verify=False
+    )
+    (found,) = run(path, x=x).values()
     torch.testing.assert_close(torch.as_tensor(found), expected, rtol=1e-4, atol=1e-4)
     assert conversion.report.resolved == tracer.inspect(MODELS[kind](), tracer.spec(*SAMPLE)).resolved
 
@@ -472,9 +507,8 @@ def test_in_place(kind: str, sample: bool) -> None:
     assert tracer.resolve(model, tracer.spec(*SAMPLE) if sample else None, weights=weights, inplace=True) is model
     if sample:
         assert_same(model, expected)
-    elif kind != "Own":
-        x = torch.rand(SAMPLE)
-        assert torch.equal(model.eval()(x), expected.eval()(x))
+    elif "Norm" not in kind:
+        assert_same_result(model, expected, torch.rand(SAMPLE))
     assert all(found is held[name] for name, found in model.named_parameters() if name in held)
 
 
@@ -530,7 +564,7 @@ def test_an_initialisation_that_fails(action: Any) -> None:
             action()
 
     for given in (None, {"0.weight": torch.ones(3, 5), "0.bias": torch.ones(3)}):
-        with pytest.raises(TracerError, match="SystemExit|ZeroDivisionError"):
+        with pytest.raises(TracerError, match=r"SystemExit|ZeroDivisionError"):
             tracer.resolve(nn.Sequential(Failing(3)), tracer.spec(*SAMPLE), weights=given)
 
 
@@ -558,7 +592,9 @@ def test_a_layer_that_the_sample_never_reaches(given: bool) -> None:
         assert isinstance(found.idle.weight, nn.UninitializedParameter)
     with warnings.catch_warnings(), pytest.raises(LoadError, match=r"spare\.bias"):
         warnings.simplefilter("ignore")
-        tracer.resolve(Unreached(), tracer.spec(*SAMPLE), weights={k: v for k, v in weights.items() if k != "spare.bias"})
+        tracer.resolve(
+            Unreached(), tracer.spec(*SAMPLE), weights={k: v for k, v in weights.items() if k != "spare.bias"}
+        )
 
 
 @pytest.mark.parametrize("weights", [3, b"w.pt", [1], {1: torch.ones(2)}, {"epoch": 3, "net": {}}, object()])

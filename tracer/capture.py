@@ -176,7 +176,7 @@ class CapturingTracer(fx.Tracer):
         try:
             self._trace()
             self._first_calls.undo()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             fault = self._explained(error)
             fault.program = self.program
             raise fault from error
@@ -540,9 +540,9 @@ class CapturingTracer(fx.Tracer):
         before = self._mark()
         try:
             return self._module_call(m, *args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             caught = self._caught(self._signals[before.signals :], error)
-            fault = self._explained(error) if caught is None else caught.placed(self._here())
+            fault = self._explained(error) if caught is None else caught.placed(self.here())
             if type(fault) is not CaptureError or fault.caught:
                 raise fault from error
             _forget_frames(error)
@@ -625,7 +625,7 @@ class CapturingTracer(fx.Tracer):
     def here(self) -> Location:
         return Location(self._paths[-1], current_source(CapturingTracer.capture.__code__))
 
-    def _explained(self, error: Exception) -> TracerError:
+    def _explained(self, error: BaseException) -> TracerError:
         """The error as one of ours, placed: what the forward raised while it was traced is a capture error.
 
         Where shapes do not fit before it, that is the first error. A bug inside the compiler is raised as it is.

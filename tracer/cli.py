@@ -23,6 +23,7 @@ import click
 
 import tracer
 from passes.errors import ExportError, InputError, TracerError, TracerWarning, VerificationError
+from passes.printable import printable_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,13 +93,13 @@ class Invocation:
             return 0
         except TracerError as error:
             return self._fail(error, error.to_dict(), _status(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             bug = _as_bug(error)
             return self._fail(bug, {**bug.to_dict(), "kind": type(error).__name__}, FAILED)
 
     def _fail(self, error: TracerError, facts: dict[str, Any], status: int) -> int:
         if self.verbose:
-            click.echo(traceback.format_exc(), err=True)
+            click.echo(printable_lines(traceback.format_exc()), err=True)
         if self.known is not None and not self.quiet and self.json_target != "-":
             from tracer import rendering
 
@@ -176,7 +177,7 @@ def _status(error: TracerError) -> int:
     return DISAGREES if isinstance(error, VerificationError) else FAILED
 
 
-def _as_bug(error: Exception) -> TracerError:
+def _as_bug(error: BaseException) -> TracerError:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return TracerError(
@@ -186,7 +187,8 @@ def _as_bug(error: Exception) -> TracerError:
 
 
 def _say(kind: str, text: str) -> None:
-    click.echo(click.style(f"{kind}:", fg="red" if kind == "error" else "yellow", bold=True) + f" {text}", err=True)
+    heading = click.style(f"{kind}:", fg="red" if kind == "error" else "yellow", bold=True)
+    click.echo(f"{heading} {printable_lines(text)}", err=True)
 
 
 # Options ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from passes.printable import printable, printable_lines
 from tracer.graph_view import Edge, GraphView, Group, Node
 
 # Fill and border of what was lazy, on any background.
@@ -96,10 +97,12 @@ def _dot_cluster(group: Group) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = printable_lines(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
 def _entities(lines: list[str]) -> str:
     """Lines of text in which Mermaid reads nothing but letters: all its signs as its own numbered entities."""
-    return "<br/>".join(re.sub(r"[^\w\s.,:=()×…*/+-]", lambda sign: f"#{ord(sign[0])};", line) for line in lines)
+    return "<br/>".join(
+        re.sub(r"[^\w\s.,:=()×…*/+-]", lambda sign: f"#{ord(sign[0])};", printable(line)) for line in lines
+    )

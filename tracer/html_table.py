@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from html import escape
+from html import escape as escaped
 from typing import TYPE_CHECKING
 
+from passes.printable import printable
 from tracer.report_text import COLUMNS, file_size, totals
 
 if TYPE_CHECKING:
     from tracer.conversion import Conversion
     from tracer.report import Layer, Report
+
+
+def escape(text: str) -> str:
+    """Any text in HTML, each sign that cannot be seen as Python writes it."""
+    return escaped(printable(text))
 
 
 def report_html(report: Report) -> str:

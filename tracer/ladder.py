@@ -68,7 +68,7 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
     try:
         data = _data(sample, log)
         value, lazies, left_behind = _run_on_data(model, data, location)
-    except Exception as error:  # the caller's forward fails on data too: what tracing saw is the user's own error
+    except (Exception, SystemExit) as error:  # the forward fails on data too: what tracing saw is the user's own error
         refused_alike = isinstance(error, CaptureError) and error.message == fault.message
         if isinstance(error, InputError) or refused_alike:  # that there is no data says nothing of the model
             raise fault from error
@@ -93,7 +93,7 @@ def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError
     return program
 
 
-def _fails_on_data(fault: CaptureError, error: Exception) -> CaptureError:
+def _fails_on_data(fault: CaptureError, error: BaseException) -> CaptureError:
     """What tracing found, where a run on data fails too, and with what."""
     said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     failure = CaptureError(
@@ -134,7 +134,7 @@ def _runs(model: nn.Module, sample: Sample, log: GuardLog) -> bool:
     """Whether the model runs on data of the sample's sizes."""
     try:
         _run_on_data(model, _data(sample, log), Location())
-    except Exception:  # the caller's own code and torch's may raise anything
+    except (Exception, SystemExit):  # the caller's own code and torch's may raise anything
         return False
     return True
 

@@ -29,9 +29,10 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     nothing of (of layers that the sample never reaches, or counters that inference does not need) are not looked at.
     What `passes=` of the caller's own made of the weights is not made of the new ones.
 
-    External data stays external, in a new file: the old one is left to those who use it. Raises LoadError where the
-    file is not one of ours, and where keys, shapes or dtypes do not fit it; ExportError where the result cannot be
-    written. Nothing is written then.
+    A model that saves or loads with code of its own, hooks, overrides or extra states, is refused: the file knows
+    nothing of it. External data stays external, in a new file: the old one is left to those who use it. Raises
+    LoadError where the file is not one of ours or damaged, and where keys, shapes or dtypes do not fit it; ExportError
+    where the result cannot be written. Nothing is written then.
     """
     if not isinstance(onnx_file, (str, os.PathLike)):
         raise InputError(
@@ -44,12 +45,18 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     if written.data != source:
         check_target(target, [written.data])
     table = WeightTable.read(source, written.properties)
+    if table.loading:
+        raise LoadError(
+            f"the model saves and loads its weights with code of its own ({', '.join(table.loading[:4])}), "
+            "and what that makes of them cannot be told without it",
+            remedy="convert the model again, with these weights",
+        )
     weights = read_weights(state_dict)
     _check(table, weights)
     makers: dict[str, Callable[[], torch.Tensor]] = {}
     for path, fold in table.folds.items():
-        makers[f"{path}.weight"] = partial(fold.weight, weights)
-        makers[f"{path}.bias"] = partial(fold.bias, weights)
+        makers[f"{path}.weight"] = partial(_folded, path, fold.weight, weights)
+        makers[f"{path}.bias"] = partial(_folded, path, fold.bias, weights)
     for key, name in table.initializers.items():
         makers[name] = partial(weights.__getitem__, key)
     lost = sorted(makers.keys() - written.spans.keys())
@@ -59,12 +66,33 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     return target
 
 
+def _folded(
+    path: str, make: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], weights: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    try:
+        return make(weights)
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+    ) as error:  # what goes together, the file says
+        said = str(error).partition("\n")[0]
+        raise LoadError(f"the tensors of {path} do not go together: {said}", remedy="export the model again") from error
+
+
 def _check(table: WeightTable, weights: Mapping[str, torch.Tensor]) -> None:
     """Raises LoadError unless the file's entries are all there, as they were, and tied ones still equal."""
     needed = [key for key, spec in table.specs.items() if spec is not None]
     check_keys(weights, table.specs, needed, "the file")
     for key in needed:
-        found = TensorSpec.of(weights[key])
+        tensor = weights[key]
+        if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.is_meta:
+            raise LoadError(
+                f"the weights' {key} is no dense tensor with values", remedy="give the values of the tensor"
+            )
+        found = TensorSpec.of(tensor)
         if str(found) != table.specs[key]:
             raise LoadError(
                 f"the weights' {key} is {found}, but the file's is {table.specs[key]}",

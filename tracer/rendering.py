@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 from passes.errors import TracerError
+from passes.printable import printable, printable_lines
 from tracer.report_table import LayerTable
 from tracer.report_text import cautions, file_size, followed, inferred, totals
 
@@ -35,9 +37,14 @@ def show(content: RenderableType, stream: TextIO | None = None) -> None:
     """Prints to `stream` (standard output by default): styled on a terminal, plain ASCII elsewhere."""
     console = _console(stream or sys.stdout)
     with console.capture() as captured:
-        console.print(content)
+        console.print(Segments(map(_printable, console.render(content))), end="")
     lines = [line.rstrip() for line in captured.get().splitlines()]
     print("\n".join(lines), file=stream or sys.stdout, flush=True)
+
+
+def _printable(segment: Segment) -> Segment:
+    """The one place that all text passes on its way to a terminal: in none are there signs that it obeys."""
+    return segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
 
 @contextmanager
@@ -59,7 +66,7 @@ class ProgressLine:
 
     def says(self, step: str) -> None:
         if self._update is not None:
-            self._update(Text(step))
+            self._update(Text(printable(step)))
 
 
 def inspection(report: Report, verbose: bool = False) -> RenderableType:
@@ -81,7 +88,7 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
 def comparison_table(comparison: Comparison) -> RenderableType:
     """What changes between samples, a column for each; then why some do not work."""
     table = Table(box=_rule(), show_edge=False, padding=(0, 1 if _rule() else 2, 0, 0), pad_edge=False)
-    table.add_column(f"{comparison.model}", style="bold", overflow="fold")
+    table.add_column(Text(comparison.model), style="bold", overflow="fold")
     for sample, report in zip(comparison.samples, comparison.reports, strict=True):
         style = "red" if isinstance(report, TracerError) else ""
         table.add_column(Text(sample), style=style, justify="right", overflow="fold")
@@ -106,7 +113,7 @@ def explanation_table(explanation: Explanation) -> RenderableType:
             kept = f"{step.kept} steps keep the shape" if step.kept > 1 else "1 step keeps the shape"
             table.add_row("", Text(kept, style="dim"))
         name = Text.assemble(step.name, (f" {step.type}" if step.type else "", "dim"))
-        table.add_row(name, Text(str(step).replace(" = ", "\n= ")), step.source or "")
+        table.add_row(name, Text(str(step).replace(" = ", "\n= ")), Text(step.source or ""))
     named = ", ".join(f"{name}={size}" for name, size in explanation.named.items())
     where = [Text(f"where {named}", style="dim")] if named else []
     return Group(table, "", *(Text(str(size), style="green") for size in explanation.conclusion()), *where)
@@ -127,7 +134,7 @@ def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: 
     report = conversion.report
     facts = _facts()
     _add_inputs_and_outputs(facts, report, conversion.lowered.output_names)
-    facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}, opset {opset}")
+    facts.add_row("file", Text(f"{printable(str(path))}, {file_size(path.stat().st_size)}, opset {opset}"))
     reasons = _shortened(conversion.route_reason.split("; "), verbose)
     facts.add_row("route", Text(f"{conversion.route} ({'; '.join(reasons)})"))
     verified = conversion.verification
@@ -157,7 +164,7 @@ def resolution_summary(report: Report, path: Path, seconds: float) -> Renderable
 def written_file(path: Path, seconds: float) -> RenderableType:
     """What was written, and how long it took."""
     facts = _facts()
-    facts.add_row("file", f"{path}, {file_size(path.stat().st_size)}")
+    facts.add_row("file", Text(f"{printable(str(path))}, {file_size(path.stat().st_size)}"))
     facts.add_row("time", f"{seconds:.2f} s")
     return facts
 
@@ -211,7 +218,9 @@ def _lazy_layers(report: Report) -> RenderableType:
     count = f"{len(lazies)} lazy layer{'s' if len(lazies) != 1 else ''} resolved" if lazies else "no lazy layers"
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     for layer in lazies:
-        table.add_row(Text(f"  {layer.path}", overflow="fold"), layer.type, Text(inferred(layer), style="green"))
+        table.add_row(
+            Text(f"  {printable(layer.path)}", overflow="fold"), Text(layer.type), Text(inferred(layer), style="green")
+        )
     heading = Text.assemble((report.model, "bold"), f": {count}")
     return Group(heading, table) if lazies else heading
 

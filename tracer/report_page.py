@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import tracer
+from passes.printable import printable
 from tracer.graph_view import GraphView
 
 _FOLDER = Path(__file__).parent / "page"
@@ -19,11 +22,11 @@ _SCRIPTS = ("text.js", "layout.js", "drawing.js", "chain.js", "table.js", "page.
 def report_page(view: GraphView) -> str:
     """The page. What it holds is the same for the same model, to the byte."""
     return Template(_read("template.html")).substitute(
-        title=html.escape(view.report.model),
+        title=html.escape(printable(view.report.model)),
         version=html.escape(tracer.__version__),
         style=_read("page.css"),
         script="\n".join([_layout_library(), '"use strict";', *map(_read, _SCRIPTS)]),
-        data=_embeddable(json.dumps(view.to_dict(), ensure_ascii=False, separators=(",", ":"))),
+        data=_embeddable(json.dumps(_shown(view.to_dict()), ensure_ascii=False, separators=(",", ":"))),
     )
 
 
@@ -31,6 +34,15 @@ def _layout_library() -> str:
     """dagre under its licence, without the comment that names a file of its source map."""
     library = re.sub(r"^//# sourceMappingURL=.*$", "", _read("vendor/dagre.min.js"), flags=re.MULTILINE)
     return f"/*\n{_read('vendor/dagre.LICENSE')}*/\n{library.strip()}"
+
+
+def _shown(data: Any) -> Any:
+    """The data with all its texts printable: the page puts them where they are seen."""
+    if isinstance(data, str):
+        return printable(data)
+    if isinstance(data, Mapping):
+        return {_shown(key): _shown(value) for key, value in data.items()}
+    return [_shown(item) for item in data] if isinstance(data, (list, tuple)) else data
 
 
 def _embeddable(data: str) -> str:

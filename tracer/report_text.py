@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from passes.printable import printable
+
 if TYPE_CHECKING:
     from tracer.report import Layer, Report
 
@@ -42,7 +44,7 @@ def followed(report: Report) -> Iterator[str]:
 
 def inferred(layer: Layer) -> str:
     """`in_features=400`, or nothing for a layer that was not lazy."""
-    return ", ".join(f"{name}={size}" for name, size in layer.resolved.items())
+    return printable(", ".join(f"{name}={size}" for name, size in layer.resolved.items()))
 
 
 def shape(sizes: Sequence[Any]) -> str:
@@ -89,14 +91,14 @@ class Column:
 
 
 COLUMNS = (
-    Column("layer", lambda layer: layer.path, "bold"),
-    Column("type", lambda layer: layer.type),
+    Column("layer", lambda layer: printable(layer.path), "bold"),
+    Column("type", lambda layer: printable(layer.type)),
     Column("input", lambda layer: ", ".join(map(shape, layer.input_shapes))),
     Column("output", lambda layer: shape(layer.output_shape)),
     Column("params", lambda layer: f"{layer.params:,}" if layer.params else "-", is_number=True),
     Column("mult-adds", lambda layer: f"{layer.macs_sampled:,}" if layer.macs_sampled else "-", is_number=True),
     Column("inferred", lambda layer: inferred(layer), "green"),
-    Column("from", lambda layer: layer.inferred_from or ""),
+    Column("from", lambda layer: printable(layer.inferred_from or "")),
 )
 
 

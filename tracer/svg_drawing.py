@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as escaped
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from passes.printable import printable
 from tracer.graph_view import GraphView, Node
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Spot:
 
     @property
     def lines(self) -> list[str]:
-        return self.node.caption() if self.node is not None else []
+        return [printable(line) for line in self.node.caption()] if self.node is not None else []
 
     @property
     def box(self) -> float:
@@ -62,6 +63,11 @@ class Spot:
     @property
     def height(self) -> float:
         return len(self.lines) * LINE + PADDING if self.node is not None else 0
+
+
+def escape(text: str) -> str:
+    """Any text in XML, which has no place for control characters, not even escaped."""
+    return escaped(printable(text))
 
 
 def svg(view: GraphView) -> str:

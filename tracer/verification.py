@@ -198,13 +198,13 @@ class _Check:
 
         Raises ExportError at the caller's own sizes.
         """
-        failure: Exception | None = None
+        failure: BaseException | None = None
         tried = 0
         for arguments in attempts(self.sample, sizes):
             state = torch.get_rng_state()
             try:
                 return _Run(sizes, arguments, state, self.eager(arguments))
-            except Exception as error:  # the caller's own code may raise anything
+            except (Exception, SystemExit) as error:  # the caller's own code may raise anything
                 failure, tried = failure or error, tried + 1
         assert failure is not None
         fault = _not_running(failure, _at(self._shown(sizes)), tried)
@@ -267,7 +267,7 @@ class _Check:
         try:
             with inside:
                 return self.eager(run.arguments)
-        except Exception:  # the caller's own code may raise anything
+        except (Exception, SystemExit):  # the caller's own code may raise anything
             return None
 
     def _disagreement(self, run: _Run, message: str, moved: Sequence[str]) -> TracerError:
@@ -314,7 +314,7 @@ def _dtype_fault(output: onnx.ValueInfoProto, expected: torch.Tensor) -> str | N
     return f"is {onnx.helper.tensor_dtype_to_np_dtype(found)}, but the module gives {expected.dtype}"
 
 
-def _not_running(error: Exception, at: str, tried: int) -> TracerError:
+def _not_running(error: BaseException, at: str, tried: int) -> TracerError:
     """The error for a module that does not run on any data that was tried."""
     inside = [place for place in traceback.walk_tb(error.__traceback__) if is_user_code(place[0].f_code)]
     return ExportError(
@@ -336,5 +336,5 @@ def _listed(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -62,7 +62,7 @@ def _may_be_pickled(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return zipfile.is_zipfile(path) or file.read(1) == pickle.PROTO
-    except OSError:  # that it cannot be read was said before
+    except (OSError, zipfile.BadZipFile):  # what is wrong with it was said before
         return True
 
 
