@@ -148,9 +148,13 @@ def random_program(seed: int, x: torch.Tensor) -> tuple[list[str], list[str]]:
             table = {"new": NEW, "real": REAL, "view": VIEWS, "write": WRITES}[kind]
             line = source.choice(table) if kind == "write" else "{n} = " + source.choice(table)
             count = 0 if kind == "write" else 1
+        apart = line.replace("{b}", "{b}.clone()").format(a=a, b=b, i=index, n=made[0], m=made[1])
         line = line.format(a=a, b=b, i=index, n=made[0], m=made[1])
         found = eager(RandomProgram([*lines, line], [*names, *made[:count]]), x)
-        if found is not None and all(map(small, found)):
+        if found is None or not all(map(small, found)):
+            continue
+        # What torch computes where an operand overlaps with what is written depends on the order of its loops.
+        if kind != "write" or equal(found, eager(RandomProgram([*lines, apart], names), x)):
             lines.append(line)
             names += made[:count]
     return lines, names
@@ -164,6 +168,13 @@ def eager(model: RandomProgram, x: torch.Tensor) -> list[torch.Tensor] | None:
             return flat(model.eval()(x.clone()))
     except (Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError):
         return None
+
+
+def equal(found: list[torch.Tensor], others: list[torch.Tensor] | None) -> bool:
+    return others is not None and all(
+        ours.shape == theirs.shape and torch.allclose(ours, theirs, equal_nan=True)
+        for ours, theirs in zip(found, others, strict=True)
+    )
 
 
 def flat(value: Any) -> list[torch.Tensor]:
