@@ -15,8 +15,10 @@ from torch.nn import functional as F
 NEW = [
     "{a} * 2", "{a} + 1", "{a} - {b}", "torch.relu({a})", "{a}.clone()", "{a}.sum(-1)", "{a}.mean(0, keepdim=True)",
     "torch.cat([{a}, {b}])", "{a}.softmax(-1)", "torch.where({a} > 0, {a}, {b})",
-    "{a}[{a}.new_zeros(1).long()]", "{a}.new_zeros({a}.shape)", "torch.zeros(2, 4)", "{a}.t() + 1", "{a}.double()", "{a}.to(torch.float64).to({a})",
-    "{a}.repeat(1, 2)", "{a}.flip(0)", "self.linear({a})", "self.norm({a})", "{a}.argsort(-1)", "{a}.contiguous() * {b}",
+    "{a}[{a}.new_zeros(1).long()]", "{a}.new_zeros({a}.shape)", "torch.zeros(2, 4)", "{a}.t() + 1",
+    "{a}.double()", "{a}.to(torch.float64).to({a})",
+    "{a}.repeat(1, 2)", "{a}.flip(0)", "self.linear({a})", "self.norm({a})", "{a}.argsort(-1)",
+    "{a}.contiguous() * {b}",
 ]  # fmt: skip
 REAL = [
     "torch.tensor([1.0, -2.0, 3.0, 4.0])", "torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])", "TABLE",
@@ -49,7 +51,8 @@ WRITES = [
     "{a}.index_copy_(0, torch.tensor([1]), {b}[:1])", "{a}.index_fill_(0, torch.tensor([1]), {b}.max())",
     "{a}.index_add_(0, torch.tensor([1]), {b}[:1])", "{a}.index_put_((torch.tensor([0]),), {b}[:1])",
     "{a}.scatter_(0, torch.zeros_like({b}).long(), {b})", "{a}.scatter_add_(0, torch.zeros_like({b}).long(), {b})",
-    "{a}.addmm_({b}.clone(), {b}.T.clone())", "{a}.addcmul_({a}, {b})", "{a}.fill_diagonal_(1.5)", "{a}.pow_(2)", "{a}.neg_()",
+    "{a}.addmm_({b}.clone(), {b}.T.clone())", "{a}.addcmul_({a}, {b})", "{a}.fill_diagonal_(1.5)", "{a}.pow_(2)",
+    "{a}.neg_()",
     "torch.add({a}, {b}, out={a})", "torch.mul({b}, 2, out={a})", "torch.where({a} > 0, {b}, {a}, out={a})",
     "F.relu({a}, inplace=True)", "F.leaky_relu({a}, 0.1, True)", "torch.relu_({a})", "self.relu({a})", "{a}.sigmoid_()",
     "self.relu(input={a})", "self.writing({a})", "self.prepared({a})", "{a}.data.add_(1)", "{a}.detach().mul_(2)",
