@@ -92,7 +92,7 @@ class Op:
     `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
     other parameters is declared with `function` or `method` and an adapter.
-    `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
+    `view` says that the result may lie in an operand's memory, `random` that computing it may move torch's
     random state, or with which arguments it may.
     """
 
