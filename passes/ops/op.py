@@ -96,7 +96,7 @@ class Op:
     (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
     other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the parameters that take
     no tensor, `of_either` those that take a size or a tensor, as the annotations of the shape rule have it.
-    `view` says that the result shares its first operand's memory, `random` that computing it may move torch's
+    `view` says that the result may lie in an operand's memory, `random` that computing it may move torch's
     random state, or with which arguments it may.
     """
 
