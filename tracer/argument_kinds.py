@@ -102,11 +102,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def check_model(model: nn.Module) -> None:
+def check_model(model: Any) -> None:
     """Raises where the tree of modules is none: InputError with the module at fault; CaptureError for compiled code.
 
     A module is reached by the names of its parents, so that each name must lead to it.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            remedy="pass an instance of your model class",
+        )
     if not callable(getattr(type(model), "forward", None)):
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
     _check_overrides(model)
