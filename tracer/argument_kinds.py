@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from passes.errors import CaptureError, InputError
+from passes.errors import InputError
 
 SEEDS = range(-(2**63), 2**64)
 
@@ -91,7 +91,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         kind = ARGUMENTS.get(name)
         if kind is None or (value is None and kind.optional) or kind.holds(value):
             continue
-        raise InputError(f"{name} is {kind.words}, not {_shown(value)}", remedy=f"give {name} as {kind.words}")
+        raise InputError(f"{name} is {_shown(value)}, not {kind.words}", remedy=f"give {name} as {kind.words}")
 
 
 def _shown(value: Any) -> str:
@@ -103,7 +103,7 @@ def _shown(value: Any) -> str:
 
 
 def check_model(model: Any) -> None:
-    """Raises where the tree of modules is none: InputError with the module at fault; CaptureError for compiled code.
+    """Raises where the tree of modules is none: InputError with the module at fault, and for compiled code.
 
     A module is reached by the names of its parents, so that each name must lead to it.
     """
@@ -112,7 +112,7 @@ def check_model(model: Any) -> None:
             f"the model is a {type(model).__name__}, not a torch.nn.Module",
             remedy="pass an instance of your model class",
         )
-    if not callable(getattr(type(model), "forward", None)):
+    if not isinstance(model, torch.jit.ScriptModule) and not callable(getattr(type(model), "forward", None)):
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
     _check_overrides(model)
     parents: set[int] = set()
@@ -135,8 +135,8 @@ def check_model(model: Any) -> None:
             continue
         seen.add(id(module))
         if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(
-                f"{path or 'the model'} is a {type(module).__name__}: compiled code, which cannot be traced",
+            raise InputError(
+                f"{path or 'the model'} is a {type(module).__name__}: its forward is no Python function, so it cannot be traced",
                 remedy="pass the module that it was compiled from",
             )
         try:
