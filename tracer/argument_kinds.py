@@ -136,7 +136,8 @@ def check_model(model: Any) -> None:
         seen.add(id(module))
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{path or 'the model'} is a {type(module).__name__}: its forward is no Python function, so it cannot be traced",
+                f"{path or 'the model'} is a {type(module).__name__}: its forward is no Python function, so it cannot "
+                "be traced",
                 remedy="pass the module that it was compiled from",
             )
         try:
