@@ -167,7 +167,7 @@ def _check_overrides(model: nn.Module) -> None:
     cls = type(model)
     if cls.named_modules is not nn.Module.named_modules or cls.modules is not nn.Module.modules:
         listed = {id(module) for _, module in model.named_modules()}
-        if {id(module) for module in nn.Module.modules(model)} - listed:
+        if {id(module) for _, module in nn.Module.named_modules(model)} - listed:
             raise InputError(f"{cls.__name__}.named_modules leaves modules out", remedy="let it list every module")
     if cls.state_dict is not nn.Module.state_dict and not isinstance(model.state_dict(keep_vars=True), Mapping):
         raise InputError(f"{cls.__name__}.state_dict gives no mapping", remedy="let it give names and tensors")
