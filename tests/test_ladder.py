@@ -142,7 +142,7 @@ def test_a_bug_of_ours_is_never_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
     broken.__code__ = broken.__code__.replace(co_filename=linear.shape_rule.__code__.co_filename)  # type: ignore[union-attr]
     monkeypatch.setattr(linear, "shape_rule", broken)
-    with pytest.raises(KeyError, match="no such key"):
+    with pytest.raises(tracer.InternalError, match="no such key"):
         tracer.resolve(nn.Sequential(nn.LazyLinear(3), Picky()), spec(2, 8))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from passes.errors import CaptureError, InputError
+from passes.errors import InputError
 
 SEEDS = range(-(2**63), 2**64)
 
@@ -91,7 +91,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         kind = ARGUMENTS.get(name)
         if kind is None or (value is None and kind.optional) or kind.holds(value):
             continue
-        raise InputError(f"{name} is {kind.words}, not {_shown(value)}", remedy=f"give {name} as {kind.words}")
+        raise InputError(f"{name} is {_shown(value)}, not {kind.words}", remedy=f"give {name} as {kind.words}")
 
 
 def _shown(value: Any) -> str:
@@ -102,12 +102,17 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def check_model(model: nn.Module) -> None:
-    """Raises where the tree of modules is none: InputError with the module at fault; CaptureError for compiled code.
+def check_model(model: Any) -> None:
+    """Raises where the tree of modules is none: InputError with the module at fault, and for compiled code.
 
     A module is reached by the names of its parents, so that each name must lead to it.
     """
-    if not callable(getattr(type(model), "forward", None)):
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            remedy="pass an instance of your model class",
+        )
+    if not isinstance(model, torch.jit.ScriptModule) and not callable(getattr(type(model), "forward", None)):
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
     _check_overrides(model)
     parents: set[int] = set()
@@ -130,8 +135,9 @@ def check_model(model: nn.Module) -> None:
             continue
         seen.add(id(module))
         if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(
-                f"{path or 'the model'} is a {type(module).__name__}: compiled code, which cannot be traced",
+            raise InputError(
+                f"{path or 'the model'} is a {type(module).__name__}: its forward is no Python function, so it cannot "
+                "be traced",
                 remedy="pass the module that it was compiled from",
             )
         try:
@@ -161,7 +167,7 @@ def _check_overrides(model: nn.Module) -> None:
     cls = type(model)
     if cls.named_modules is not nn.Module.named_modules or cls.modules is not nn.Module.modules:
         listed = {id(module) for _, module in model.named_modules()}
-        if {id(module) for module in nn.Module.modules(model)} - listed:
+        if {id(module) for _, module in nn.Module.named_modules(model)} - listed:
             raise InputError(f"{cls.__name__}.named_modules leaves modules out", remedy="let it list every module")
     if cls.state_dict is not nn.Module.state_dict and not isinstance(model.state_dict(keep_vars=True), Mapping):
         raise InputError(f"{cls.__name__}.state_dict gives no mapping", remedy="let it give names and tensors")

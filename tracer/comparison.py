@@ -106,7 +106,9 @@ def _inspected(model: nn.Module, args: Any, kwargs: Any, dims: Any, strict: bool
 
 def _title(sample: Any, kwargs: Mapping[str, Any] | None) -> str:
     """The shapes of a sample's tensors: `1x28x28`."""
-    tensors = [leaf for leaf in leaves((sample, kwargs)) if isinstance(leaf, (torch.Tensor, InputSpec))]
+    lazy = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)  # have no shape; the report says so
+    every = leaves((sample, kwargs))
+    tensors = [one for one in every if isinstance(one, (torch.Tensor, InputSpec)) and not isinstance(one, lazy)]
     return ", ".join("x".join(map(str, tensor.shape)) or "scalar" for tensor in tensors) or "no tensors"
 
 

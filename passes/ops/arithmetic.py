@@ -156,8 +156,8 @@ def lower_div(emit: Emitter, input: Value, other: Value, rounding_mode: str | No
 def floor_quotient(emit: Emitter, input: Value, other: Value) -> Value:
     """`floor(input / other)`, as if the quotient were not rounded first (1.0 // 0.1 is 9).
 
-    What is left after the remainder is a whole multiple of the divisor, one too many where their signs differ. Float division by zero is left
-    as it is, infinite or not a number.
+    What is left after the remainder is a whole multiple of the divisor, one too many where their signs differ. Float
+    division by zero is left as it is, infinite or not a number.
     """
     if not input.dtype.is_floating_point:
         if input.dtype == torch.uint8:
