@@ -49,7 +49,7 @@ class ModelCopy:
         return self._tensors.pairs
 
     def hooks(self, hooks: dict[int, Any]) -> dict[int, Any]:
-        """Hooks that act on the copy: whatever they hold of the model is that of the copy, and what they keep their own."""
+        """Hooks that act on the copy: what they hold of the model is that of the copy, and what they keep their own."""
         return self._copier.hooks(hooks)
 
     def _copied(self, model: nn.Module) -> nn.Module:

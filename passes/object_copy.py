@@ -188,8 +188,8 @@ class ObjectCopier:
         return self._own_function(value) if _holds_state(value) and not _is_global(value) else value
 
     def hooks(self, value: dict[int, Any]) -> dict[int, Any]:
-        """A copy of a module's hooks. What a function keeps is copied even where it is the program's: a hook acts for the
-        module that it was registered on."""
+        """A copy of a module's hooks. What a function keeps is copied even where it is the program's: a hook acts for
+        the module that it was registered on."""
         made = self._memo[id(value)] = type(value)()
         for key, hook in value.items():
             stateful = type(hook) is types.FunctionType and id(hook) not in self._memo and _holds_state(hook)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.errors import LazyResolutionError, LoadError
 from passes.lazy_modules import (
@@ -94,7 +95,7 @@ def load_in_place(model: nn.Module, weights: Mapping[str, Any], unreached: Colle
 
 def _is_initialised_by_torch(module: nn.Module) -> bool:
     """Whether a lazy module's initialisation is torch.nn's, which gives its tensors shapes and values, and no more."""
-    if not awaits_first_input(module):
+    if not isinstance(module, LazyModuleMixin) or not awaits_first_input(module):
         return False
     parts = (type(module).initialize_parameters, getattr(type(module), "reset_parameters", None))
     return all(getattr(part, "__module__", "").startswith("torch.nn.") for part in parts)

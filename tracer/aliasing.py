@@ -115,10 +115,6 @@ class Aliases:
         self._possible.clear()
         self._settled[node] = self._alias(view)
 
-    def become(self, tensor: TracedTensor, node: fx.Node) -> None:
-        """From here on `tensor` alone is what another node is, in that one's memory: `tensor.data = other`."""
-        self._move(tensor, node)
-
     # What shares memory -------------------------------------------------------------------------
 
     def _others(self, tensor: TracedTensor) -> Iterator[TracedTensor]:

@@ -239,6 +239,7 @@ class CapturingTracer(fx.Tracer):
                 if name in own:
                     own[name] = tensor
         self.program.held = {}
+
     def _caught(self, signals: Sequence[TracerError], known: BaseException | None = None) -> TracerError | None:
         """The first of our errors that the forward caught: what followed is not what the model does.
 

@@ -121,7 +121,7 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
 
 
 def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer], list[str]]:
-    """A dry run on a copy in eval mode, which is thrown away: its value, the lazy layers met, and what it left behind."""
+    """A dry run on a copy in eval mode, thrown away: its value, the lazy layers met, and what it left behind."""
     lazies: list[LazyLayer] = []
     with running_copy(model) as scratch:
         watch_lazies(scratch.eval(), "", lazies, location)

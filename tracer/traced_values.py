@@ -431,14 +431,6 @@ class TracedTensor(fx.Proxy):
         known = self.tracer.awaited_rank(self.node)
         return self.number(self.spec.ndim, "dim", self.node) if known is None else known
 
-    @property
-    def data(self) -> Any:
-        return self.tracer.create_proxy("call_function", getattr, (self, "data"), {})
-
-    @data.setter
-    def data(self, value: Any) -> None:
-        self.tracer.aliases.become(self, self.tracer.create_arg(value))
-
     def number(self, value: Any, operation: Any, *operands: Any) -> TracedNumber:
         return TracedNumber(self.tracer, value, operation, operands)
 

@@ -30,8 +30,8 @@ class Trial:
 
 
 def trials(names: Sequence[str], log: GuardLog) -> list[Trial]:
-    """The sampled sizes, and the caller's own where they differ; then, as far as guards allow, all names moved together,
-    and each by itself.
+    """The sampled sizes, and the caller's own where they differ; then, as far as guards allow, all names moved
+    together, and each by itself.
 
     One that guards tie to others takes these along.
     """
