@@ -147,17 +147,30 @@ def settle(module: nn.Module, inference: Inference) -> Laziness:
     Its tensors stay the same objects. Returns what makes it lazy again.
     """
     before = Laziness(module, swapped=[])
-    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+    # Lazy tensors answer every question about them through Python, and no mode has anything to see here.
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         for name, tensor in own_tensors(module):
             if is_uninitialized(tensor):
-                empty = torch.empty([hint(size) for size in inference.shapes[name]], dtype=tensor.dtype, device="meta")
-                fresh = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-                torch.utils.swap_tensors(tensor, fresh)  # type: ignore[no-untyped-call]
+                shape = [hint(size) for size in inference.shapes[name]]
+                fresh = _empty(shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
+                fresh.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
+                fresh.__dict__.update(tensor.__dict__)
+                _exchange(tensor, fresh)
                 before.swapped.append((tensor, fresh))
     for name, size in inference.attributes.items():
         setattr(module, name, hint(size))
     end_laziness(module)
     return before
+
+
+_empty = torch.empty  # torch's own, also while a forward is traced
+
+
+def _exchange(left: torch.Tensor, right: torch.Tensor) -> None:
+    """Makes each of two tensors what the other is; they stay the same objects."""
+    left.__class__, right.__class__ = right.__class__, left.__class__
+    left.__dict__, right.__dict__ = right.__dict__, left.__dict__
+    torch._C._swap_tensor_impl(left, right)  # type: ignore[attr-defined]
 
 
 def end_laziness(module: nn.Module) -> None:
@@ -197,8 +210,9 @@ class Laziness:
             kept = self._attributes[name]
             kept.clear()
             kept.update(members)
-        for tensor, other in self.swapped:
-            torch.utils.swap_tensors(tensor, other)  # type: ignore[no-untyped-call]
+        with torch._C.DisableTorchFunction():
+            for tensor, other in self.swapped:
+                _exchange(tensor, other)
 
 
 def move_lazy(model: nn.Module, device: torch.device) -> None:

@@ -117,7 +117,7 @@ class Program:
             shape = layer.inference.shapes.get(name)
             if shape is None:
                 continue
-            with torch._C.DisableTorchFunctionSubclass():  # a lazy tensor answers through Python
+            with torch._C.DisableTorchFunction():  # a lazy tensor answers through Python
                 spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
             tied = self.inferred.setdefault(id(tensor), spec)
             if tied.shape != spec.shape:

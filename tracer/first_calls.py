@@ -28,6 +28,7 @@ from passes.lazy_modules import (
     stand_on,
 )
 from passes.ops.op import find_module
+from tracer.leaf_condition import Noted
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -38,7 +39,7 @@ class FirstCalls:
 
     def __init__(self, tracer: CapturingTracer):
         self._tracer = tracer
-        self._before: list[Laziness] = []
+        self._before: list[tuple[Laziness, Noted]] = []
 
     def __len__(self) -> int:
         """How many modules have become eager."""
@@ -46,11 +47,11 @@ class FirstCalls:
 
     def undo(self, kept: int = 0) -> None:
         """Makes modules lazy again, all but the first `kept` that became eager."""
-        while len(self._before) > kept:
-            before = self._before.pop()
-            with self._tracer.computing():
+        with self._tracer.computing():
+            while len(self._before) > kept:
+                before, noted = self._before.pop()
                 before.restore()
-            self._tracer.leaves.note(before.module)
+                self._tracer.leaves.put_back(before.module, noted)
 
     def awaits(self, module: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
@@ -72,8 +73,8 @@ class FirstCalls:
         """Makes a lazy module eager, whose sizes have been inferred."""
         if is_lazy(module):
             with self._tracer.computing():
-                self._before.append(settle(module, layer.inference))
-            self._tracer.note(layer.path, module)
+                before = settle(module, layer.inference)
+                self._before.append((before, self._tracer.leaves.settled(module)))
 
     @contextmanager
     def initialising(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Iterator[None]:
@@ -117,7 +118,7 @@ class FirstCalls:
                 tracer.meet(layer)
                 self.settle(module, layer)
             else:
-                self._before.append(Laziness(module))
+                self._before.append((Laziness(module), self._tracer.leaves.noted(module)))
                 stand_on(module, torch.device("meta"))
                 tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
                 tracer.note(path, module)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from types import FunctionType
 from typing import Any
 
@@ -39,7 +41,13 @@ _ENTRIES = ("forward", "initialize_parameters", "_infer_parameters")
 _HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
 _TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+# What most attributes of a module are, and what is no tensor and no list of tensors.
+_WITHOUT_TENSORS = _SCALARS | {tuple, dict, set, OrderedDict}
 _ABSENT = object()
+_type = type  # Python's own, also while a forward is traced
+
+# What a call must find a module to be; None for one whose calls are no leaves.
+Noted = list[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +69,28 @@ class LeafCondition:
         self._written = written
         self._protocol_is_torchs = all(_is_torchs(holder, name) for name, holder in _PROTOCOL.items())
         self._calls: dict[type[nn.Module], OwnCall | None] = {}
-        self._states: dict[int, list[Any] | None] = {}
+        self._states: dict[int, Noted] = {}
 
     def note(self, module: nn.Module) -> None:
         """Notes what the module is now, as what its calls must find it."""
-        call = self._call_of(type(module))
+        call = self._call_of(_type(module))
         self._states[id(module)] = _state(module, call) if call is not None and _is_plain(module) else None
+
+    def noted(self, module: nn.Module) -> Noted:
+        return self._states.get(id(module))
+
+    def settled(self, module: nn.Module) -> Noted:
+        """Notes that a module has been given its sizes, which leaves it as plain as it was; what it was noted as."""
+        before, call = self.noted(module), self._call_of(_type(module))
+        self._states[id(module)] = _state(module, call) if call is not None and before is not None else None
+        return before
+
+    def put_back(self, module: nn.Module, noted: Noted) -> None:
+        self._states[id(module)] = noted
 
     def holds(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this call of the module does what its class does."""
-        call = self._calls.get(type(module))
+        call = self._calls.get(_type(module))
         if call is None or not self.initialises_as_its_class(module):
             return False
         before = self._states.get(id(module))
@@ -87,7 +107,7 @@ class LeafCondition:
 
     def initialises_as_its_class(self, module: nn.Module) -> bool:
         """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
-        kind = type(module)
+        kind = _type(module)
         call = self._call_of(kind)
         return (
             call is not None
@@ -149,41 +169,43 @@ _CALL = ("__call__", "_wrapped_call_impl")  # the one method that torch gives tw
 def _is_plain(module: nn.Module) -> bool:
     """Whether the module's tensors, and those of its parts, are registered, and of torch's own types."""
     own = module.__dict__
-    registered = {id(tensor) for tensor in own["_parameters"].values()}
     for value in own.values():
-        if type(value) in _SCALARS:
+        kind = _type(value)
+        if kind in _WITHOUT_TENSORS:
             continue
-        if isinstance(value, torch.Tensor):
+        if issubclass(kind, torch.Tensor):
             return False
-        if type(value) is list and any(isinstance(item, torch.Tensor) and id(item) not in registered for item in value):
-            return False
-    if any(type(tensor) not in _TENSOR_TYPES for tensor in _tensors(module)):
+        if kind is list and any(issubclass(_type(item), torch.Tensor) for item in value):
+            registered = {id(tensor) for tensor in own["_parameters"].values()}
+            if any(issubclass(_type(item), torch.Tensor) and id(item) not in registered for item in value):
+                return False
+    if not _TENSOR_TYPES.issuperset(map(_type, _tensors(module))):
         return False
     parts = [part for part in module._modules.values() if part is not None]
-    return all(_own_call(type(part)) is not None and _is_plain(part) for part in parts)
+    return all(_own_call(_type(part)) is not None and _is_plain(part) for part in parts)
 
 
 def _state(module: nn.Module, call: OwnCall) -> list[Any]:
     """What a call of the module reads of it."""
     own = module.__dict__
-    values = [own.get(name, _ABSENT) for name in call.reads]
-    return [
-        *(tuple(value) if type(value) is list else value for value in values),
-        *module._parameters.values(),
-        *module._buffers.values(),
-        *module._modules.values(),
-        *(tensor for part in module._modules.values() for tensor in _tensors(part)),
-    ]
+    state = [tuple(value) if _type(value) is list else value for value in map(own.get, call.reads, repeat(_ABSENT))]
+    state += module._parameters.values()
+    state += module._buffers.values()
+    if module._modules:
+        state += module._modules.values()
+        for part in module._modules.values():
+            state += _tensors(part)
+    return state
 
 
-def _tensors(module: nn.Module | None) -> Iterator[Any]:
+def _tensors(module: nn.Module | None) -> list[Any]:
     """The tensors of a module and its parts."""
     if module is None:
-        return
-    yield from module._parameters.values()
-    yield from module._buffers.values()
+        return []
+    found = [*module._parameters.values(), *module._buffers.values()]
     for part in module._modules.values():
-        yield from _tensors(part)
+        found += _tensors(part)
+    return found
 
 
 def _unchanged(before: list[Any], now: list[Any]) -> bool:
@@ -192,11 +214,12 @@ def _unchanged(before: list[Any], now: list[Any]) -> bool:
 
 def _equal(old: Any, new: Any) -> bool:
     """Whether two values that are no tensors are the same; numbers that come from shapes are asked nothing."""
-    if type(old) is not type(new):
+    kind = _type(old)
+    if kind is not _type(new):
         return False
-    if type(old) in (tuple, torch.Size):
+    if kind in (tuple, torch.Size):
         return _unchanged(list(old), list(new))
-    return type(old) in _SCALARS and bool(old == new)
+    return kind in _SCALARS and bool(old == new)
 
 
 def _only_initialises(module: nn.Module) -> bool:
@@ -210,4 +233,4 @@ def _only_initialises(module: nn.Module) -> bool:
 def _takes_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call gives what the forward computes with, its first argument, as a tensor."""
     first = next(iter((*args, *kwargs.values())), _ABSENT)
-    return first is _ABSENT or type(first) is TracedTensor or isinstance(first, torch.Tensor)
+    return first is _ABSENT or _type(first) is TracedTensor or isinstance(first, torch.Tensor)
