@@ -157,8 +157,12 @@ def settle(module: nn.Module, inference: Inference) -> Laziness:
                 fresh.__dict__.update(tensor.__dict__)
                 _exchange(tensor, fresh)
                 before.swapped.append((tensor, fresh))
+    own = module.__dict__
     for name, size in inference.attributes.items():
-        setattr(module, name, hint(size))
+        if name in own:
+            own[name] = hint(size)
+        else:
+            setattr(module, name, hint(size))
     end_laziness(module)
     return before
 
@@ -178,8 +182,8 @@ def end_laziness(module: nn.Module) -> None:
     if not isinstance(module, LazyModuleMixin) or not awaits_first_input(module):
         return
     for hook in ("_initialize_hook", "_load_hook"):
-        getattr(module, hook).remove()
-        delattr(module, hook)
+        handle: Any = module.__dict__.pop(hook)
+        handle.remove()
     if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
         module.__class__ = module.cls_to_become
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils.hooks import RemovableHandle
 
 # What every module has; `training` is the mode, which whoever runs a module sets.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, bytes, type(None))
+_EQUAL_TO_THEMSELVES = frozenset({bool, int, str, bytes, type(None)})
 _CONTAINERS = (list, tuple, set, dict)
 
 # A container with more than this is a table, and no state.
@@ -48,13 +50,20 @@ def traced_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE:
-                found[prefix + name] = _shown(value)
+                found[prefix + name] = value if type(value) in _EQUAL_TO_THEMSELVES else _shown(value)
         buffers: Mapping[str, Any] = module._buffers
         found.update((prefix + name, fx.Proxy) for name, value in buffers.items() if isinstance(value, fx.Proxy))
     return found
 
 
 def _shown(value: Any, depth: int = 3) -> Any:
+    kind = type(value)
+    if kind in _EQUAL_TO_THEMSELVES:
+        return value
+    if kind in (tuple, list) and len(value) <= _MANY and _EQUAL_TO_THEMSELVES.issuperset(map(type, value)):
+        return kind, *value
+    if kind is RemovableHandle:
+        return kind, value.id
     if isinstance(value, _PLAIN):
         return value if value == value else "nan"
     if isinstance(value, fx.Proxy):

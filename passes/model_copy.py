@@ -86,7 +86,7 @@ class ModelCopy:
                 attributes[name] = memo[id(value)]
             elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a closer look
                 attributes[name] = memo[id(value)] = kind()
-            elif kind is tuple and all(type(item) in _SHARED_TYPES for item in value):
+            elif kind is tuple and _SHARED_TYPES.issuperset(map(type, value)):
                 attributes[name] = value
             elif kind is OrderedDict and "_hooks" in name:
                 attributes[name] = self.hooks(value)

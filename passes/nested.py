@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 # The types of most leaves, to be told from containers at once.
+_type = type  # Python's own, also while a forward is traced
 ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, fx.Node})
 
 
@@ -23,6 +24,8 @@ def map_structure(value: Any, leaf: Callable[[Any], Any], keep_dataclasses: bool
 
     A dataclass becomes a dict of its fields, or, if dataclasses are to be kept, a copy with other fields.
     """
+    if _type(value) in ATOMS:
+        return leaf(value)
     if isinstance(value, tuple):
         items = [map_structure(item, leaf, keep_dataclasses) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)

@@ -192,6 +192,9 @@ class ObjectCopier:
         the module that it was registered on."""
         made = self._memo[id(value)] = type(value)()
         for key, hook in value.items():
+            if type(hook) is types.MethodType and id(hook.__self__) in self._memo:
+                made[key] = self._memo[id(hook)] = self._method(hook)
+                continue
             stateful = type(hook) is types.FunctionType and id(hook) not in self._memo and _holds_state(hook)
             made[key] = self._own_function(hook) if stateful else self.copy(hook)
         return made
@@ -228,8 +231,13 @@ class ObjectCopier:
         return self._cell(cell)
 
     def _method(self, value: types.MethodType) -> Any:
-        owner, function = self.copy(value.__self__), value.__func__
-        if not any(vars(kind).get(function.__name__) is function for kind in type(value.__self__).__mro__):
+        owner, function = self._memo.get(id(value.__self__)), value.__func__
+        if owner is None:
+            owner = self.copy(value.__self__)
+        kind, name = type(value.__self__), function.__name__
+        if getattr(kind, name, None) is not function and not any(
+            vars(base).get(name) is function for base in kind.__mro__
+        ):
             function = self.copy(function)
         if function is value.__func__ and owner is value.__self__:
             return value

@@ -70,7 +70,10 @@ class TensorCopies:
 def fresh(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
     """An uninitialised tensor like this one: `copy.deepcopy` refuses lazy buffers."""
     kind: Any = type(tensor)
-    fresh: torch.Tensor = kind(requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype)
+    with torch._C._DisableTorchDispatch():  # nothing that a mode would have to see
+        fresh: torch.Tensor = kind(
+            requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype
+        )
     fresh.__dict__.update(tensor.__dict__)
     return fresh
 

@@ -9,7 +9,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import torch
@@ -63,9 +63,9 @@ class _Mark:
     rebound: int
     unpacked: int
     rungs: int
-    attributes: frozenset[str]
-    lazies: tuple[str, ...]
-    inferred: tuple[int, ...]
+    attributes: int
+    lazies: int
+    inferred: int
     draws: int
     settled: int
     made: int
@@ -122,7 +122,7 @@ class CapturingTracer(fx.Tracer):
         self._module_paths: dict[int, str] = {}
         self._tensor_paths: dict[int, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
-        self.leaves = LeafCondition(self._is_written)
+        self.leaves = LeafCondition(self._any_written)
         self._first_calls = FirstCalls(self)
         for path, module in self._modules.items():
             if self._module_paths.setdefault(id(module), path) is path:
@@ -501,6 +501,9 @@ class CapturingTracer(fx.Tracer):
             self._tensors[known] = tensor
         self.leaves.note(module)
 
+    def _any_written(self, tensors: list[torch.Tensor]) -> bool:
+        return bool(self._attributes) and any(map(self._is_written, tensors))
+
     def _is_written(self, tensor: torch.Tensor) -> bool:
         """Whether the forward has written to one of the model's tensors."""
         path = self._tensor_paths.get(id(tensor), "")
@@ -589,9 +592,9 @@ class CapturingTracer(fx.Tracer):
             len(self._rebound),
             len(self.unpacked),
             len(program.rungs),
-            frozenset(self._attributes),
-            tuple(program.lazies),
-            tuple(program.inferred),
+            len(self._attributes),
+            len(program.lazies),
+            len(program.inferred),
             len(program.draws),
             len(self._first_calls),
             len(self.made),
@@ -601,7 +604,7 @@ class CapturingTracer(fx.Tracer):
     def _roll_back(self, mark: _Mark) -> None:
         """Forgets everything that was recorded since `mark`."""
         del self._signals[mark.signals :]
-        self._attributes = {path: value for path, value in self._attributes.items() if path in mark.attributes}
+        self._attributes = _first(mark.attributes, self._attributes)
         for whole, place in self.unpacked[mark.unpacked :]:
             whole.forget(place)
         del self.unpacked[mark.unpacked :]
@@ -615,8 +618,8 @@ class CapturingTracer(fx.Tracer):
             self.graph.erase_node(node)
         program = self.program
         del program.rungs[mark.rungs :]
-        program.lazies = {path: program.lazies[path] for path in mark.lazies}
-        program.inferred = {tensor: program.inferred[tensor] for tensor in mark.inferred}
+        program.lazies = _first(mark.lazies, program.lazies)
+        program.inferred = _first(mark.inferred, program.inferred)
         del program.draws[mark.draws :]
         self._first_calls.undo(mark.settled)
         self._found_propagator = None
@@ -654,6 +657,11 @@ class CapturingTracer(fx.Tracer):
         if not isinstance(fault, CaptureError):
             before.others = [*before.others, fault]
         return before
+
+
+def _first(count: int, table: dict[Any, Any]) -> dict[Any, Any]:
+    """The entries that were the first to be made in a table where none is taken out."""
+    return dict(islice(table.items(), count))
 
 
 def _forget_frames(error: BaseException) -> None:

@@ -62,10 +62,10 @@ class OwnCall:
 class LeafCondition:
     """Whether a call may be a leaf, for one trace of one model (see the module's docstring).
 
-    `written` says of a tensor of the model whether the forward has written to it so far.
+    `written` says of tensors of the model whether the forward has written to one of them so far.
     """
 
-    def __init__(self, written: Callable[[torch.Tensor], bool]):
+    def __init__(self, written: Callable[[list[torch.Tensor]], bool]):
         self._written = written
         self._protocol_is_torchs = all(_is_torchs(holder, name) for name, holder in _PROTOCOL.items())
         self._calls: dict[type[nn.Module], OwnCall | None] = {}
@@ -102,7 +102,7 @@ class LeafCondition:
             and _takes_tensors(args, kwargs)
             and not (module.__dict__["training"] and "training" in call.reads)
             and _unchanged(before, _state(module, call))
-            and not any(map(self._written, _tensors(module)))
+            and not self._written(_tensors(module))
         )
 
     def initialises_as_its_class(self, module: nn.Module) -> bool:
@@ -112,13 +112,20 @@ class LeafCondition:
         return (
             call is not None
             and call.replaceable.isdisjoint(module.__dict__)
-            and all(getattr(kind, name) is method for name, method in call.methods)
+            and _has_still(kind, call.methods)
         )
 
     def _call_of(self, kind: type[nn.Module]) -> OwnCall | None:
         if kind not in self._calls:
             self._calls[kind] = _own_call(kind) if self._protocol_is_torchs else None
         return self._calls[kind]
+
+
+def _has_still(kind: type[nn.Module], methods: tuple[tuple[str, FunctionType], ...]) -> bool:
+    for name, method in methods:
+        if getattr(kind, name) is not method:
+            return False
+    return True
 
 
 def _own_call(kind: type[nn.Module]) -> OwnCall | None:

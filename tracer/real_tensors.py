@@ -236,14 +236,20 @@ def with_written(
     tracer: CapturingTracer, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with what stands for it in the graph in place of a real tensor that is written to."""
-    target = map_structure(_at(place, args, kwargs), lambda leaf: tracer.real.traced(leaf) if _is_real(leaf) else leaf)
+    written = _at(place, args, kwargs)
+    if issubclass(_type(written), fx.Proxy):
+        return args, kwargs
+    target = map_structure(written, lambda leaf: tracer.real.traced(leaf) if _is_real(leaf) else leaf)
     if isinstance(place, int):
         return (*args[:place], target, *args[place + 1 :]), kwargs
     return args, {**kwargs, place: target}
 
 
+_type = type  # Python's own, also while a forward is traced
+
+
 def _is_real(leaf: Any) -> bool:
-    return issubclass(type(leaf), torch.Tensor)
+    return issubclass(_type(leaf), torch.Tensor)
 
 
 def memory_of(tensor: torch.Tensor) -> int | None:

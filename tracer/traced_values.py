@@ -397,9 +397,10 @@ class TracedTensor(fx.Proxy):
 
     def is_as_it_was(self) -> bool:
         """Whether the node still gives what this stands for: no member of it has been written to."""
-        return all(
+        members = self.__dict__.get("_members")
+        return not members or all(
             member.node.target is operator.getitem and member.node.args == (self.node, place) and member.is_as_it_was()
-            for place, member in self.__dict__.get("_members", {}).items()
+            for place, member in members.items()
         )
 
     def unpacked(self) -> Any:

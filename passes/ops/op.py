@@ -393,7 +393,8 @@ def _call_text(node: fx.Node) -> str:
 
 def _known(module: nn.Module, value: Any) -> Any:
     """None in place of an `Owned` that the module does not have (`bias=False`), its number in place of a tensor."""
-    if type(value) in ATOMS:
+    kind = type(value)
+    if kind in ATOMS or (kind is tuple and _CONSTANTS.issuperset(map(type, value))):
         return value
     if isinstance(value, Owned):
         return None if tensor_at(module, value.name) is None else value
@@ -402,12 +403,15 @@ def _known(module: nn.Module, value: Any) -> Any:
     )
 
 
+_CONSTANTS = ATOMS - {fx.Node}
+
+
 def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """The argument structure with every `fx.Node` and `Owned` replaced by `leaf(it)`."""
     kind = type(value)
     if kind is fx.Node or kind is Owned:
         return leaf(value)
-    if kind in ATOMS:
+    if kind in ATOMS or (kind is tuple and _CONSTANTS.issuperset(map(type, value))):
         return value
     return map_structure(value, lambda item: leaf(item) if type(item) is fx.Node or type(item) is Owned else item)
 
