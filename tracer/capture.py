@@ -107,6 +107,7 @@ class CapturingTracer(fx.Tracer):
         self.written: set[int] = set()  # the ids of the tensors of our copy that lazy modules initialise anew
         self._copy = whole.module
         self.hooks_of_all = copied_hooks_of_all(whole)
+        self._made = whole.made
         self._module_call = nn.Module.__call__
         self._started = False
         if sets_mode_itself(self._copy):
@@ -270,7 +271,7 @@ class CapturingTracer(fx.Tracer):
             alive = self._alive(since)
         if not alive:
             return []
-        return release(alive, self._real, {id(module) for module in self._modules.values()})
+        return release(alive, self._real, {id(own) for own in (*self._modules.values(), *self._made)})
 
     def _alive(self, since: int) -> list[Any]:
         return [value for made in self.made[since:] if (value := made()) is not None]
