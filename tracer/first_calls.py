@@ -73,6 +73,7 @@ class FirstCalls:
         if is_lazy(module):
             with self._tracer.computing():
                 self._before.append(settle(module, layer.inference))
+                self._tracer.real.await_data(module)
             self._tracer.note(layer.path, module)
 
     @contextmanager
@@ -120,6 +121,7 @@ class FirstCalls:
                 self._before.append(Laziness(module))
                 stand_on(module, torch.device("meta"))
                 tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
+                tracer.real.await_data(module)
                 tracer.note(path, module)
 
     def _has_rule(self, module: nn.Module) -> bool:
