@@ -34,7 +34,7 @@ def release(values: Sequence[Any], real: Callable[[Any], Any], passing: Collecti
 
     `real` gives what takes a value's place, or MISSING. A cache of `functools` is emptied, which its user cannot tell
     from having it; whatever else can be written to gets what is real, or loses the entry. Frames hold what they hold.
-    `passing` has the ids of modules that are ours, and may lose anything.
+    `passing` has the ids of what is ours, copies of the caller's objects, and may lose anything.
     """
     return _Release(values, real, passing).run()
 
@@ -191,7 +191,7 @@ class _Release:
         for _ in range(_FAR):
             above = []
             for thing in level:
-                if isinstance(thing, nn.Module) and id(thing) in self._passing:
+                if id(thing) in self._passing:
                     ours = True
                     continue
                 if isinstance(thing, _Cached):  # its own dict: an entry less, which its user cannot tell

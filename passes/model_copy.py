@@ -48,6 +48,11 @@ class ModelCopy:
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return self._tensors.pairs
 
+    @property
+    def made(self) -> list[Any]:
+        """The copies of the objects that the model and its hooks have, tensors and modules apart."""
+        return self._copier.made
+
     def hooks(self, hooks: dict[int, Any]) -> dict[int, Any]:
         """Hooks that act on the copy: what they hold of the model is that of the copy, and what they keep their own."""
         return self._copier.hooks(hooks)

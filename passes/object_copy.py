@@ -62,7 +62,8 @@ class ObjectCopier:
     """Copies objects, each once: `memo` has the copies by the originals' ids, as in `copy.deepcopy`.
 
     `tensor` and `module` copy those; `where` names what is being copied, for those who use an object that cannot be.
-    An `Uncopied` that is met is kept, or, with `restores`, becomes the original again.
+    An `Uncopied` that is met is kept, or, with `restores`, becomes the original again. `made` has the copies of what is
+    neither tensor nor module.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ObjectCopier:
         self._tensor = tensor
         self._module = module
         self._alive: list[Any] = []  # what has an id in the memo
+        self.made: list[Any] = []
 
     def copy(self, value: Any) -> Any:
         kind = type(value)
@@ -96,6 +98,8 @@ class ObjectCopier:
         except Exception as error:  # its class may have any code for this
             made = value if self._restores else Uncopied(value, self._where(), f"{type(error).__name__}: {error}")
         memo[id(value)] = made
+        if made is not value and not isinstance(made, (torch.Tensor, nn.Module)):
+            self.made.append(made)
         return made
 
     def _made(self, value: Any, kind: type) -> Any:
@@ -203,6 +207,7 @@ class ObjectCopier:
         closure = None if value.__closure__ is None else tuple(self._cell(cell) for cell in value.__closure__)
         made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, closure)
         self._memo[id(value)] = made
+        self.made.append(made)
         for cell in value.__closure__ or ():
             self._fill(cell)
         made.__defaults__ = self.copy(value.__defaults__)
@@ -218,6 +223,7 @@ class ObjectCopier:
         if id(cell) not in self._memo:
             self._alive.append(cell)
             self._memo[id(cell)] = types.CellType()
+            self.made.append(self._memo[id(cell)])
         found: types.CellType = self._memo[id(cell)]
         return found
 

@@ -26,7 +26,7 @@ from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import ModelCopy, in_eval_mode, moved, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
-from passes.program import LOCATION, SPEC, Program, Rung
+from passes.program import FAULT, LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from passes.torch_state import undisturbed
@@ -107,6 +107,7 @@ class CapturingTracer(fx.Tracer):
         self.written: set[int] = set()  # the ids of the tensors of our copy that lazy modules initialise anew
         self._copy = whole.module
         self.hooks_of_all = copied_hooks_of_all(whole)
+        self._made = whole.made
         self._module_call = nn.Module.__call__
         self._started = False
         if sets_mode_itself(self._copy):
@@ -201,6 +202,7 @@ class CapturingTracer(fx.Tracer):
                     raise caught
                 self._forget_unused()
                 self._check_untouched()
+                self._forget_frames_of_faults()
             except BaseException as error:
                 _forget_frames(error)
                 raise
@@ -222,6 +224,12 @@ class CapturingTracer(fx.Tracer):
         self._signals = []
         self._attributes, self._rebound, self.unpacked = {}, [], []
         self.real = RealTensors(self)
+
+    def _forget_frames_of_faults(self) -> None:
+        """Lets go of the frames where the program's faults were found: those of the forward are behind them."""
+        for node in self.graph.nodes:
+            if FAULT in node.meta:
+                node.meta[FAULT].__traceback__ = node.meta[FAULT].__context__ = None
 
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
@@ -270,7 +278,7 @@ class CapturingTracer(fx.Tracer):
             alive = self._alive(since)
         if not alive:
             return []
-        return release(alive, self._real, {id(module) for module in self._modules.values()})
+        return release(alive, self._real, {id(own) for own in (*self._modules.values(), *self._made)})
 
     def _alive(self, since: int) -> list[Any]:
         return [value for made in self.made[since:] if (value := made()) is not None]
@@ -361,6 +369,10 @@ class CapturingTracer(fx.Tracer):
     ) -> fx.Node:
         if kind in ("call_function", "call_method"):
             args, kwargs = self._with_numbers(kind, target, args, kwargs)
+        if target in ("to", "type_as") and len(args) > 1 and isinstance(args[1], fx.Node):
+            awaited = self.awaited(args[1])
+            if awaited is not None:  # its type is known, and that is all that is asked for
+                target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self.here()
         if kind in ("call_function", "call_method") and not has_rule(node):

@@ -75,6 +75,7 @@ class FirstCalls:
             with self._tracer.computing():
                 before = settle(module, layer.inference)
                 self._before.append((before, self._tracer.leaves.settled(module)))
+                self._tracer.real.await_data(module)
 
     @contextmanager
     def initialising(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Iterator[None]:
@@ -121,6 +122,7 @@ class FirstCalls:
                 self._before.append((Laziness(module), self._tracer.leaves.noted(module)))
                 stand_on(module, torch.device("meta"))
                 tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
+                tracer.real.await_data(module)
                 tracer.note(path, module)
 
     def _has_rule(self, module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from passes.errors import CaptureError
@@ -55,6 +55,12 @@ class RealTensors:
         self._memory: dict[int, _Entered] = {}
         self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
         self._written: set[int] = set()
+        self._without_data: set[int] = set()
+
+    def await_data(self, module: nn.Module) -> None:
+        """What is done with the module's tensors from here on is traced: they have their sizes, and get data later."""
+        keys = (memory_of(tensor) for _, tensor in own_tensors(module) if tensor.is_meta)
+        self._without_data.update(key for key in keys if key is not None)
 
     def traced(self, tensor: torch.Tensor) -> TracedTensor:
         """The tensor as one of the graph. Raises CaptureError for a view of written memory that cannot be named."""
@@ -114,12 +120,12 @@ class RealTensors:
 
     def followed(self, value: Any) -> Any:
         """The value with what stands for it in place of each real tensor whose memory has been written to."""
-        if not self._written:
+        if not (self._written or self._without_data):
             return value
         return map_structure(value, lambda leaf: self.traced(leaf) if self._is_followed(leaf) else leaf)
 
     def follows_any(self, value: Any) -> bool:
-        return bool(self._written) and any(map(self._is_followed, leaves(value)))
+        return bool(self._written or self._without_data) and any(map(self._is_followed, leaves(value)))
 
     def forget(self, nodes: Iterable[fx.Node]) -> None:
         """Forgets what stands on nodes that are to be erased."""
@@ -131,7 +137,10 @@ class RealTensors:
         self._written &= {memory_of(entered.tensor) or 0 for entered in self._entered.values()}
 
     def _is_followed(self, leaf: Any) -> bool:
-        return _is_real(leaf) and memory_of(leaf) in self._written
+        if not _is_real(leaf):
+            return False
+        key = memory_of(leaf)
+        return key in self._written or key in self._without_data
 
     def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: TracedTensor) -> TracedTensor:
         """A real tensor as the view that it is of another one's memory."""
@@ -187,6 +196,9 @@ class FollowingReal(TorchFunctionMode):
         tracer = self._tracer
         if not tracer.recording or func.__name__ in _ANY_WAY:
             return func(*args, **kwargs)
+        if func in INITIALISERS:
+            with self:
+                return INITIALISERS[func](**kwargs)
         real = tracer.real
         place = written_place(func, args, kwargs)
         if place is not None and any(map(_is_real, leaves(_at(place, args, kwargs)))):
@@ -196,6 +208,15 @@ class FollowingReal(TorchFunctionMode):
             return self._call(func, (), real.followed(args), real.followed(kwargs))
         return func(*args, **kwargs)
 
+
+# Functions of torch.nn.init that hand themselves over, by keywords alone, with what they are written with. What a
+# range of random numbers is says nothing: they are refused.
+INITIALISERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    nn.init.uniform_: nn.init._no_grad_uniform_,
+    nn.init.normal_: nn.init._no_grad_normal_,
+    nn.init.constant_: nn.init._no_grad_fill_,
+    nn.init.kaiming_uniform_: lambda tensor, **_: nn.init._no_grad_uniform_(tensor, -1.0, 1.0),
+}
 
 # What says nothing of a tensor's data.
 _ANY_WAY = frozenset({"__repr__", "__format__", "__hash__", "__dir__", "__reduce_ex__", "requires_grad_"})
@@ -276,4 +297,4 @@ def _all_of(tensor: torch.Tensor) -> torch.Tensor:
         return torch.Tensor.set_(torch.Tensor.new_empty(tensor, 0), storage, 0, (size,), (1,))
 
 
-__all__ = ["FollowingReal", "RealTensors", "memory_of", "with_written", "written_place"]
+__all__ = ["INITIALISERS", "FollowingReal", "RealTensors", "memory_of", "with_written", "written_place"]

@@ -27,7 +27,7 @@ from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
-from tracer.real_tensors import with_written, written_place
+from tracer.real_tensors import INITIALISERS, with_written, written_place
 from tracer.source_lines import is_user_code, only_tells
 
 if TYPE_CHECKING:
@@ -534,6 +534,8 @@ class TracedTensor(fx.Proxy):
         question = _QUESTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
+        if orig_method in INITIALISERS:
+            return INITIALISERS[orig_method](**kwargs)
         place = written_place(orig_method, args, kwargs)
         if place is not None:
             args, kwargs = with_written(tracer, place, args, kwargs)

@@ -27,6 +27,7 @@ from passes.errors import CaptureError, NeedsDataError
 from passes.model_copy import ModelCopy
 from passes.plain_attention import plain_attention
 from passes.torch_state import Loan
+from tracer.awaited_sizes import SIZES, eager_class, guard_sizes
 from tracer.real_tensors import FollowingReal
 from tracer.source_lines import is_user_code
 from tracer.traced_values import TracedNumber, TracedShape, TracedTensor, has_traced
@@ -81,6 +82,7 @@ _PLACES: list[tuple[Any, str]] = [
     *((builtins, name) for name in ("isinstance", "callable", "type")),
     *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
     *((home, name) for home, name, _, _ in NATIVE),
+    *SIZES,
     *((symbolic_trace, name) for name in ("_wrapped_fns_to_patch", "_wrapped_methods_to_patch")),
     *((symbolic_trace, name) for name in ("_is_fx_tracing_flag", "CURRENT_PATCHER") if hasattr(symbolic_trace, name)),
     (torch.autocast, "__enter__"),
@@ -115,6 +117,7 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
         _record_training(tracer)
         _trace_native_calls(tracer)
         _refuse_autocast(tracer)
+        guard_sizes(tracer)
         # Functions that their authors kept from fx (`torch.fx.wrap`) are traced through: they were kept for what
         # plain fx cannot trace; questions about shapes, mostly.
         symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
@@ -184,7 +187,8 @@ def _recognising(instance: Any, kind: Any) -> bool:
     tensor that is not there.
     """
     if _isinstance(instance, kind):
-        return True
+        becomes = eager_class(instance)
+        return becomes is None or issubclass(becomes, kind) or not is_user_code(sys._getframe(1).f_code)
     if _type(instance) not in _TRACED:
         return False
     stands_for = _stands_for(instance)
@@ -210,9 +214,11 @@ class _TypeOf:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         kind = _type(*args, **kwargs)
-        if len(args) == 1 and kind in _TRACED and is_user_code(sys._getframe(1).f_code):
+        if len(args) != 1 or not is_user_code(sys._getframe(1).f_code):
+            return kind
+        if kind in _TRACED:
             return _stands_for(args[0])
-        return kind
+        return eager_class(args[0]) or kind
 
     def __instancecheck__(self, instance: Any) -> bool:
         return _isinstance(instance, _type)
