@@ -98,6 +98,7 @@ class CapturingTracer(fx.Tracer):
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.log = log
+        self.graph = fx.Graph()  # until there is one of the trace
         self._recording = True
         self._thread = threading.get_ident()
         self._model = model
