@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import ModelCopy, in_eval_mode, moved, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
-from passes.program import LOCATION, SPEC, Program, Rung
+from passes.program import FAULT, LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import Propagator
 from passes.spec import TensorSpec
 from passes.torch_state import undisturbed
@@ -208,6 +209,7 @@ class CapturingTracer(fx.Tracer):
             finally:
                 self._put_back()
                 self.program.left_behind = self._left_behind()
+                _forget_frames(*self._signals, *(node.meta.get(FAULT) for node in self.graph.nodes))
                 self._forget_values()
                 holders = self._let_go()
         finally:
@@ -657,13 +659,24 @@ class CapturingTracer(fx.Tracer):
         return before
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Clears the local variables of where an error and what led to it came through: they hold traced values."""
+def _forget_frames(*errors: BaseException | None) -> None:
+    """Clears the local variables of where errors and what led to them came through, and of the frames that called
+    those and are done, too: they hold traced values."""
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
+    waiting = list(errors)
     while waiting:
         current = waiting.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
-            traceback.clear_frames(current.__traceback__)
+            for frame, _ in traceback.walk_tb(current.__traceback__):
+                _forget_frame(frame)
             waiting += [current.__cause__, current.__context__]
+
+
+def _forget_frame(frame: FrameType | None) -> None:
+    while frame is not None:
+        try:
+            frame.clear()
+        except RuntimeError:  # it runs, and so do those that called it
+            return
+        frame = frame.f_back
