@@ -18,6 +18,7 @@ import torch
 
 from passes.dimension import Dim, Size
 from passes.guards import GuardLog, Location
+from passes.torch_state import Loan
 
 _NOT_THE_CALLERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -57,11 +58,9 @@ def noted_decisions(current_source: Callable[[], str | None]) -> Iterator[list[D
             decisions.append(Decision(condition, _axes(self), current_source() or _followed_source()))
         note(self, prefix, condition, *args, **kwargs)
 
-    ShapeEnv._log_guard = noting  # type: ignore[method-assign, assignment]
-    try:
+    with Loan([(ShapeEnv, "_log_guard")]):
+        ShapeEnv._log_guard = noting  # type: ignore[method-assign, assignment]
         yield decisions
-    finally:
-        ShapeEnv._log_guard = note  # type: ignore[method-assign]
 
 
 def _followed_source() -> str | None:

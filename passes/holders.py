@@ -187,7 +187,7 @@ class _Release:
     def _name(self, holder: Any) -> str | None:
         """Where the caller finds the holder; None for what belongs to a module of ours, or to nobody any more."""
         below: dict[int, Any] = {id(holder): None}
-        level, last, ours = [holder], holder, False
+        level, last, ours, function = [holder], holder, False, ""
         for _ in range(_FAR):
             above = []
             for thing in level:
@@ -196,6 +196,10 @@ class _Release:
                     continue
                 if isinstance(thing, _Cached):  # its own dict: an entry less, which its user cannot tell
                     return None
+                if isinstance(thing, FunctionType) and "<locals>" in thing.__qualname__:  # it may be a copy of ours
+                    function = function or f"what {thing.__module__}.{thing.__qualname__} keeps"
+                    above.append(thing)
+                    continue
                 name = _place(thing, below[id(thing)])
                 if name is not None:
                     return name
@@ -210,7 +214,7 @@ class _Release:
                         level.append(holder)
             if not level:
                 break
-        return None if ours else f"a {type(last).__name__} of the caller's"
+        return None if ours else function or f"a {type(last).__name__} of the caller's"
 
 
 def _place_of_names(names: dict[Any, Any]) -> ModuleType | type | None:

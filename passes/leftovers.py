@@ -78,9 +78,13 @@ def _shown(value: Any, depth: int = 3) -> Any:
 
 def _fields(value: Any) -> list[Any]:
     """What an object of the caller's holds."""
-    if isinstance(value, (type, FunctionType, nn.Module)) or not hasattr(value, "__dict__"):
+    if isinstance(value, (type, FunctionType, nn.Module)):
         return []
-    return list(vars(value).values())[:_MANY]
+    try:  # not as the object itself answers, which may be with code of the caller's
+        held = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return []
+    return list(held.values())[:_MANY]
 
 
 _ABSENT = object()

@@ -11,14 +11,14 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from passes.dispatch_mode import DispatchMode
-from passes.torch_state import TORCH_STATE
+from passes.torch_state import TORCH_STATE, Loan
 
 _CPU = torch.device("cpu")
 
@@ -82,14 +82,10 @@ class OwnRandomness(DispatchMode):  # type: ignore[no-untyped-call]
     def _drawn_in_turn(self, device: torch.device, func: Any, args: Any, kwargs: Any) -> Any:
         """The result of an operation that takes no generator: torch's own is in our state as long as it runs."""
         own = self.generator(device)
-        with TORCH_STATE:
-            before = _state(device)
-            try:
-                _set_state(device, own.get_state())
-                result = func(*args, **kwargs)
-                own.set_state(_state(device))
-            finally:
-                _set_state(device, before)
+        with TORCH_STATE, Loan((), partial(_set_state, device, _state(device))):
+            _set_state(device, own.get_state())
+            result = func(*args, **kwargs)
+            own.set_state(_state(device))
         return result
 
 
@@ -113,14 +109,15 @@ def own_random_state(seed: int | None = None) -> Iterator[None]:
 @contextmanager
 def python_randomness_kept() -> Iterator[None]:
     """After the block, the random states of Python and numpy are what they were."""
-    before, numpys = random.getstate(), np.random.get_state()
-    try:
+    with Loan((), partial(_set_python_state, random.getstate(), np.random.get_state())):
         yield
-    finally:
-        if random.getstate() != before:
-            random.setstate(before)
-        if not _same_state(np.random.get_state(), numpys):
-            np.random.set_state(numpys)
+
+
+def _set_python_state(pythons: Any, numpys: Any) -> None:
+    if random.getstate() != pythons:
+        random.setstate(pythons)
+    if not _same_state(np.random.get_state(), numpys):
+        np.random.set_state(numpys)
 
 
 def _same_state(left: Any, right: Any) -> bool:
@@ -190,8 +187,6 @@ class _ThreadsGenerator:
 
 
 _at_work = threading.local()
-_naming = threading.Lock()
-_named_by = 0
 
 
 def _stack() -> list[OwnRandomness]:
@@ -203,20 +198,11 @@ def _stack() -> list[OwnRandomness]:
 
 @contextmanager
 def _named(own: OwnRandomness) -> Iterator[None]:
-    global _named_by
-    with _naming:
-        _named_by += 1
-        if _named_by == 1:
-            setattr(torch.random, "default_generator", _ThreadsGenerator(torch._C.default_generator))  # noqa: B010
-    _stack().append(own)
-    try:
+    stack = _stack()
+    with Loan([(torch.random, "default_generator")], partial(stack.__delitem__, slice(len(stack), None))):
+        setattr(torch.random, "default_generator", _ThreadsGenerator(torch._C.default_generator))  # noqa: B010
+        stack.append(own)
         yield
-    finally:
-        _stack().pop()
-        with _naming:
-            _named_by -= 1
-            if _named_by == 0:
-                setattr(torch.random, "default_generator", torch._C.default_generator)  # noqa: B010
 
 
 def _state(device: torch.device, own: OwnRandomness | None = None) -> torch.Tensor:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from passes.guards import GuardLog, Location
 from passes.interface_names import InterfaceNames
 from passes.nested import leaves
 from passes.onnx_lowering import PRODUCER, LoweredModel, check_model
+from passes.torch_state import Loan
 
 # torch's exporter writes opset 18 and converts that to later ones; what it converts to earlier ones is not valid.
 TORCH_OPSETS = range(18, 24)
@@ -66,12 +69,10 @@ def export_through_torch(
     dims = {name: torch.export.Dim(name) for axes in dynamic_axes for name in axes.values()}
     try:
         with (
-            warnings.catch_warnings(),
             _quiet(),
             torch.no_grad(),
             export_guards.noted_decisions(current_source) as decisions,
         ):
-            warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Flat(module, arguments),
                 tuple(tensors),
@@ -231,9 +232,9 @@ def _forget_origin(message: Any) -> None:
 def _quiet() -> Iterator[None]:
     """What the exporter prints and logs (packages it looks for, graphs it gave up on) is not for our caller."""
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
+    places = [(sys, "stdout"), (sys, "stderr"), *((warnings, name) for name in ("filters", "showwarning"))]
+    with Loan(places, partial(logging.disable, before)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
-    finally:
-        logging.disable(before)

@@ -20,6 +20,7 @@ from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn.modules import transformer
 
 import tracer
+from passes import errors
 from passes.torch_state import TORCH_STATE
 from tracer.tracing_environment import NATIVE
 
@@ -55,7 +56,9 @@ def everything() -> dict[str, Any]:
         "finders": list(sys.meta_path),
         "gradients": torch.is_grad_enabled(),
         "collector": gc.isenabled(),
-        "random": torch.get_rng_state().tolist(),
+        "random": (torch.get_rng_state().tolist(), torch.random.default_generator, random.getstate()),
+        "recursion": sys.getrecursionlimit(),
+        "errors": getattr(errors._made, "errors", None),
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "lock": TORCH_STATE._is_owned(),  # type: ignore[attr-defined]
         "table": table(5).tolist() if type(table(5)) is torch.Tensor else table(5),

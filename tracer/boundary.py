@@ -13,7 +13,6 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar, cast
 
@@ -29,9 +28,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Tracing takes several frames of Python for one of the eager model's, so that a model near the limit would pass it.
 RECURSION_LIMIT = 6000
-_lock = threading.Lock()
-_inside = 0
-_limit_before = 0
 
 
 def public(function: Function) -> Function:
@@ -44,16 +40,22 @@ def public(function: Function) -> Function:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InputError(f"{function.__name__}: {error}", remedy=f"see help(tracer.{function.__name__})") from error
+        limit = sys.getrecursionlimit()
         try:
-            with _deep_recursion():
+            try:
+                _set_recursion_limit(max(limit, RECURSION_LIMIT))
                 check_arguments(arguments)
                 if "model" in arguments:
                     check_model(arguments["model"])
                 return function(*args, **kwargs)
-        except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
-            raise
-        except Exception as error:
-            raise translated(error) from error
+            except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
+                raise
+            except Exception as error:
+                raise translated(error) from error
+            finally:
+                _set_recursion_limit(limit)
+        finally:
+            _set_recursion_limit(limit)  # once more, where an interrupt met the first
 
     return cast(Function, guarded)
 
@@ -132,25 +134,10 @@ def _operation(frames: list[tuple[FrameType, int]]) -> str:
     return operation_of(node) if node is not None else ""
 
 
-@contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Python's recursion limit, raised while the main thread is inside; others have smaller stacks."""
-    global _inside, _limit_before
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with _lock:
-        if not _inside:
-            _limit_before = sys.getrecursionlimit()
-            sys.setrecursionlimit(max(_limit_before, RECURSION_LIMIT))
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                sys.setrecursionlimit(_limit_before)
+def _set_recursion_limit(limit: int) -> None:
+    """Sets Python's recursion limit where this is the main thread: others have smaller stacks."""
+    if threading.current_thread() is threading.main_thread() and sys.getrecursionlimit() != limit:
+        sys.setrecursionlimit(limit)
 
 
 __all__ = ["public", "translated"]

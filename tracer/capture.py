@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from types import FrameType
 from typing import Any
 
 import torch
@@ -98,6 +99,7 @@ class CapturingTracer(fx.Tracer):
     def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.log = log
+        self.graph = fx.Graph()  # until there is one of the trace
         self._recording = True
         self._thread = threading.get_ident()
         self._model = model
@@ -209,6 +211,7 @@ class CapturingTracer(fx.Tracer):
             finally:
                 self._put_back()
                 self.program.left_behind = self._left_behind()
+                _forget_frames(*self._signals, *(node.meta.get(FAULT) for node in self.graph.nodes))
                 self._forget_values()
                 holders = self._let_go()
         finally:
@@ -676,13 +679,24 @@ def _first(count: int, table: dict[Any, Any]) -> dict[Any, Any]:
     return dict(islice(table.items(), count))
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Clears the local variables of where an error and what led to it came through: they hold traced values."""
+def _forget_frames(*errors: BaseException | None) -> None:
+    """Clears the local variables of where errors and what led to them came through, and of the frames that called
+    those and are done, too: they hold traced values."""
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
+    waiting = list(errors)
     while waiting:
         current = waiting.pop()
         if current is not None and id(current) not in seen:
             seen.add(id(current))
-            traceback.clear_frames(current.__traceback__)
+            for frame, _ in traceback.walk_tb(current.__traceback__):
+                _forget_frame(frame)
             waiting += [current.__cause__, current.__context__]
+
+
+def _forget_frame(frame: FrameType | None) -> None:
+    while frame is not None:
+        try:
+            frame.clear()
+        except RuntimeError:  # it runs, and so do those that called it
+            return
+        frame = frame.f_back

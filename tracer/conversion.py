@@ -47,7 +47,7 @@ from tracer.input_files import checked_target
 from tracer.ladder import follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample, check_sample
-from tracer.source_lines import current_source
+from tracer.source_lines import callers_level, current_source
 from tracer.weights import Weights, read_weights
 
 if TYPE_CHECKING:
@@ -448,7 +448,7 @@ class _Export:
         pinned = pinned_sizes(work.log)
         with own_randomness(0):
             data = work.sample.data(work.log.sampled)
-        with work.timed("lowering"), TORCH_STATE, own_random_state(), running_copy(resolved) as module:
+        with work.timed("lowering"), TORCH_STATE, _torchs_export(resolved) as module:
             return export_through_torch(
                 module.eval(),
                 [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)],
@@ -463,6 +463,13 @@ class _Export:
                 log=work.log,
                 current_source=partial(current_source, export_through_torch.__code__),
             )
+
+
+@contextmanager
+def _torchs_export(resolved: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the model that torch's exporter may follow inside the block."""
+    with own_random_state(), python_randomness_kept(), running_copy(resolved) as module:
+        yield module
 
 
 def _of_caller(steps: CallersPasses, stage: Stage) -> list[Pass]:
@@ -512,7 +519,9 @@ class _Work:
             message = f"the sample never reaches the lazy layers {listed}"
             if strict:
                 raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
-            warnings.warn(f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=5)
+            warnings.warn(
+                f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=callers_level()
+            )
 
     def run(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED) -> list[PassResult]:
         results = Pipeline(passes, start).run(self.program)

@@ -98,3 +98,14 @@ def current_source(boundary: CodeType) -> str | None:
             return source_line(frame)
         frame = frame.f_back
     return None
+
+
+def callers_level() -> int:
+    """How far up the stack the caller's line is, as `stacklevel` of a warning that the function calling this gives."""
+    level, frame = 1, sys._getframe(1).f_back
+    while frame is not None:
+        level += 1
+        if is_user_code(frame.f_code):
+            return level
+        frame = frame.f_back
+    return level
