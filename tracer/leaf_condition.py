@@ -39,6 +39,8 @@ _ENTRIES = ("forward", "initialize_parameters", "_infer_parameters")
 _HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
 _TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+# Attributes that make a forward write: the statistics of a norm in training, the rows that an embedding looks up.
+_WRITING = ("training", "max_norm")
 _ABSENT = object()
 
 
@@ -80,7 +82,7 @@ class LeafCondition:
             and _only_initialises(module)
             and not any(_HOOKS_OF_ALL)
             and _takes_tensors(args, kwargs)
-            and not (module.__dict__["training"] and "training" in call.reads)
+            and not any(module.__dict__.get(name) for name in _WRITING if name in call.reads)
             and _unchanged(before, _state(module, call))
             and not any(map(self._written, _tensors(module)))
         )

@@ -22,6 +22,7 @@ from passes.lazy_modules import is_uninitialized, own_tensors
 from passes.nested import leaves, map_structure
 from passes.ops.op import is_inplace
 from passes.ops.parts import strided
+from tracer.writing_functions import spelled_out
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -187,6 +188,10 @@ class FollowingReal(TorchFunctionMode):
         tracer = self._tracer
         if not tracer.recording or func.__name__ in _ANY_WAY:
             return func(*args, **kwargs)
+        spelled = spelled_out(func, args, kwargs)
+        if spelled is not None:
+            with self:
+                return spelled()
         real = tracer.real
         place = written_place(func, args, kwargs)
         if place is not None and any(map(_is_real, leaves(_at(place, args, kwargs)))):
@@ -215,7 +220,12 @@ def written_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
             return None
         if not kwargs.get("inplace", len(args) > place and args[place]):
             return None
-    return 0 if args else next((name for name in ("input", "self") if name in kwargs), None)
+    if args:
+        return 0
+    known = next((name for name in ("input", "self") if name in kwargs), None)
+    if known is None:
+        raise CaptureError(f"the forward writes in place by {name}", remedy="compute a new tensor in its place")
+    return known
 
 
 @cache
