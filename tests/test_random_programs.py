@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import fx
 
+import tracer
 from passes.errors import TracerError
-from passes.guards import GuardLog
+from passes.lazy_modules import is_uninitialized
 from passes.program import Program
-from passes.shape_propagation import ShapePropagation
-from tests.random_programs import RandomProgram, eager, flat, random_program
-from tracer.capture import capture
-from tracer.sample import bind_sample
+from tests.random_programs import SEED, RandomProgram, Text, eager, flat, random_program
 
 X = torch.linspace(-1.5, 1.5, 8).view(2, 4)
 
@@ -35,37 +33,57 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-def captured(model: RandomProgram) -> Program:
-    log = GuardLog()
-    program = capture(model, bind_sample(model, (X,), None, None, None, log), log)
-    ShapePropagation().run(program)
-    return program
-
-
 def agrees(seed: int) -> bool:
     """Whether the program is followed, and then as eager PyTorch has it; False where it is refused."""
-    lines, names = random_program(seed, X)
-    model = RandomProgram(lines, names).eval()
-    own = {**model.state_dict(), "plain": model.plain, "table": model.table}
-    before = {name: tensor.clone() for name, tensor in own.items()}
-    text = "\n".join([f"seed {seed}", *lines, f"return {names}"])
+    text = random_program(seed, X)
+    model = RandomProgram(text).eval()
+    own = own_state(model)
+    kept: list[Values] = []
+
+    def keep(program: Program) -> None:
+        kept.append(Values(program.graph_module()))
+
     try:
         with torch.no_grad():
-            found = flat(Values(captured(model).graph_module()).run(X.clone()))
+            tracer.resolve(model, X.clone(), seed=SEED, passes=[keep])
+            found = flat(kept[0].run(X.clone()))
     except TracerError:
         return False
     finally:
-        for name, tensor in own.items():
-            assert torch.equal(tensor, before[name]), f"the caller's {name} was written to:\n{text}"
-    expected = eager(RandomProgram(lines, names), X)
+        assert_same(own, own_state(model), text)
+    expected = eager(text, X)
     assert expected is not None, text
-    assert len(found) == len(expected), text
-    for name, ours, theirs in zip(range(len(found)), found, expected, strict=True):
-        assert ours.dtype == theirs.dtype, f"result {name} is {ours.dtype}, not {theirs.dtype}:\n{text}"
-        assert ours.shape == theirs.shape, f"result {name} is {ours.shape}, not {theirs.shape}:\n{text}"
-        close = torch.allclose(ours.double(), theirs.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
-        assert close, f"result {name} is {ours}, not {theirs}:\n{text}"
+    compare(found, expected, text)
     return True
+
+
+def own_state(model: RandomProgram) -> dict[str, Any]:
+    """What the caller has: bits of tensors, and the names of attributes and hooks."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers()), "plain": model.plain}
+    state: dict[str, Any] = {
+        name: tensor.detach().clone() for name, tensor in tensors.items() if not is_uninitialized(tensor)
+    }
+    state["table"] = model.table.clone()
+    for path, module in model.named_modules():
+        state[f"attributes of {path}"] = sorted(module.__dict__), type(module)
+        state[f"hooks of {path}"] = list(module._forward_hooks.values()), list(module._forward_pre_hooks.values())
+    return state
+
+
+def assert_same(before: dict[str, Any], after: dict[str, Any], text: Text) -> None:
+    assert before.keys() == after.keys(), text
+    for name, value in before.items():
+        same = torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+        assert same, f"the caller's {name} is another:\n{text}"
+
+
+def compare(found: list[torch.Tensor], expected: list[torch.Tensor], text: Text) -> None:
+    assert len(found) == len(expected), text
+    for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours.dtype == theirs.dtype, f"result {place} is {ours.dtype}, not {theirs.dtype}:\n{text}"
+        assert ours.shape == theirs.shape, f"result {place} is {ours.shape}, not {theirs.shape}:\n{text}"
+        close = torch.allclose(ours.double(), theirs.double(), rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert close, f"result {place} is {ours}, not {theirs}:\n{text}"
 
 
 @pytest.mark.parametrize("start", range(0, 120, 20))

@@ -43,6 +43,8 @@ _TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 # What most attributes of a module are, and what is no tensor and no list of tensors.
 _WITHOUT_TENSORS = _SCALARS | {tuple, dict, set, OrderedDict}
+# Attributes that make a forward write: the statistics of a norm in training, the rows that an embedding looks up.
+_WRITING = ("training", "max_norm")
 _ABSENT = object()
 _type = type  # Python's own, also while a forward is traced
 
@@ -100,7 +102,7 @@ class LeafCondition:
             and _only_initialises(module)
             and not any(_HOOKS_OF_ALL)
             and _takes_tensors(args, kwargs)
-            and not (module.__dict__["training"] and "training" in call.reads)
+            and not any(module.__dict__.get(name) for name in _WRITING if name in call.reads)
             and _unchanged(before, _state(module, call))
             and not self._written(_tensors(module))
         )

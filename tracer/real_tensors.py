@@ -22,6 +22,7 @@ from passes.lazy_modules import is_uninitialized, own_tensors
 from passes.nested import leaves, map_structure
 from passes.ops.op import is_inplace
 from passes.ops.parts import strided
+from tracer.writing_functions import spelled_out
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -196,9 +197,10 @@ class FollowingReal(TorchFunctionMode):
         tracer = self._tracer
         if not tracer.recording or func.__name__ in _ANY_WAY:
             return func(*args, **kwargs)
-        if func in INITIALISERS:
+        spelled = spelled_out(func, args, kwargs)
+        if spelled is not None:
             with self:
-                return INITIALISERS[func](**kwargs)
+                return spelled()
         real = tracer.real
         place = written_place(func, args, kwargs)
         if place is not None and any(map(_is_real, leaves(_at(place, args, kwargs)))):
@@ -208,15 +210,6 @@ class FollowingReal(TorchFunctionMode):
             return self._call(func, (), real.followed(args), real.followed(kwargs))
         return func(*args, **kwargs)
 
-
-# Functions of torch.nn.init that hand themselves over, by keywords alone, with what they are written with. What a
-# range of random numbers is says nothing: they are refused.
-INITIALISERS: dict[Callable[..., Any], Callable[..., Any]] = {
-    nn.init.uniform_: nn.init._no_grad_uniform_,
-    nn.init.normal_: nn.init._no_grad_normal_,
-    nn.init.constant_: nn.init._no_grad_fill_,
-    nn.init.kaiming_uniform_: lambda tensor, **_: nn.init._no_grad_uniform_(tensor, -1.0, 1.0),
-}
 
 # What says nothing of a tensor's data.
 _ANY_WAY = frozenset({"__repr__", "__format__", "__hash__", "__dir__", "__reduce_ex__", "requires_grad_"})
@@ -236,7 +229,12 @@ def written_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
             return None
         if not kwargs.get("inplace", len(args) > place and args[place]):
             return None
-    return 0 if args else next((name for name in ("input", "self") if name in kwargs), None)
+    if args:
+        return 0
+    known = next((name for name in ("input", "self") if name in kwargs), None)
+    if known is None:
+        raise CaptureError(f"the forward writes in place by {name}", remedy="compute a new tensor in its place")
+    return known
 
 
 @cache
@@ -297,4 +295,4 @@ def _all_of(tensor: torch.Tensor) -> torch.Tensor:
         return torch.Tensor.set_(torch.Tensor.new_empty(tensor, 0), storage, 0, (size,), (1,))
 
 
-__all__ = ["INITIALISERS", "FollowingReal", "RealTensors", "memory_of", "with_written", "written_place"]
+__all__ = ["FollowingReal", "RealTensors", "memory_of", "with_written", "written_place"]

@@ -27,8 +27,9 @@ from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
-from tracer.real_tensors import INITIALISERS, with_written, written_place
+from tracer.real_tensors import FollowingReal, with_written, written_place
 from tracer.source_lines import is_user_code, only_tells
+from tracer.writing_functions import spelled_out
 
 if TYPE_CHECKING:
     from tracer.capture import CapturingTracer
@@ -534,8 +535,12 @@ class TracedTensor(fx.Proxy):
         question = _QUESTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
-        if orig_method in INITIALISERS:
-            return INITIALISERS[orig_method](**kwargs)
+        if isinstance(orig_method, torch._ops.OpOverload):
+            orig_method = orig_method.overloadpacket
+        spelled = spelled_out(orig_method, args, kwargs)
+        if spelled is not None:
+            with FollowingReal(tracer, cls.__torch_function__):
+                return spelled()
         place = written_place(orig_method, args, kwargs)
         if place is not None:
             args, kwargs = with_written(tracer, place, args, kwargs)
