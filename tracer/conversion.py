@@ -161,10 +161,10 @@ class Conversion:
             check(None)
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def inspect(
     model: nn.Module,
     args: Any,
@@ -185,10 +185,10 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def draw(
     model: nn.Module,
     args: Any,
@@ -217,10 +217,10 @@ def draw(
     return drawing
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -272,10 +272,10 @@ def resolve(
     return model
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def convert(
     model: nn.Module,
     args: Any,
