@@ -258,7 +258,7 @@ class Dim:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, float):
-            return other.is_integer() and self == int(other)
+            return other.is_integer() and bool(self == int(other))
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         difference = self - other

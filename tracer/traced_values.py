@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from passes.dimension import Dim, hint, product
+from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import fields_of, is_dataclass_value, leaves
 from passes.ops.assignment import with_item
