@@ -92,7 +92,11 @@ class Dim:
 
     # Arithmetic ---------------------------------------------------------------------------------
 
-    def __add__(self, other: Size) -> Size:
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            from passes.ratio import as_fraction
+
+            return as_fraction(self) + other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         terms = dict(self.terms)
@@ -105,12 +109,12 @@ class Dim:
     def __neg__(self) -> Size:
         return self._of({m: -c for m, c in self.terms.items()}, -self.hint)
 
-    def __sub__(self, other: Size) -> Size:
-        if not isinstance(other, (int, Dim)):
+    def __sub__(self, other: Any) -> Any:
+        if not isinstance(other, (int, float, Dim)):
             return NotImplemented
         return self + (-other)
 
-    def __rsub__(self, other: Size) -> Size:
+    def __rsub__(self, other: Any) -> Any:
         return -self + other
 
     def __mul__(self, other: Any) -> Any:
@@ -129,21 +133,29 @@ class Dim:
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: Size) -> Size:
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            from passes.ratio import as_fraction
+
+            return as_fraction(self) // other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         return self._divmod(self, other)[0]
 
-    def __rfloordiv__(self, other: int) -> Size:
-        return self._divmod(other, self)[0]
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._divmod(other, self)[0] if isinstance(other, int) else NotImplemented
 
-    def __mod__(self, other: Size) -> Size:
+    def __mod__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            from passes.ratio import as_fraction
+
+            return as_fraction(self) % other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         return self._divmod(self, other)[1]
 
-    def __rmod__(self, other: int) -> Size:
-        return self._divmod(other, self)[1]
+    def __rmod__(self, other: Any) -> Any:
+        return self._divmod(other, self)[1] if isinstance(other, int) else NotImplemented
 
     def __truediv__(self, other: Any) -> Any:
         from passes.ratio import divide
@@ -155,21 +167,34 @@ class Dim:
 
         return divide(other, self)
 
-    def __pow__(self, exponent: int) -> Size:
-        result: Size = 1
-        for _ in range(exponent):
-            result = result * self
-        return result
+    def __pow__(self, exponent: Any) -> Any:
+        """A whole power, which is a fraction where it is negative."""
+        from passes.ratio import power
+
+        return power(self, exponent)
+
+    def __abs__(self) -> Size:
+        return self if self >= 0 else -self
+
+    def __floor__(self) -> Size:
+        return self
+
+    __ceil__ = __trunc__ = __floor__
+
+    def __round__(self, digits: int | None = None) -> Size:
+        if digits is not None and digits < 0:
+            raise TypeError(f"{self} is rounded to {digits} decimal digits")
+        return self
 
     def _divmod(self, numerator: Size, denominator: Size) -> tuple[Size, Size]:
-        """`(numerator // denominator, numerator % denominator)`, for a positive denominator."""
-        if isinstance(denominator, Dim):
-            return self._divmod_by_formula(numerator, denominator)
-        if denominator <= 0:
-            if denominator == 0:
-                raise ZeroDivisionError(f"{numerator} is divided by zero")
+        """`(numerator // denominator, numerator % denominator)`; by a formula, once its sign is known."""
+        if denominator == 0:
+            raise ZeroDivisionError(f"{numerator} is divided by zero")
+        if denominator < 0:
             quotient, remainder = self._divmod(-numerator, -denominator)
             return quotient, -remainder
+        if isinstance(denominator, Dim):
+            return self._divmod_by_formula(numerator, denominator)
         quotient_terms: dict[Monomial, int] = {}
         rest_terms: dict[Monomial, int] = {}
         for monomial, coefficient in _terms(numerator).items():
@@ -232,6 +257,8 @@ class Dim:
     # Comparison ---------------------------------------------------------------------------------
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, float):
+            return other.is_integer() and bool(self == int(other))
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         difference = self - other
@@ -257,17 +284,25 @@ class Dim:
             self._hash = hash(frozenset(self.terms.items()))
         return self._hash
 
-    def __ge__(self, other: Size) -> bool:
-        return self._compare(other, self - other, ">=", "<")
+    def __ge__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self >= math.ceil(other) if math.isfinite(other) else other < 0
+        return self._compare(other, self - other, ">=", "<") if isinstance(other, (int, Dim)) else NotImplemented
 
-    def __gt__(self, other: Size) -> bool:
-        return self._compare(other, self - other - 1, ">", "<=")
+    def __gt__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self > math.floor(other) if math.isfinite(other) else other < 0
+        return self._compare(other, self - other - 1, ">", "<=") if isinstance(other, (int, Dim)) else NotImplemented
 
-    def __le__(self, other: Size) -> bool:
-        return self._compare(other, other - self, "<=", ">")
+    def __le__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self <= math.floor(other) if math.isfinite(other) else other > 0
+        return self._compare(other, other - self, "<=", ">") if isinstance(other, (int, Dim)) else NotImplemented
 
-    def __lt__(self, other: Size) -> bool:
-        return self._compare(other, other - self - 1, "<", ">=")
+    def __lt__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self < math.ceil(other) if math.isfinite(other) else other > 0
+        return self._compare(other, other - self - 1, "<", ">=") if isinstance(other, (int, Dim)) else NotImplemented
 
     def _compare(self, other: Size, slack: Size, relation: str, opposite: str) -> bool:
         """Whether `slack >= 0`, recording `self relation other` (or its opposite) if it had to be sampled."""
@@ -470,15 +505,19 @@ def _atom_value(atom: Atom, sizes: Mapping[str, int]) -> int:
 
 
 def _monomial_bound(monomial: Monomial) -> float:
-    return math.prod(_atom_bound(atom) for atom in monomial)
+    bounds = [_atom_bound(atom) for atom in monomial]
+    return math.prod(bounds) if min(bounds) >= 0 else -math.inf
 
 
 def _atom_bound(atom: Atom) -> float:
     if isinstance(atom, Symbol):
         return 1
-    if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
-        return max(0, atom.numerator.lower_bound() // atom.denominator)
-    return 0
+    if isinstance(atom, Mod):  # by what is positive
+        return 0
+    below = atom.numerator.lower_bound()
+    if below < 0:
+        return -math.inf
+    return below // atom.denominator if isinstance(atom.denominator, int) else 0
 
 
 def _at_least(difference: Size) -> bool:

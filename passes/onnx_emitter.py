@@ -325,9 +325,12 @@ class Emitter:
             if self.opset >= 15:
                 return self.node("Shape", source, start=axis, end=axis + 1)
             return self.node("Gather", self.node("Shape", source), self.ints(axis))
-        # Numerators are never negative in the normal form, so ONNX's truncating Div is the floor.
-        operation = "Div" if isinstance(atom, FloorDiv) else "Mod"
-        return self.node(operation, self.size(atom.numerator), self.size(atom.denominator))
+        above, below = self.size(atom.numerator), self.size(atom.denominator)
+        if isinstance(atom, Mod):
+            return self.node("Mod", above, below)
+        if atom.numerator.lower_bound() < 0:  # ONNX divides towards zero, which is the floor where nothing is left over
+            above = self.node("Sub", above, self.node("Mod", above, below))
+        return self.node("Div", above, below)
 
     # The graph's frame, for the lowering pass ---------------------------------------------------
 

@@ -6,6 +6,7 @@ the same integer. So a fraction is kept as two integer formulas, and `math.ceil(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,11 +55,45 @@ class Ratio:
     def __neg__(self) -> Any:
         return _ratio(-self.numerator, self.denominator)
 
+    def __abs__(self) -> Any:
+        return _ratio(abs(self.numerator), self.denominator)
+
+    def __pow__(self, exponent: Any) -> Any:
+        return power(self, exponent)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(self.numerator * d // (self.denominator * n), 1))
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _with_parts(other, lambda n, d: _ratio(n * self.denominator // (d * self.numerator), 1))
+
+    def __mod__(self, other: Any) -> Any:
+        return _with_parts(
+            other, lambda n, d: _ratio(self.numerator * d % (self.denominator * n), self.denominator * d)
+        )
+
+    def __rmod__(self, other: Any) -> Any:
+        return _with_parts(
+            other, lambda n, d: _ratio(n * self.denominator % (d * self.numerator), self.denominator * d)
+        )
+
     def __floor__(self) -> Size:
         return self.numerator // self.denominator
 
     def __ceil__(self) -> Size:
         return -(-self.numerator // self.denominator)
+
+    def __trunc__(self) -> Size:
+        return self.__floor__() if self.numerator >= 0 else self.__ceil__()
+
+    def __round__(self, digits: int | None = None) -> Size:
+        """The nearest integer; of two, the even one."""
+        if digits is not None:
+            raise TypeError(f"{self} is rounded to {digits} decimal digits")
+        doubled, whole = 2 * self.numerator + self.denominator, 2 * self.denominator
+        upper, above = doubled // whole, doubled % whole
+        is_between = 1 - -(-above // whole)
+        return upper - is_between * (upper % 2)
 
     def __lt__(self, other: Any) -> Any:
         return _with_parts(other, lambda n, d: self.numerator * d < n * self.denominator)
@@ -73,7 +108,12 @@ class Ratio:
         return _with_parts(other, lambda n, d: self.numerator * d >= n * self.denominator)
 
     def __eq__(self, other: object) -> Any:
-        return _with_parts(other, lambda n, d: self.numerator * d == n * self.denominator)
+        found = _with_parts(other, lambda n, d: self.numerator * d == n * self.denominator)
+        if found is NotImplemented and isinstance(other, float):
+            if math.isfinite(other):
+                raise TypeError(f"whether {self} is {other} depends on how it is rounded")
+            return False
+        return found
 
     def __hash__(self) -> int:
         return hash((self.numerator, self.denominator))
@@ -87,7 +127,10 @@ class Ratio:
         raise DynamicSizeError(self)
 
     def __str__(self) -> str:
-        return " / ".join(f"({part})" if " " in str(part) else str(part) for part in (self.numerator, self.denominator))
+        return " / ".join(
+            f"({part})" if isinstance(part, Dim) and not str(part).isidentifier() else str(part)
+            for part in (self.numerator, self.denominator)
+        )
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
@@ -103,9 +146,26 @@ def multiply(size: Dim, factor: float) -> Any:
     return _with_parts(factor, lambda n, d: _ratio(size * n, d))
 
 
+def power(base: Dim | Ratio, exponent: Any) -> Any:
+    """A whole power of a size or a fraction of sizes, or NotImplemented for any other exponent."""
+    if not isinstance(exponent, (int, float)) or exponent != exponent // 1:
+        return NotImplemented
+    result: Any = 1 if isinstance(exponent, int) and isinstance(base, Dim) else 1.0
+    for _ in range(abs(int(exponent))):
+        result = result * base
+    return result if exponent >= 0 else 1 / result
+
+
+def as_fraction(size: Size) -> Any:
+    """The size as a float is one."""
+    return _ratio(size, 1)
+
+
 def _ratio(numerator: Size, denominator: Size) -> Any:
     """The fraction; a plain float where nothing in it is dynamic."""
-    if isinstance(denominator, int) and denominator < 0:
+    if denominator == 0:
+        raise ZeroDivisionError("float division by zero")
+    if denominator < 0:
         numerator, denominator = -numerator, -denominator
     if isinstance(numerator, Dim) or isinstance(denominator, Dim):
         return Ratio(numerator, denominator)
@@ -118,11 +178,11 @@ def _with_parts(number: Any, combine: Callable[[Size, Size], Any]) -> Any:
         return combine(number.numerator, number.denominator)
     if isinstance(number, (int, Dim)):
         return combine(number, 1)
-    if isinstance(number, float):
+    if isinstance(number, float) and math.isfinite(number):
         numerator, denominator = number.as_integer_ratio()
         if denominator <= LARGEST_DENOMINATOR:
             return combine(numerator, denominator)
     return NotImplemented
 
 
-__all__ = ["Ratio", "divide", "multiply"]
+__all__ = ["Ratio", "as_fraction", "divide", "multiply", "power"]

@@ -127,16 +127,7 @@ class Propagator:
         """What is wrong with a call that a rule fails at, or None where torch takes it: rules expect arguments of the
         types that torch documents, and a caller may have given others (`kernel_size="3"`, a tuple for a tensor)."""
         refusal = self._torchs_refusal(node)
-        if refusal is None or not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
-            return refusal
-        remedy = "return a tensor from what comes before"
-        if isinstance(failure.obj, (tuple, list)):
-            remedy = "take the tensor out of it, as in `output, state = self.lstm(x)`"
-        given = type(failure.obj).__name__
-        return ShapeError(
-            f"{operation_of(node, self.program)} takes a tensor, but is given a {given}: {describe(failure.obj)}",
-            remedy=remedy,
-        )
+        return refusal and (given_no_tensor(operation_of(node, self.program), failure) or refusal)
 
     def _torchs_refusal(self, node: fx.Node) -> ShapeError | None:
         """What torch says to a call, or None where it takes it."""
@@ -236,6 +227,17 @@ class Propagator:
         return error.placed(
             location_of(node), operation_of(node, self.program), inputs, shape_chain(node, self.program)
         )
+
+
+def given_no_tensor(operation: str, failure: Exception) -> ShapeError | None:
+    """What is wrong with a call whose rule fails because something is no tensor; None where it fails otherwise."""
+    if not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
+        return None
+    remedy = "return a tensor from what comes before"
+    if isinstance(failure.obj, (tuple, list)):
+        remedy = "take the tensor out of it, as in `output, state = self.lstm(x)`"
+    given = type(failure.obj).__name__
+    return ShapeError(f"{operation} takes a tensor, but is given a {given}: {describe(failure.obj)}", remedy=remedy)
 
 
 class _UnknownTensorError(Exception):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from passes.dimension import Dim, DynamicSizeError, Size, hint, product
+from passes.dimension import Dim, DynamicSizeError, Size, hint, holds_at, product
+from passes.errors import CaptureError
 from passes.guards import GuardLog
+from passes.ratio import Ratio
+from tracer.traced_values import TracedNumber
 
 SIZES = {"N": 5, "H": 28, "W": 31}
 
@@ -59,6 +67,84 @@ def test_an_answer_without_a_guard_holds_for_all_sizes(left: str, right: str, re
     for n in (1, 2, 9):
         for h in (1, 6, 40):
             assert answer == eval(f"({left}) {relation} ({right})", {"N": n, "H": h, "W": n + h})
+
+
+# Everything that Python computes with two integers N and H, where the result is a number.
+PYTHON = """
+N**2; N**0; N**-1; N**-2; N**2.0; pow(N, 3); pow(N, 2, 7); (N/2)**-1; (N/H)**2
+N//-3; -N//3; -N//2; 10//N; (-10)//N; N//H; -N//H; N//-H; (N-H)//3; (N-H)//(H+1); (H-N)//N
+N//2.5; N/2//3; N//(N-H); (N-H)//(N-2*H)
+N%-3; -N%3; (-N)%-3; 10%N; -10%N; N%H; -N%H; N%-H; (2-N)%3; (N-H)%H; N%2.5; (N/2)%1; N%(N-H)
+divmod(N, -3)[0]; divmod(N, 3)[1]; divmod(-10, N)[1]; divmod(10, N)[0]; divmod(N, 0.5)[1]
+abs(N-H); abs(5-N); abs(-N//2); abs(N/2-5); abs((N-H)/2); -(N/2); +N; ~N
+round(N); round(N, 1); round(N/2); round(N/4); round(N/6); round((N-H)/4); round(-N/2); round(N*0.5)
+math.floor(N); math.ceil(N/2); math.floor(-N/2); math.trunc(-N/2); math.trunc((N-H)/3)
+N+0.5; 0.5-N; N-0.25; 2*N-1.5; 1/N; N/H; 3/(N-H); (N/2)+H; H-(N/2); N*0.75; N*True; True+N; N*1.0
+N==5; N==5.0; N==5.5; N!=5.0; N<2.5; N>=2.5; N<=-0.5; 5.5>N; N<float("inf"); N==float("nan")
+N/2==2.5; 1/(N-H)<0.5; H/(N-H)>1
+N==None; N in (5, 6); N in [H]; max(N, H); min(N, 3); max((H-N)//N, -2); ((H-N)//N)*N >= 0; (H-N)%N >= 0; sum([N, H])
+np.int64(3)*N; N*np.int64(3); N//np.int64(2); np.int64(17)//N; N==np.int64(5); np.int64(3)<N; np.float64(0.5)*N
+"""
+# What has no exact answer at every size.
+UNANSWERED = (
+    "N**0.5; 2**N; N**N; N*0.3; N+0.1; 0.3/N; (N/2)**0.5; round(N, -1); round(N/3, 2); N/2==0.1; N/2<1.2; N*1j; 2.5//N"
+)
+
+
+class Asking:
+    """What a traced number asks of its tracer."""
+
+    recording = True
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+
+    def locate(self) -> None:
+        pass
+
+    def record_guard(self, condition: str) -> None:
+        pass
+
+
+def evaluated(expression: str, n: Any, h: Any) -> Any:
+    return eval(expression, {"N": n, "H": h, "math": math, "np": np})
+
+
+def sampled(n: int, h: int) -> tuple[GuardLog, TracedNumber, TracedNumber]:
+    log, tracer = GuardLog(), Asking()
+    sizes = (Dim.symbol(name, size, log) for name, size in (("N", n), ("H", h)))
+    return (log, *(TracedNumber(tracer, size, "size", ("x", axis)) for axis, size in enumerate(sizes)))  # type: ignore
+
+
+def at(number: Any, sizes: dict[str, int]) -> Any:
+    value = number.value if type(number) is TracedNumber else number
+    if isinstance(value, Ratio):
+        return at(value.numerator, sizes) / at(value.denominator, sizes)
+    return value.at(sizes) if isinstance(value, Dim) else value
+
+
+@pytest.mark.parametrize("expression", [text.strip() for text in PYTHON.replace("\n", ";").split(";") if text.strip()])
+@pytest.mark.parametrize("sample", [(5, 4), (4, 6), (8, 3)])
+def test_a_number_is_pythons_wherever_the_guards_hold(expression: str, sample: tuple[int, int]) -> None:
+    log, n, h = sampled(*sample)
+    found = evaluated(expression, n, h)
+    tried = 0
+    for sizes in ({"N": n, "H": h} for n in range(1, 12) for h in range(1, 9)):
+        if not holds_at(log, sizes):
+            continue
+        with contextlib.suppress(ZeroDivisionError):
+            wanted = evaluated(expression, sizes["N"], sizes["H"])
+            tried += 1
+            assert at(found, sizes) == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+            assert isinstance(at(found, sizes), float) == isinstance(wanted, float)
+    assert tried
+
+
+@pytest.mark.parametrize("expression", UNANSWERED.split("; "))
+def test_a_number_that_depends_on_rounding_is_refused(expression: str) -> None:
+    _, n, h = sampled(5, 4)
+    with pytest.raises(CaptureError, match="is the dynamic size"):
+        evaluated(expression, n, h)
 
 
 def test_the_size_formulas_of_networks_are_short() -> None:

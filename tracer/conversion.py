@@ -44,7 +44,7 @@ from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.input_files import checked_target
-from tracer.ladder import follow
+from tracer.ladder import check_repeatable, follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample, check_sample
 from tracer.source_lines import callers_level, current_source
@@ -161,10 +161,10 @@ class Conversion:
             check(None)
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def inspect(
     model: nn.Module,
     args: Any,
@@ -185,10 +185,10 @@ def inspect(
     return build_report(work.program, type(model).__name__)
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def draw(
     model: nn.Module,
     args: Any,
@@ -217,10 +217,10 @@ def draw(
     return drawing
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def resolve(
     model: nn.Module,
     args: Any = None,
@@ -272,10 +272,10 @@ def resolve(
     return model
 
 
+@without_dynamic_axes
 @public
 @undisturbed
 @without_collection
-@without_dynamic_axes
 def convert(
     model: nn.Module,
     args: Any,
@@ -314,6 +314,8 @@ def convert(
 
     def started() -> tuple[_Work, Report]:
         work = _Work(model, args, kwargs, dynamic_shapes, dims, strict, input_names)
+        with TORCH_STATE:
+            check_repeatable(work.program, model, work.sample, work.log)
         return work, build_report(work.program, type(model).__name__)
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:

@@ -28,6 +28,7 @@ from passes.lazy_modules import (
     stand_on,
 )
 from passes.ops.op import find_module
+from passes.shape_propagation import given_no_tensor
 from tracer.leaf_condition import Noted
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ class FirstCalls:
             tracer.propagator.complete()  # lazy layers called before this one draw their weights before it
             specs, kwspecs = tracer.specs(args), tracer.specs(kwargs)
             if self._has_rule(module):
-                layer = infer_by_rule(module, path, specs, kwspecs, tracer.here())
+                try:
+                    layer = infer_by_rule(module, path, specs, kwspecs, tracer.here())
+                except AttributeError as error:  # as the module's own initialisation would raise
+                    raise given_no_tensor(type(module).__name__, error) or error from error
                 tracer.meet(layer)
                 self.settle(module, layer)
             else:

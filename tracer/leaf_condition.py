@@ -124,10 +124,7 @@ class LeafCondition:
 
 
 def _has_still(kind: type[nn.Module], methods: tuple[tuple[str, FunctionType], ...]) -> bool:
-    for name, method in methods:
-        if getattr(kind, name) is not method:
-            return False
-    return True
+    return all(getattr(kind, name) is method for name, method in methods)
 
 
 def _own_call(kind: type[nn.Module]) -> OwnCall | None:

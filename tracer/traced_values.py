@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
-from passes.dimension import Dim, hint, product
+from passes.dimension import Dim, product
 from passes.errors import CaptureError, ShapeError
 from passes.nested import fields_of, is_dataclass_value, leaves
 from passes.ops.assignment import with_item
@@ -56,6 +57,20 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
 }
 # What is not defined for a dynamic size.
 _ON_FIXED = frozenset({operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift})
+_OF_NUMPY: dict[Any, Callable[..., Any]] = {
+    np.add: operator.add,
+    np.subtract: operator.sub,
+    np.multiply: operator.mul,
+    np.floor_divide: operator.floordiv,
+    np.true_divide: operator.truediv,
+    np.remainder: operator.mod,
+    np.equal: operator.eq,
+    np.not_equal: operator.ne,
+    np.less: operator.lt,
+    np.less_equal: operator.le,
+    np.greater: operator.gt,
+    np.greater_equal: operator.ge,
+}
 _COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
@@ -118,6 +133,7 @@ class TracedNumber:
         return operand.name if isinstance(operand, fx.Node) else str(operand)
 
     def _combine(self, operation: Callable[..., Any], *operands: Any) -> Any:
+        operands = tuple(operand.item() if _is_scalar_of_numpy(operand) else operand for operand in operands)
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
@@ -131,8 +147,20 @@ class TracedNumber:
             ]
         if dynamic and operation in _COMPARISONS:
             self.tracer.locate()
-        result = operation(*values)
+        try:
+            result = operation(*values)
+        except (OverflowError, TypeError) as error:
+            if not dynamic:
+                raise
+            raise self._undefined(operation, operands) from error
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
+
+    def _undefined(self, operation: Callable[..., Any], operands: tuple[Any, ...]) -> CaptureError:
+        text = TracedNumber(self.tracer, None, operation, operands).text()
+        return CaptureError(
+            f"{text} is not known, for {self.text()} is the dynamic size {self.value}",
+            remedy="give a fixed size for that dimension, or compute with tensor operations",
+        )
 
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
@@ -180,7 +208,7 @@ class TracedNumber:
         return format(self.pin(), spec)
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(builtins.type(hint(self.value) if isinstance(self.value, Dim) else self.value), name):
+        if not hasattr(self.__class__, name):
             raise AttributeError(f"{self.__class__.__name__!r} object has no attribute {name!r}")
         return getattr(self.fixed(name), name)
 
@@ -212,6 +240,19 @@ class TracedNumber:
     def __round__(self, digits: int | None = None) -> Any:
         return self._combine(round, self) if digits is None else self._combine(round, self, digits)
 
+    def __pow__(self, exponent: Any, modulus: Any = None) -> Any:
+        power = self._combine(operator.pow, self, exponent)
+        return power if modulus is None else power % modulus
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy's arithmetic with a size is Python's; anything else of NumPy's takes the number itself."""
+        operation = _OF_NUMPY.get(function)
+        if operation is not None and method == "__call__" and not kwargs:  # noqa: SIM102
+            if all(_is_scalar_of_numpy(operand) for operand in inputs if isinstance(operand, np.ndarray)):
+                return self._combine(operation, *inputs)
+        numbers = [value.fixed(function.__name__) if type(value) is TracedNumber else value for value in inputs]
+        return getattr(function, method)(*numbers, **kwargs)
+
     def __neg__(self) -> Any:
         return self._combine(operator.neg, self)
 
@@ -231,6 +272,10 @@ class TracedNumber:
         return self._combine(abs, self)
 
 
+def _is_scalar_of_numpy(value: Any) -> bool:
+    return isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
 def _binary(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], Any]:
     def forward(self: TracedNumber, other: Any) -> Any:
         return self._combine(operation, self, other)
@@ -247,7 +292,8 @@ def _reflected(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], A
 
 for _operation in _SYMBOLS:
     _name = _operation.__name__.rstrip("_")
-    setattr(TracedNumber, f"__{_name}__", _binary(_operation))
+    if _operation is not operator.pow:  # which takes a modulus, too
+        setattr(TracedNumber, f"__{_name}__", _binary(_operation))
     if _operation not in _COMPARISONS:
         setattr(TracedNumber, f"__r{_name}__", _reflected(_operation))
 

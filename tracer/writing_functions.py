@@ -17,7 +17,9 @@ from passes.errors import CaptureError
 from passes.ops.op import is_inplace
 
 
-def spelled_out(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+def spelled_out(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Any] | None:
     """The call in other operations, none of which writes in secret; None where the function itself does not."""
     found = _FUNCTIONS.get(function)
     if found is not None:

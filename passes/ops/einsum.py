@@ -12,6 +12,7 @@ import torch
 from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
+from passes.ops.integer_reduction import exact_sum
 from passes.ops.layout import same_size, transposed
 from passes.ops.matmul import SUMMED_IN, in_wider, times
 from passes.ops.op import Op
@@ -147,10 +148,38 @@ def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
         terms.append(tuple(term[axis] for axis in kept))
         values.append(emit.squeeze(operand, *gone) if gone else operand)
     written = replace(found, terms=tuple(terms))
-    plan = _as_matrices(written)
+    if not operands[0].dtype.is_floating_point:
+        return _of_integers(emit, written, values)
+    return _products(emit, written, values)
+
+
+def _products(emit: Emitter, equation: Equation, values: Sequence[Value]) -> Value:
+    plan = _as_matrices(equation)
     if plan is None:
-        return in_wider(emit, "Einsum", *values, wider=SUMMED_IN, equation=written.text)
+        return in_wider(emit, "Einsum", *values, wider=SUMMED_IN, equation=equation.text)
     return in_wider(emit, "MatMul", *(transposed(emit, values[place], order) for place, order in plan), wider=SUMMED_IN)
+
+
+def _of_integers(emit: Emitter, equation: Equation, values: Sequence[Value]) -> Value:
+    """What one operand alone is summed over is summed exactly, and first, as torch does, which widens it to int64."""
+    terms, summed = list(equation.terms), list(values)
+    dtype = emit.result.dtype
+    for place, term in enumerate(terms):
+        others = {label for other, labels in enumerate(terms) if other != place for label in labels}
+        alone = [axis for axis, label in enumerate(term) if label not in others and label not in equation.output]
+        if not alone or len(set(term)) < len(term):
+            continue
+        wide = emit.cast(summed[place], torch.int64)
+        total = exact_sum(emit, type(wide)(wide.name, values[place].known.with_dtype(torch.int64)), alone, False)
+        terms[place] = tuple(label for axis, label in enumerate(term) if axis not in alone)
+        shape = [size for axis, size in enumerate(values[place].shape) if axis not in alone]
+        summed[place] = type(total)(total.name, TensorSpec(tuple(shape), torch.int64))
+    if any(value.dtype != summed[0].dtype for value in summed):
+        if len(summed) > 2:
+            emit.unsupported("of which dtype torch's products of some operands with sums of others are is not known")
+        summed = [replace(emit.cast(value, torch.int64), spec=value.known.with_dtype(torch.int64)) for value in summed]
+    result = _products(emit, replace(equation, terms=tuple(terms)), summed)
+    return result if summed[0].dtype == dtype else emit.cast(result, dtype)
 
 
 def _as_matrices(equation: Equation) -> list[tuple[int, tuple[int, ...]]] | None:
