@@ -205,8 +205,8 @@ class CapturingTracer(fx.Tracer):
                 _forget_frames(error)
                 raise
             finally:
-                self._put_back()
                 self.program.left_behind = self._left_behind()
+                self._put_back()
                 self._forget_values()
                 holders = self._let_go()
         finally:
