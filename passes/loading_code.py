@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 _METHODS = (
@@ -26,9 +27,15 @@ def loading_code(model: nn.Module) -> list[str]:
     found = []
     for path, module in model.named_modules():
         ways = [(name, getattr(module, name, None)) for name in _METHODS]
-        ways += [(_name(hook), hook) for table in _HOOKS for hook in getattr(module, table, {}).values()]
+        hooks = [_unwrapped(hook) for table in _HOOKS for hook in getattr(module, table, {}).values()]
+        ways += [(_name(hook), hook) for hook in hooks]
         found += [f"{path}.{name}" if path else name for name, way in ways if not _is_torchs(way)]
     return found
+
+
+def _unwrapped(hook: Any) -> Any:
+    """What was registered: torch may wrap it, and a copy of the wrapper no longer passes for what it wraps."""
+    return hook.hook if isinstance(hook, torch.nn.modules.module._WrappedHook) else hook
 
 
 def _is_torchs(way: Any) -> bool:

@@ -1,7 +1,7 @@
 """Every lazy module gets its weights from a checkpoint instead of drawing them.
 
-The loading itself is torch's `load_state_dict`, with the model's own hooks and overrides. It writes into memory that
-is the target's alone.
+The loading itself is torch's `load_state_dict`, with the model's own hooks and overrides. It writes into the target's
+tensors: one whose memory is another model's is guarded by who makes it (`passes/copy_on_write.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from passes.loading_code import loading_code
 from passes.model_copy import copy_model
 from passes.pipeline import Stage
 from passes.printable import printable
-from passes.private_memory import give_memory, holds_nothing, own_memory
+from passes.private_memory import give_memory, holds_nothing
 from passes.program import Program
 from passes.spec import shape_text
 
@@ -59,7 +59,6 @@ class WeightLoading:
     ensures: Stage = Stage.SHAPED
 
     def run(self, program: Program) -> int:
-        own_memory(self.target)
         declared: dict[int, torch.device] = {}
         read = {key: tensor.clone() for key, tensor in program.read.items()}  # may have the target's memory
         with torch.random.fork_rng(devices=[]):
@@ -81,7 +80,6 @@ def load_without_sample(target: nn.Module, weights: Mapping[str, Any]) -> None:
     follow from these; others, and a norm without tensors, take their first input for what else they need. Raises
     LoadError where keys or shapes do not fit.
     """
-    own_memory(target)
     lazies = [(path, module) for path, module in target.named_modules() if is_lazy(module)]
     outlines = [(path, module, copy_model(module, META)) for path, module in lazies if _is_initialised_by_torch(module)]
     _Loading(target, weights).run()

@@ -209,9 +209,9 @@ class CapturingTracer(fx.Tracer):
                 _forget_frames(error)
                 raise
             finally:
-                self._put_back()
                 self.program.left_behind = self._left_behind()
                 _forget_frames(*self._signals, *(node.meta.get(FAULT) for node in self.graph.nodes))
+                self._put_back()
                 self._forget_values()
                 holders = self._let_go()
         finally:

@@ -111,11 +111,7 @@ class LeafCondition:
         """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
         kind = _type(module)
         call = self._call_of(kind)
-        return (
-            call is not None
-            and call.replaceable.isdisjoint(module.__dict__)
-            and _has_still(kind, call.methods)
-        )
+        return call is not None and call.replaceable.isdisjoint(module.__dict__) and _has_still(kind, call.methods)
 
     def _call_of(self, kind: type[nn.Module]) -> OwnCall | None:
         if kind not in self._calls:

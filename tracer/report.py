@@ -107,6 +107,8 @@ class Report:
         for layer in self.layers:
             if layer.path in known:
                 layer.resolved, layer.inferred_from = known[layer.path].resolved, known[layer.path].inferred_from
+        shown = {layer.path for layer in self.layers}
+        self.layers += [layer for path, layer in known.items() if path not in shown]  # traced through, as it was before
 
     def _repr_html_(self) -> str:
         from tracer.html_table import report_html

@@ -9,15 +9,15 @@ Where a file differs, the module runs again with such choices made in other ways
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from passes.dispatch_mode import DispatchMode
 from tracer.agreement import Array, fault_of
 
 aten = torch.ops.aten
@@ -175,18 +175,18 @@ class Positions:
         return torch.gather(values, axis, places)
 
 
-class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Noting(DispatchMode):  # type: ignore[no-untyped-call]
     """Notes the positions that a module computes."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.positions: list[Positions] = []
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if function in _WITH_CHOICE:
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        if func in _WITH_CHOICE:
             found = result[-1] if isinstance(result, (tuple, list)) else result
-            self.positions.append(Positions(args[0].clone(), found.clone(), _axis(function, args, kwargs or {})))
+            self.positions.append(Positions(args[0].clone(), found.clone(), _axis(func, args, kwargs)))
         return result
 
     def equally_good(self, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> bool:
@@ -201,18 +201,16 @@ class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-class _Choosing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Choosing(DispatchMode):  # type: ignore[no-untyped-call]
     """Chooses among equal elements in one way, wherever torch gives positions."""
 
     def __init__(self, choice: Choice):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.choice = choice
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        chosen = _WITH_CHOICE.get(function)
-        if chosen is None:
-            return function(*args, **(kwargs or {}))
-        return chosen(self.choice, *args, **(kwargs or {}))
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        chosen = _WITH_CHOICE.get(func)
+        return func(*args, **kwargs) if chosen is None else chosen(self.choice, *args, **kwargs)
 
 
 class _Distances(TorchFunctionMode):
