@@ -3,7 +3,7 @@
 `public` is the last net, not the place where faults are told: what a model or a caller can do wrong has an error
 of its own, where it is found. Here, an argument of the wrong kind is an InputError, an exception out of the model's
 own code a CaptureError at the caller's line, and any other a bug of ours: an InternalError that says where, with the
-exception as its cause. An interrupt passes.
+exception as its cause. An interrupt passes. `of_result` is the same net below the methods of what they return.
 """
 
 from __future__ import annotations
@@ -44,18 +44,35 @@ def public(function: Function) -> Function:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InputError(f"{function.__name__}: {error}", remedy=f"see help(tracer.{function.__name__})") from error
-        try:
-            with _deep_recursion():
-                check_arguments(arguments)
-                if "model" in arguments:
-                    check_model(arguments["model"])
-                return function(*args, **kwargs)
-        except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
-            raise
-        except Exception as error:
-            raise translated(error) from error
+        with _inside_boundary():
+            check_arguments(arguments)
+            if "model" in arguments:
+                check_model(arguments["model"])
+            return function(*args, **kwargs)
 
     return cast(Function, guarded)
+
+
+def of_result(method: Function) -> Function:
+    """The method of a result, which raises as the public functions do."""
+
+    @functools.wraps(method)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        with _inside_boundary():
+            return method(*args, **kwargs)
+
+    return cast(Function, guarded)
+
+
+@contextmanager
+def _inside_boundary() -> Iterator[None]:
+    try:
+        with _deep_recursion():
+            yield
+    except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
+        raise
+    except Exception as error:
+        raise translated(error) from error
 
 
 def translated(error: Exception) -> TracerError:
@@ -153,4 +170,4 @@ def _deep_recursion() -> Iterator[None]:
                 sys.setrecursionlimit(_limit_before)
 
 
-__all__ = ["public", "translated"]
+__all__ = ["of_result", "public", "translated"]
