@@ -185,10 +185,7 @@ class _Release:
     # What a holder is called ----------------------------------------------------------------------
 
     def _name(self, holder: Any) -> str | None:
-        """Where the caller finds the holder; None for what belongs to a module of ours, or to a call that has ended.
-
-        An error that was raised on the way keeps the frames of its calls, and those their local variables.
-        """
+        """Where the caller finds the holder; None for what belongs to a module of ours, or to nobody any more."""
         below: dict[int, Any] = {id(holder): None}
         level, last, ours = [holder], holder, False
         for _ in range(_FAR):
@@ -204,14 +201,11 @@ class _Release:
                     return name
                 above.append(thing)
             own = {id(own) for own in (level, above, below, self._things, self._losers, self._real)}
-            own.add(id(sys._getframe()))
             level = []
             for thing in above:
                 last = thing
                 for holder in gc.get_referrers(thing):
-                    if isinstance(holder, FrameType):
-                        ours = ours or id(holder) not in own
-                    elif id(holder) not in below and id(holder) not in own:
+                    if id(holder) not in below and id(holder) not in own and not isinstance(holder, FrameType):
                         below[id(holder)] = thing
                         level.append(holder)
             if not level:
