@@ -3,7 +3,7 @@
 `public` is the last net, not the place where faults are told: what a model or a caller can do wrong has an error
 of its own, where it is found. Here, an argument of the wrong kind is an InputError, an exception out of the model's
 own code a CaptureError at the caller's line, and any other a bug of ours: an InternalError that says where, with the
-exception as its cause. An interrupt passes.
+exception as its cause. An interrupt passes. `of_result` is the same net below the methods of what they return.
 """
 
 from __future__ import annotations
@@ -40,24 +40,43 @@ def public(function: Function) -> Function:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise InputError(f"{function.__name__}: {error}", remedy=f"see help(tracer.{function.__name__})") from error
-        limit = sys.getrecursionlimit()
-        try:
-            try:
-                _set_recursion_limit(max(limit, RECURSION_LIMIT))
-                check_arguments(arguments)
-                if "model" in arguments:
-                    check_model(arguments["model"])
-                return function(*args, **kwargs)
-            except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
-                raise
-            except Exception as error:
-                raise translated(error) from error
-            finally:
-                _set_recursion_limit(limit)
-        finally:
-            _set_recursion_limit(limit)  # once more, where an interrupt met the first
+
+        def work() -> Any:
+            check_arguments(arguments)
+            if "model" in arguments:
+                check_model(arguments["model"])
+            return function(*args, **kwargs)
+
+        return _inside(work)
 
     return cast(Function, guarded)
+
+
+def of_result(method: Function) -> Function:
+    """The method of a result, which raises as the public functions do."""
+
+    @functools.wraps(method)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        return _inside(lambda: method(*args, **kwargs))
+
+    return cast(Function, guarded)
+
+
+def _inside(work: Callable[[], Any]) -> Any:
+    """What the work gives, done with a higher recursion limit; it raises nothing but errors of ours."""
+    limit = sys.getrecursionlimit()
+    try:
+        try:
+            _set_recursion_limit(max(limit, RECURSION_LIMIT))
+            return work()
+        except (TracerError, TracerWarning):  # the latter where the caller made errors of warnings
+            raise
+        except Exception as error:
+            raise translated(error) from error
+        finally:
+            _set_recursion_limit(limit)
+    finally:
+        _set_recursion_limit(limit)  # once more, where an interrupt met the first
 
 
 def translated(error: Exception) -> TracerError:
@@ -140,4 +159,4 @@ def _set_recursion_limit(limit: int) -> None:
         sys.setrecursionlimit(limit)
 
 
-__all__ = ["public", "translated"]
+__all__ = ["of_result", "public", "translated"]

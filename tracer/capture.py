@@ -204,7 +204,6 @@ class CapturingTracer(fx.Tracer):
                     raise caught
                 self._forget_unused()
                 self._check_untouched()
-                self._forget_frames_of_faults()
             except BaseException as error:
                 _forget_frames(error)
                 raise
@@ -227,12 +226,6 @@ class CapturingTracer(fx.Tracer):
         self._signals = []
         self._attributes, self._rebound, self.unpacked = {}, [], []
         self.real = RealTensors(self)
-
-    def _forget_frames_of_faults(self) -> None:
-        """Lets go of the frames where the program's faults were found: those of the forward are behind them."""
-        for node in self.graph.nodes:
-            if FAULT in node.meta:
-                node.meta[FAULT].__traceback__ = node.meta[FAULT].__context__ = None
 
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""

@@ -40,7 +40,7 @@ from passes.simplification import Simplification
 from passes.torch_state import TORCH_STATE, undisturbed
 from passes.weight_loading import WeightLoading, load_in_place, load_without_sample
 from tracer import __version__
-from tracer.boundary import public
+from tracer.boundary import of_result, public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.input_files import checked_target
@@ -90,6 +90,7 @@ class Conversion:
     _again: Callable[[], Conversion] | None = None
 
     @property
+    @of_result
     def module(self) -> nn.Module:
         """The eager model, of the caller's class.
 
@@ -102,6 +103,7 @@ class Conversion:
         return self._module
 
     @property
+    @of_result
     def graph_module(self) -> fx.GraphModule:
         """The simplified graph for inference, as a torch.fx module; made when it is first asked for."""
         self._keep_weights()
@@ -116,6 +118,7 @@ class Conversion:
             self.program, self.lowered, self._module, self._again = whole.program, whole.lowered, whole._module, None
 
     @property
+    @of_result
     def onnx_model(self) -> onnx.ModelProto:
         """The model as an onnx.ModelProto, weights included; one above 2 GB refers to the file's external data."""
         from passes.onnx_writer import model_proto
@@ -123,17 +126,18 @@ class Conversion:
         self._keep_weights()
         return model_proto(self.lowered, self.path)
 
+    @of_result
     def save(self, path: str | Path) -> Path:
         """Writes the ONNX file, whole or not at all. Raises ExportError where it cannot be written."""
         from passes.onnx_writer import write_model
 
         target = checked_target(path, self.program.root)
-        assert target is not None
         self._keep_weights()
         write_model(self.lowered, target)
         self.path = target
         return target
 
+    @of_result
     def _repr_html_(self) -> str:
         from tracer.html_table import conversion_html
 
@@ -208,7 +212,7 @@ def draw(
     from tracer.drawing import chosen_format, draw_view
     from tracer.graph_view import build_graph_view
 
-    target = checked_target(f, model)
+    target = None if f is None else checked_target(f, model)
     chosen = chosen_format(format, target)
     work = _Work(model, args, kwargs, dynamic_shapes, dims, strict)
     drawing = draw_view(build_graph_view(work.program, type(model).__name__), chosen)
@@ -308,7 +312,7 @@ def convert(
     _check_options(opset_version, route)
     entries = {str(key): str(value) for key, value in (metadata or {}).items()}
     check_metadata(entries)
-    target = checked_target(f, model, weights)
+    target = None if f is None else checked_target(f, model, weights)
     given = read_weights(weights) if weights is not None else None
     export = _Export(opset_version, input_names, output_names, fold_batchnorm)
 

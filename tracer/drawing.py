@@ -9,8 +9,10 @@ from pathlib import Path
 
 from passes.errors import InputError
 from passes.output_file import staged
+from tracer.boundary import of_result
 from tracer.graph_formats import dot, mermaid
 from tracer.graph_view import GraphView
+from tracer.input_files import checked_target
 from tracer.report import Report
 from tracer.report_page import report_page
 from tracer.svg_drawing import svg
@@ -39,11 +41,13 @@ class Drawing:
     def report(self) -> Report:
         return self.view.report
 
+    @of_result
     def save(self, path: str | Path) -> Path:
         """Writes the text, whole or not at all. Raises ExportError where it cannot be written."""
-        with staged(Path(path)) as staging:
+        target = checked_target(path)
+        with staged(target) as staging:
             staging.file.write(self.text.encode())
-        return Path(path)
+        return target
 
 
 def draw_view(view: GraphView, format: str) -> Drawing:

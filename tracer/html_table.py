@@ -7,7 +7,7 @@ from html import escape as escaped
 from typing import TYPE_CHECKING
 
 from passes.printable import printable
-from tracer.report_text import COLUMNS, file_size, totals
+from tracer.report_text import COLUMNS, cautions, file_size, followed, totals
 
 if TYPE_CHECKING:
     from tracer.conversion import Conversion
@@ -21,8 +21,9 @@ def escape(text: str) -> str:
 
 def report_html(report: Report) -> str:
     """The layers, and what is known of the model as a whole below them."""
-    facts = [*_inputs_and_outputs(report), *totals(report), ("route", f"{report.route} ({report.route_reason})")]
-    return _page(report, facts)
+    followed_how = (("followed", text) for text in followed(report))
+    route = ("route", f"{report.route} ({report.route_reason})")
+    return _page(report, [*_inputs_and_outputs(report), *totals(report), *_conditions(report), *followed_how, route])
 
 
 def conversion_html(conversion: Conversion) -> str:
@@ -34,12 +35,19 @@ def conversion_html(conversion: Conversion) -> str:
     if conversion.verification is not None:
         difference = f"largest difference {conversion.verification.largest_difference:.2g}"
         facts.append(("checked", f"{difference} in {conversion.verification.runtime}"))
+        facts += [("note", text) for text in conversion.verification.notes]
+    facts += _conditions(conversion.report)
     return _page(conversion.report, facts)
 
 
 def _inputs_and_outputs(report: Report) -> Iterator[tuple[str, str]]:
     yield from (("input", f"{name} {spec}") for name, spec in report.inputs.items())
     yield from (("output", spec) for spec in report.outputs)
+
+
+def _conditions(report: Report) -> Iterator[tuple[str, str]]:
+    yield from (("holds if", str(guard)) for guard in report.guards if guard.dynamic)
+    yield from cautions(report)
 
 
 def _page(report: Report, facts: Iterable[tuple[str, str]]) -> str:

@@ -14,14 +14,12 @@ from passes.errors import InputError
 from passes.output_file import check_target
 
 
-def checked_target(f: Any, model: Any = None, weights: Any = None) -> Path | None:
-    """Where to write: `f` as a path, or None for nothing.
+def checked_target(f: Any, model: Any = None, weights: Any = None) -> Path:
+    """Where to write: `f` as a path.
 
     Raises InputError where `f` is no path, and ExportError where no file can be written there, or one that the model
     or its weights come from would be lost.
     """
-    if f is None:
-        return None
     if not isinstance(f, (str, os.PathLike)) or not isinstance(os.fspath(f), str):
         raise InputError(f"the output is a {type(f).__name__}, not a path", remedy="give the path of a file")
     target = Path(f)

@@ -78,10 +78,13 @@ function showFacts(data, hierarchy) {
     total("guards", String(data.guards.length)),
   );
   const place = (fact) => [fact.path || "the model's forward", fact.source].filter(Boolean).join(", ");
+  const unknown = (rung) => data.guards_unknown.includes(rung.path || data.model) ? "; what it asks of named sizes is not known" : "";
   at("notes").replaceChildren(
     note("Holds if", data.guards.filter((guard) => guard.dynamic), (guard) => [guard.condition, place(guard)], true),
     note("Facts of the fixed sample", data.guards.filter((guard) => !guard.dynamic), (guard) => [guard.condition, place(guard)]),
-    note("Not traced", data.rungs, (rung) => [rung.path || data.model, `followed on ${rung.level === "real" ? "data" : "meta tensors"}: ${rung.reason}`], true),
+    note("Fixed by the guards", Object.entries(data.pinned), ([name, size]) => [`${name} = ${size}`, "the guards hold at no other size"], true),
+    note("Not traced", data.rungs, (rung) => [rung.path || data.model, `followed on ${rung.level === "real" ? "data" : "meta tensors"}: ${rung.reason}${unknown(rung)}`], true),
+    note("Written by the forward", data.left_behind, (name) => [name, "an exported file does not keep that"], true),
     note("Never reached by the sample", data.unreached, (path) => [path, "stays lazy"], true),
   );
 }
