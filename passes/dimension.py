@@ -261,7 +261,7 @@ class Dim:
             return other.is_integer() and bool(self == int(other))
         if not isinstance(other, (int, Dim)):
             return NotImplemented
-        difference = self - other
+        difference: Size = self - other
         if isinstance(difference, int):
             return difference == 0
         if difference.lower_bound() > 0 or (-difference).lower_bound() > 0:  # type: ignore[union-attr]

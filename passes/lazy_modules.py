@@ -174,7 +174,7 @@ def _exchange(left: torch.Tensor, right: torch.Tensor) -> None:
     """Makes each of two tensors what the other is; they stay the same objects."""
     left.__class__, right.__class__ = right.__class__, left.__class__
     left.__dict__, right.__dict__ = right.__dict__, left.__dict__
-    torch._C._swap_tensor_impl(left, right)  # type: ignore[attr-defined]
+    torch._C._swap_tensor_impl(left, right)
 
 
 def end_laziness(module: nn.Module) -> None:
