@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import tracer
+from tracer.rendering import conversion_summary, inspection
 from tracer.report import Layer, Report
 from tracer.report_table import LayerTable, fitted
 from tracer.report_text import shape
@@ -174,6 +175,65 @@ class TestNotebook:
         assert any("net.onnx" in text for text in cells)
         unwritten = tracer.convert(Branches(), tracer.spec(5, 2, 7), verify=False, seed=0)
         assert "largest difference" not in unwritten._repr_html_()
+
+
+class Opaque(nn.Module):
+    """Cannot be traced, and keeps its input's sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            raise RuntimeError("only real tensors")
+        return x * 2
+
+
+class Cautious(nn.Module):
+    """A forward that asks for one size, writes a buffer, and has a part that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.part = Opaque()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 6:
+            raise ValueError("six only")
+        self.seen.copy_(x.sum())
+        return self.part(x)
+
+
+CAUTIONS = ("T = 6: the guards hold at no other size", "the forward writes seen: the file does not keep that")
+OPAQUE = "what it asks of named sizes is not known"
+
+
+def test_cautions_are_told_everywhere() -> None:
+    """In data, on a terminal, in a notebook, and on the page."""
+    sample = tracer.spec("N", "T")
+    report = tracer.inspect(Cautious(), sample, dims={"T": 6})
+    facts = report.to_dict()
+    assert (facts["pinned"], facts["left_behind"], facts["guards_unknown"]) == ({"T": 6}, ["seen"], ["part"])
+    console = Console(file=StringIO(), width=1000, color_system=None)
+    with console.capture() as captured:
+        console.print(inspection(report))
+    for told in (captured.get(), report._repr_html_()):
+        assert all(text in told for text in (*CAUTIONS, OPAQUE))
+    drawing = tracer.draw(Cautious(), sample, dims={"T": 6})
+    data = json.loads(drawing.text.partition('id="data">')[2].partition("</script>")[0])
+    assert {name: data[name] for name in ("pinned", "left_behind", "guards_unknown")} == {
+        "pinned": {"T": 6},
+        "left_behind": ["seen"],
+        "guards_unknown": ["part"],
+    }
+
+
+def test_cautions_of_a_conversion(tmp_path: Path) -> None:
+    conversion = tracer.convert(Cautious(), tracer.spec("N", "T"), tmp_path / "net.onnx", dims={"T": 6})
+    assert conversion.verification is not None
+    conversion.verification.notes.append("what else there is")
+    console = Console(file=StringIO(), width=1000, color_system=None)
+    with console.capture() as captured:
+        console.print(conversion_summary(conversion, tmp_path / "net.onnx", 20, 1.0, False))
+    for told in (captured.get(), conversion._repr_html_()):
+        assert all(text in told for text in (*CAUTIONS, "what else there is"))
 
 
 def test_json_has_everything_that_the_table_has() -> None:

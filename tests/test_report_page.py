@@ -27,6 +27,16 @@ pytestmark = pytest.mark.skipif(
 DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
+class Writes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.copy_(x.sum())
+        return x
+
+
 class Browser:
     """A browser on one page, with what it said and asked for since the page was opened."""
 
@@ -150,6 +160,11 @@ class TestOpening:
         browser.open(Decides(), tracer.spec("N", "T"))
         assert browser.texts("#notes summary")[0] == "Holds if (1)"
         assert re.match(r"T >= 5 the model's forward, test_report_page\.py:\d+", browser.texts("#notes li")[0])
+
+    def test_cautions(self, browser: Browser) -> None:
+        browser.open(Writes(), tracer.spec(2, 3))
+        assert browser.texts("#notes summary") == ["Written by the forward (1)"]
+        assert browser.texts("#notes li") == ["seen an exported file does not keep that"]
 
     def test_strange_names_are_only_text(self, browser: Browser) -> None:
         Evil = type("</script><script>alert(1)</script>", (Strange,), {})
