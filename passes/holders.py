@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from passes.dispatch_mode import DispatchMode
 
 # Stands for what cannot be had: a holder loses what it held.
 MISSING: Any = object()
@@ -45,22 +48,34 @@ def nothing_left_on_meta() -> Iterator[None]:
 
     It may keep a table by its size alone, and would find one without data where its own model runs.
     """
-    before = _on_meta()
-    known = set(map(id, before))
+    made = _MadeOnMeta()
     try:
-        yield
+        with made:
+            yield
     finally:
-        left = [tensor for tensor in _on_meta() if id(tensor) not in known]
-        if left:
-            left.clear()
+        if made.alive():
             gc.collect(0)  # the collector pauses while a model is worked on: all that is new is young
-            left = [tensor for tensor in _on_meta() if id(tensor) not in known]
-            release(left, lambda _: MISSING)
+            left = made.alive()
+            if left:
+                release(left, lambda _: MISSING)
 
 
-def _on_meta() -> list[torch.Tensor]:
-    with torch._C.DisableTorchFunctionSubclass():
-        return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor) and thing.is_meta]
+class _MadeOnMeta(DispatchMode):
+    """Inside the block, the tensors without data that operations give are noted, not held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[weakref.ref[torch.Tensor]] = []
+
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                self._made.append(weakref.ref(tensor))
+        return result
+
+    def alive(self) -> list[torch.Tensor]:
+        return [tensor for made in self._made if (tensor := made()) is not None]
 
 
 class _Release:

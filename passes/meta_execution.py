@@ -7,6 +7,7 @@ larger ones, each dimension by itself and all together. What does not confirm is
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,6 +141,7 @@ def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping
         with torch.no_grad(), torch.device("meta"), plain_attention():
             result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
     except (Exception, SystemExit) as error:  # the caller's own code and torch's may raise anything here
+        traceback.clear_frames(error.__traceback__)  # whose local variables hold the tensors
         raise MetaRunError from error
     result.value = as_specs(result.value)
     return result
