@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from passes.copy_on_write import running_copy
-from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError
+from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog, Location
 from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.leftovers import changes, state_of
@@ -48,7 +48,10 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
     with own_randomness(), python_randomness_kept():
         if isinstance(fault, CaptureError):
             return _untraced(model, sample, log, fault), []
-        program = None if fault.wants_fixed_size else _on_meta(model, sample, log, fault)
+        try:
+            program = None if fault.wants_fixed_size else _on_meta(model, sample, log, fault)
+        except UnsupportedOpError:  # how its sizes depend on the sample's is no simple formula: our rule says more
+            program = None
         if program is None or not _runs(model, sample, log):
             raise fault
         return program, []
