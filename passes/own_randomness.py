@@ -113,6 +113,16 @@ def python_randomness_kept() -> Iterator[None]:
         yield
 
 
+def python_random_state() -> tuple[Any, Any]:
+    """The random states of Python and numpy, to compare (`moved_on`)."""
+    return random.getstate(), np.random.get_state()
+
+
+def moved_on(before: tuple[Any, Any]) -> bool:
+    """Whether something was drawn from Python's or numpy's random state since."""
+    return random.getstate() != before[0] or not _same_state(np.random.get_state(), before[1])
+
+
 def _set_python_state(pythons: Any, numpys: Any) -> None:
     if random.getstate() != pythons:
         random.setstate(pythons)

@@ -58,6 +58,7 @@ class Program:
 
     `held` has the tensors of `root` by path while its forward is traced, which may put others in their places.
 
+    `draws_in_python` says that the forward has drawn from Python's or numpy's random state.
     `constants` are tensors that the forward uses but the model does not hold; `added` are modules that passes
     made (`folds`: of a layer and a batch norm). Neither is ever attached to the root, which is the caller's
     class and stays as the caller wrote it.
@@ -71,6 +72,7 @@ class Program:
     unreached: list[str] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
     draws: list[LazyLayer | fx.Node] = field(default_factory=list)
+    draws_in_python: bool = False
     dry_run: Callable[[nn.Module], object] | None = None
     rungs: list[Rung] = field(default_factory=list)
     whole: str | None = None

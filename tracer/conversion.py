@@ -44,7 +44,7 @@ from tracer.boundary import public
 from tracer.collection_pause import without_collection
 from tracer.dynamic_shapes import without_dynamic_axes
 from tracer.input_files import checked_target
-from tracer.ladder import follow
+from tracer.ladder import check_repeatable, follow
 from tracer.report import Report, build_report
 from tracer.sample import Sample, bind_sample, check_sample
 from tracer.source_lines import callers_level, current_source
@@ -314,6 +314,8 @@ def convert(
 
     def started() -> tuple[_Work, Report]:
         work = _Work(model, args, kwargs, dynamic_shapes, dims, strict, input_names)
+        with TORCH_STATE:
+            check_repeatable(work.program, model, work.sample, work.log)
         return work, build_report(work.program, type(model).__name__)
 
     def lower(work: _Work, report: Report, resolved: nn.Module, route: str) -> Conversion:

@@ -7,8 +7,11 @@ why; a program whose own forward could not be traced is one opaque node.
 from __future__ import annotations
 
 import copy
+import random
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -19,13 +22,14 @@ from passes.lazy_modules import LazyLayer, as_specs, watch_lazies
 from passes.leftovers import changes, state_of
 from passes.meta_execution import MetaRunError, run_module
 from passes.model_copy import copy_model
-from passes.own_randomness import own_randomness, python_randomness_kept
+from passes.own_randomness import moved_on, own_randomness, python_random_state, python_randomness_kept
 from passes.pipeline import PassResult, Pipeline
 from passes.program import LOCATION, SPEC, Program, Rung
 from passes.shape_propagation import ShapePropagation
 from passes.spec import TensorSpec
 from tracer.capture import capture
 from tracer.sample import Sample
+from tracer.source_lines import definition
 
 
 def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
@@ -53,10 +57,46 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
 def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
     """The first rung: the model's program, traced symbolically. Raises TracerError where it cannot be."""
     with own_randomness(), python_randomness_kept():
+        before = python_random_state()
         program = capture(model, sample, log)
+        program.draws_in_python = moved_on(before)
         results = Pipeline([ShapePropagation()]).run(program)
     program.unreached = program.unreached_lazies()
     return program, results
+
+
+# How often a forward that draws in Python is traced again: a branch on one bit differs in all but one of 32 models.
+_REPEATS = 5
+
+
+def check_repeatable(program: Program, model: nn.Module, sample: Sample, log: GuardLog) -> None:
+    """Raises CaptureError where the program depends on what its forward has drawn from Python's or numpy's random
+    state: its numbers would be those of one call. `program` is as it was traced."""
+    with own_randomness(), python_randomness_kept():
+        for seed in range(_REPEATS if program.draws_in_python else 0):
+            random.seed(seed)
+            np.random.seed(seed)
+            if not _same(program, capture(model, sample, replace(log))):
+                raise CaptureError(
+                    "the forward computes with random numbers of Python's or numpy's, which differ in each call",
+                    remedy="draw them only in training mode, or outside of the forward",
+                ).placed(Location("", definition(type(model).forward)))
+
+
+def _same(one: Program, other: Program) -> bool:
+    """Whether two programs that were traced from one model compute the same."""
+    steps = [
+        [(node.op, node.target, node.args, node.kwargs) for node in program.graph.nodes] for program in (one, other)
+    ]
+    return (
+        str(steps[0]) == str(steps[1])
+        and one.constants.keys() == other.constants.keys()
+        and all(_equal(tensor, other.constants[name]) for name, tensor in one.constants.items())
+    )
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.double(), other.double(), 0, 0, equal_nan=True)
 
 
 def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Program:
