@@ -90,7 +90,8 @@ LAYERS = [
     "nn.LazyInstanceNorm1d(affine=True)", "nn.PReLU()", "nn.ReLU()", "nn.LeakyReLU(0.2, inplace=True)", "nn.Identity()",
     "nn.Dropout()", "nn.Flatten(0)", "nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Dropout())",
     "nn.Sequential(nn.Identity(), nn.Dropout())", "nn.Sequential(nn.LazyLinear(4), nn.Identity())",
-    "nn.Softmax(-1)", "nn.LazyConvTranspose1d(2, 3, padding=1)", "nn.Hardtanh(inplace=True)", "Scaled()", "LazyScaled()",
+    "nn.Softmax(-1)", "nn.LazyConvTranspose1d(2, 3, padding=1)", "nn.Hardtanh(inplace=True)", "Scaled()",
+    "LazyScaled()",
 ]  # fmt: skip
 PREPARED = [
     "{m}.register_forward_hook(lambda module, args, out: out * 2)",
@@ -112,7 +113,7 @@ PREPARED = [
     "old = {m}.forward; {m}.forward = lambda *args, **kwargs: old(*args, **kwargs) * 2",
     "{m}.forward = lambda input: input", "{m}.forward = lambda input: input.mul_(2)",
     "{m}.__class__ = type('Its', (type({m}),), {{'forward': lambda self, input: input[:1] * 2}})",
-    "{m}.__class__ = type('Its', (type({m}),), {{'__call__': lambda self, input: nn.Module.__call__(self, input) + 1}})",
+    "{m}.__class__ = type('Its', (type({m}),), {{'__call__': lambda self, x: nn.Module.__call__(self, x) + 1}})",
     "{m}.__class__ = type('Its', (type({m}),), {{'weight': property(lambda self: self._parameters['weight'] * 2)}})",
     "{m}._conv_forward = lambda input, weight, bias: F.conv1d(input, weight * 2, bias, padding=1)",
     "parametrize.register_parametrization({m}, 'weight', Halved())", "parametrizations.weight_norm({m})",
@@ -134,7 +135,8 @@ CALLS = [
 ]  # fmt: skip
 CHANGES = [
     "self.{m}.weight.data.mul_(0.5)", "self.{m}.weight.clamp_(-0.2, 0.2)", "self.{m}.bias.data[0] = 1",
-    "self.{m}.running_mean.fill_(0.3)", "self.{m}.running_var += 1", "self.{m}.weight.data = self.{m}.weight.data + 0.1",
+    "self.{m}.running_mean.fill_(0.3)", "self.{m}.running_var += 1",
+    "self.{m}.weight.data = self.{m}.weight.data + 0.1",
     "self.{m}.bias = None", "self.{m}.eps = 0.1", "self.{m}.inplace = not self.{m}.inplace", "self.{m}.p = 0.1",
     "self.{m}.weight.data[0] += {a}.mean()", "self.{m}.negative_slope = 0.5", "{a} += self.{m}.weight[0]",
     "self.{m}.num_batches_tracked += 1", "nn.init.constant_(self.{m}.weight, 0.3)", "self.shared.mul_(2)",
@@ -258,7 +260,8 @@ class RandomProgram(nn.Module):
         self.prepared.register_forward_pre_hook(_negate_into)
         body = "\n    ".join(["t0 = x * 2", *text.lines, f"return [{', '.join(text.names)}]"])
         prepared = "\n    ".join(["pass", *text.prepared])
-        scope: dict[str, Any] = {**globals(), "TABLE": TABLE.clone()}
+        names = {"F": F, "operator": operator, "parametrizations": parametrizations, "parametrize": parametrize}
+        scope: dict[str, Any] = {**globals(), **names, "TABLE": TABLE.clone()}
         exec(f"def forward(self, x):\n    {body}\ndef prepare(self):\n    {prepared}", scope)
         scope["prepare"](self)
         self.run: Callable[..., Any] = scope["forward"]
@@ -338,8 +341,8 @@ def eager(text: Text, x: torch.Tensor) -> list[torch.Tensor] | None:
 
 # What PyTorch raises where an operation does not fit.
 _REFUSALS = (
-    Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError, RecursionError,
-    StopIteration,
+    Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError,
+    RecursionError, StopIteration,
 )  # fmt: skip
 
 
