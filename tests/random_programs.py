@@ -342,7 +342,7 @@ def eager(text: Text, x: torch.Tensor) -> list[torch.Tensor] | None:
 # What PyTorch raises where an operation does not fit.
 _REFUSALS = (
     Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError,
-    RecursionError, StopIteration,
+    RecursionError, StopIteration, AssertionError,
 )  # fmt: skip
 
 
