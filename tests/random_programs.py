@@ -257,7 +257,8 @@ class RandomProgram(nn.Module):
         self.prepared.register_forward_pre_hook(_negate_into)
         body = "\n    ".join(["t0 = x * 2", *text.lines, f"return [{', '.join(text.names)}]"])
         prepared = "\n    ".join(["pass", *text.prepared])
-        scope: dict[str, Any] = {**globals(), "TABLE": TABLE.clone()}
+        names = {"F": F, "operator": operator, "parametrizations": parametrizations, "parametrize": parametrize}
+        scope: dict[str, Any] = {**globals(), **names, "TABLE": TABLE.clone()}
         exec(f"def forward(self, x):\n    {body}\ndef prepare(self):\n    {prepared}", scope)
         scope["prepare"](self)
         self.run: Callable[..., Any] = scope["forward"]
@@ -338,7 +339,7 @@ def eager(text: Text, x: torch.Tensor) -> list[torch.Tensor] | None:
 # What PyTorch raises where an operation does not fit.
 _REFUSALS = (
     Warning, RuntimeError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError,
-    RecursionError, StopIteration,
+    RecursionError, StopIteration, AssertionError,
 )  # fmt: skip
 
 

@@ -71,9 +71,10 @@ class Aliases:
             root = result
             if sharing and self._shape(result) != self._shape(before):
                 raise UnfollowableError("gives it another size")
-            one = [other for other, steps in sharing if not steps and self._memory.are_one(other.node, before)]
             if sharing and alias.views:
                 root = WriteBack(self._tracer, self._memory).put_back(alias.root, alias.views, result)
+            stays = before if root is result else alias.root
+            one = [other for other, steps in sharing if not steps and self._memory.are_one(other.node, stays)]
         except (UndecidedError, UnfollowableError) as refusal:
             self._give_up(others, before, refusal)
             self._settle(tensor, result, Alias(result), before)
@@ -88,7 +89,7 @@ class Aliases:
             node = root
             for step in steps:
                 node = taken_again(self._tracer, step, node, again)
-            if node is result and not any(other is same for same in one):  # the same elements, but not the same tensor
+            if node is root and not any(other is same for same in one):  # the same elements, but not the same tensor
                 which = id(self._memory.tensor(other.node))
                 if which not in apart:
                     apart[which] = self._tracer.create_node("call_function", getattr, (root, "data"), {})
