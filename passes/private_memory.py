@@ -1,4 +1,4 @@
-"""Memory for the tensors of a model that they share with no other model."""
+"""Memory for the tensors of a model that have none yet."""
 
 from __future__ import annotations
 
@@ -9,24 +9,6 @@ import torch
 from torch import nn
 
 from passes.lazy_modules import is_uninitialized
-
-
-def own_memory(model: nn.Module) -> None:
-    """Gives the initialised parameters and buffers copies of their memory. Tensors that share theirs still do."""
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def private(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_meta or tensor.layout is not torch.strided or type(tensor.data) is not torch.Tensor:
-            return tensor.detach().clone()
-        storage = tensor.untyped_storage()
-        own = storages.get(storage.data_ptr())
-        if own is None or not storage.nbytes():
-            own = storages[storage.data_ptr()] = storage.clone()  # type: ignore[no-untyped-call]
-        copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return copied.set_(own, tensor.storage_offset(), tensor.size(), tensor.stride())
-
-    for _ in _replaced(model, private):
-        pass
 
 
 def give_memory(

@@ -60,6 +60,7 @@ class WeightLoading:
 
     def run(self, program: Program) -> int:
         declared: dict[int, torch.device] = {}
+        read = {key: tensor.clone() for key, tensor in program.read.items()}  # may have the target's memory
         with torch.random.fork_rng(devices=[]):
             for layer in program.lazies.values():
                 module = self.target.get_submodule(layer.path)
@@ -68,7 +69,7 @@ class WeightLoading:
         give_memory(self.target, lambda tensor: declared.get(id(tensor), META))
         _Loading(self.target, self.weights, set(program.unreached), list(program.lazies.values())).run()
         if not loading_code(self.target):  # else the loaded model is captured anew
-            _check_decisions(program, self.target)
+            _check_decisions(read, self.target)
         return len(program.lazies)
 
 
@@ -285,9 +286,9 @@ def _disagreement(layer: LazyLayer, name: str, given: tuple[int, ...]) -> LazyRe
     return fault
 
 
-def _check_decisions(program: Program, target: nn.Module) -> None:
+def _check_decisions(read: Mapping[str, torch.Tensor], target: nn.Module) -> None:
     loaded = dict(_tensors(target))
-    for key, tensor in program.read.items():
+    for key, tensor in read.items():
         if key in loaded and not torch.equal(loaded[key].to(tensor), tensor):
             raise LoadError(
                 f"the forward reads the value of {printable(key)}, which is another in the weights than in the model",
