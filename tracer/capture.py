@@ -208,7 +208,9 @@ class CapturingTracer(fx.Tracer):
                 self.program.left_behind = self._left_behind()
                 self._put_back()
                 self._forget_values()
+                read = dict(self.program.read)
                 holders = self._let_go()
+                self.program.read = read  # what is computed to let go of values decides nothing
         finally:
             self._let_go()  # once more, where an interrupt met the first
         if holders:
