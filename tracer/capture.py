@@ -212,7 +212,9 @@ class CapturingTracer(fx.Tracer):
                 _forget_frames(*self._signals, *(node.meta.get(FAULT) for node in self.graph.nodes))
                 self._put_back()
                 self._forget_values()
+                read = dict(self.program.read)
                 holders = self._let_go()
+                self.program.read = read  # what is computed to let go of values decides nothing
         finally:
             self._let_go()  # once more, where an interrupt met the first
         if holders:
