@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import passes.shape_propagation
 import tracer
 from tracer import InputError, InternalError, TracerError, spec
+from tracer.argument_kinds import BOOKKEEPING
 
 X, IMAGE = torch.randn(2, 3), torch.randn(2, 4, 8, 8)
 DYNAMIC = spec("N", 4, "H", "W")
@@ -106,6 +107,14 @@ def changed(module: nn.Module, **attributes: Any) -> nn.Module:
     return module
 
 
+def emptied(name: str) -> nn.Module:
+    """A layer with a number in the place of what torch keeps under a name in every module."""
+    module = nn.LazyLinear(2)
+    vars(module)[name] = 3
+    return module
+
+
+NAMED = ("named_modules", "named_children", "named_parameters", "_named_members", "_save_to_state_dict", "train")
 METHODS = (
     "named_modules",
     "modules",
@@ -187,6 +196,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "eps of text": (lambda: changed(nn.BatchNorm2d(4), eps="a"), IMAGE),
     "no heads": (lambda: changed(nn.MultiheadAttention(4, 2), num_heads=0), (torch.randn(3, 2, 4),) * 3),
     "negative width": (lambda: changed(nn.LazyLinear(2), out_features=-1), X),
+    **{f"{name} is no method": (lambda name=name: nn.Sequential(odd_class(**{name: 3})), X) for name in NAMED},
+    **{f"{name} is no table": (lambda name=name: nn.Sequential(emptied(name)), X) for name in BOOKKEEPING},
+    "handle of text": (lambda: changed(nn.LazyLinear(2), _load_hook="a"), X),
     "no forward": (nn.Module, X),
     "numpy": (lambda: nn.LazyLinear(2), X.numpy()),
     "set": (lambda: nn.LazyLinear(2), {1}),

@@ -102,6 +102,19 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
+# What torch keeps in every module, and what it calls of one while it looks for modules and tensors.
+BOOKKEEPING = {
+    name: dict if isinstance(value, dict) else set
+    for name, value in vars(nn.Module()).items()
+    if isinstance(value, (dict, set))
+}
+METHODS = (
+    "named_modules", "modules", "named_children", "children", "named_parameters", "parameters", "named_buffers",
+    "buffers", "_named_members", "state_dict", "_save_to_state_dict", "train", "eval",
+)  # fmt: skip
+_HANDLES = ("_load_hook", "_initialize_hook")  # of a lazy module
+
+
 def check_model(model: Any) -> None:
     """Raises where the tree of modules is none: InputError with the module at fault, and for compiled code.
 
@@ -114,7 +127,6 @@ def check_model(model: Any) -> None:
         )
     if not isinstance(model, torch.jit.ScriptModule) and not callable(getattr(type(model), "forward", None)):
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
-    _check_overrides(model)
     parents: set[int] = set()
     seen: set[int] = set()
     steps: list[tuple[str, Any, bool]] = [("", model, False)]
@@ -140,6 +152,7 @@ def check_model(model: Any) -> None:
                 "be traced",
                 remedy="pass the module that it was compiled from",
             )
+        _check_bookkeeping(path or "the model", module)
         try:
             hash(module)
         except Exception as error:
@@ -160,6 +173,28 @@ def check_model(model: Any) -> None:
                     remedy="give it a name without dots that no method has",
                 )
             steps.append((f"{path}.{name}".lstrip("."), child, False))
+    _check_overrides(model)
+
+
+def _check_bookkeeping(name: str, module: nn.Module) -> None:
+    """Raises InputError where something else is in the place of what torch keeps in a module, or calls of it."""
+    state, cls = vars(module), type(module)
+    for entry, kind in BOOKKEEPING.items():
+        if not isinstance(state.get(entry), kind):
+            raise InputError(
+                f"{name} has {_shown(state.get(entry))} where torch.nn.Module keeps its {entry}",
+                remedy="call super().__init__() first, and leave what torch keeps there as it is",
+            )
+    for method in METHODS:
+        found = state[method] if method in state else getattr(cls, method)
+        if not callable(found):
+            raise InputError(
+                f"{name} has {_shown(found)} in place of the method {method}, which torch calls",
+                remedy="give that attribute another name",
+            )
+    for handle in _HANDLES:
+        if handle in state and not hasattr(state[handle], "remove"):
+            raise InputError(f"{name}.{handle} is {_shown(state[handle])}, not the handle of a hook")
 
 
 def _check_overrides(model: nn.Module) -> None:
