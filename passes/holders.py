@@ -60,7 +60,7 @@ def nothing_left_on_meta() -> Iterator[None]:
                 release(left, lambda _: MISSING)
 
 
-class _MadeOnMeta(DispatchMode):
+class _MadeOnMeta(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, the tensors without data that operations give are noted, not held."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ ways and writes to, or changes, between the calls.
 
 from __future__ import annotations
 
+import operator
 import random
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize
 
 # Each makes a tensor of others; what torch does not take is left out of a program.
 NEW = [

@@ -349,7 +349,7 @@ def test_forward(forward: Forward, shape: tuple[Any, ...]) -> None:
     conversion = tracer.convert(Net(forward), spec(*shape), route="direct")
     assert conversion.verification is not None
     sizes = [comparison.sizes for comparison in conversion.verification.comparisons]
-    assert len({tuple(entry.items()) for entry in sizes}) == 2
+    assert len({tuple(entry.items()) for entry in sizes}) >= 2
 
 
 @pytest.mark.filterwarnings("ignore::tracer.TracerWarning")

@@ -222,7 +222,7 @@ def test_the_file_is_the_model(call: Callable[..., Any]) -> None:
     """At fixed sizes every keeper converts on the direct route, and is verified, each time."""
     forget()
     for verify in (False, True):
-        assert tracer.convert(Net(call), spec("N", 6, 4), verify=verify).route == "direct"
+        assert tracer.convert(Net(call), spec(3, 6, 4), verify=verify).route == "direct"
 
 
 @pytest.mark.parametrize("call", LEAKING)

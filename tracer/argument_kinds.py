@@ -34,7 +34,7 @@ def _names_texts(value: Any) -> bool:
 def _is_device(value: Any) -> bool:
     try:
         torch.device(value)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         return False
     return True
 

@@ -138,6 +138,10 @@ def bind_sample(
     fit the arguments.
     """
     args = args if isinstance(args, tuple) else tuple(args) if isinstance(args, list) else (args,)
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InputError(
+            f"kwargs is a {type(kwargs).__name__}, no mapping", remedy='give the named inputs as {"name": input}'
+        )
     kwargs = dict(kwargs or {})
     names = _argument_names(model, args, kwargs)
     shapes = DynamicShapes(dynamic_shapes, names, len(args), declared_names(model), file_names)
