@@ -177,8 +177,8 @@ class RealTensors:
                     full = f"{path}.{name}" if path else name
                     real = self._tracer.program.held.get(full, tensor)
                     key = memory_of(real) if _is_real(real) else None
-                    if key is not None:
-                        self._owned.setdefault(key, (full, real))
+                    if key is not None and (key not in self._owned or not _is_whole(self._owned[key][1])):
+                        self._owned[key] = full, real
         return self._owned
 
 
