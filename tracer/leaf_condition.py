@@ -76,7 +76,8 @@ class LeafCondition:
     def note(self, module: nn.Module) -> None:
         """Notes what the module is now, as what its calls must find it."""
         call = self._call_of(_type(module))
-        self._states[id(module)] = _state(module, call) if call is not None and _is_plain(module) else None
+        plain = call is not None and not module._forward_hooks and _only_initialises(module) and _is_plain(module)
+        self._states[id(module)] = _state(module, call) if plain and call is not None else None
 
     def noted(self, module: nn.Module) -> Noted:
         return self._states.get(id(module))
