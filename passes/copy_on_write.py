@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from passes.dispatch_mode import DispatchMode
 from passes.model_copy import ModelCopy
@@ -45,7 +44,8 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         for tensor in _written(func, args, kwargs):
             self._give_own_memory(tensor)
         if self._private:
-            args, kwargs = tree_map_only(torch.Tensor, self._redirected, (args, kwargs))
+            args = tuple(map(self._read, args))
+            kwargs = {name: self._read(value) for name, value in kwargs.items()}
         return func(*args, **kwargs)
 
     def _give_own_memory(self, tensor: torch.Tensor) -> None:
@@ -61,6 +61,14 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         for _, own in self._guarded.pop(key):
             if storage_key(own) == key:
                 own.data = on_storage(own, storage)
+
+    def _read(self, value: Any) -> Any:
+        """An operation's argument, which is a tensor, a list of tensors, or none at all, as it is in the copy."""
+        if isinstance(value, torch.Tensor):
+            return self._redirected(value)
+        if isinstance(value, (list, tuple)) and any(map(_is_tensor, value)):
+            return [self._redirected(item) if _is_tensor(item) else item for item in value]
+        return value
 
     def _redirected(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor, or, where its memory is the original's of a copy, what it is in the copy."""
