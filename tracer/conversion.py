@@ -124,6 +124,7 @@ class Conversion:
         from passes.onnx_writer import model_proto
 
         self._keep_weights()
+        _check_weights_are_there(self.lowered)
         return model_proto(self.lowered, self.path)
 
     @of_result
@@ -133,6 +134,7 @@ class Conversion:
 
         target = checked_target(path, self.program.root)
         self._keep_weights()
+        _check_weights_are_there(self.lowered)
         write_model(self.lowered, target)
         self.path = target
         return target
@@ -146,6 +148,9 @@ class Conversion:
     def _deliver(self, work: _Work, target: Path | None, verify: bool) -> None:
         """Writes the file where there is a target, verified before it takes the target's place."""
         from passes.onnx_writer import write_model
+
+        if target is not None or verify:
+            _check_weights_are_there(self.lowered)
 
         def check(file: Path | None) -> None:
             from tracer.localisation import locator
@@ -334,7 +339,6 @@ def convert(
 
     def in_memory(work: _Work, report: Report, seed: int | None) -> Conversion:
         resolved = work.resolve(model, seed, given)
-        _check_weights_are_there(resolved)
         conversion = lower(work, report, resolved, route)
         conversion._module = resolved
         return conversion
@@ -369,14 +373,9 @@ def convert(
     return conversion
 
 
-def _check_weights_are_there(resolved: nn.Module) -> None:
-    """Raises LoadError for weights on the meta device, which have no data to export."""
-    tensors = (*resolved.named_parameters(), *resolved.named_buffers())
-    without = [
-        name
-        for name, tensor in tensors
-        if tensor.is_meta and not isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
-    ]
+def _check_weights_are_there(lowered: LoweredModel) -> None:
+    """Raises LoadError for weights on the meta device, which have no data to write or to run."""
+    without = [name for name, tensor in lowered.weights.items() if tensor.is_meta]
     if without:
         raise LoadError(
             f"{len(without)} weights are on the meta device and have no data: {', '.join(without[:3])}",
