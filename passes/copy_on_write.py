@@ -24,21 +24,35 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, this thread's operations do not write into the memory of the originals of `pairs`.
 
     `pairs` are tensors, each with the one that stands for it in a copy. `before_write` is called with those that stand
-    on a memory before it is written to for the first time, and may refuse it.
+    on a memory before it is written to for the first time, and may refuse it. With `undone`, any other memory from
+    before the block that is written to (a global tensor of the caller's) has after the block what it had before it.
     """
 
     def __init__(
         self,
         pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
         before_write: Callable[[list[tuple[torch.Tensor, torch.Tensor]]], None] | None = None,
+        undone: bool = False,
     ):
         super().__init__()
         self._before_write = before_write
         self._guarded: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._undone = undone
+        self._made: set[int] = set()  # the memory that is the block's own
+        self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # other memory, as it was
         for original, own in pairs:
-            if shares_memory(own) and storage_key(own) == storage_key(original):
+            if not shares_memory(own):
+                continue
+            if storage_key(own) == storage_key(original):
                 self._guarded.setdefault(storage_key(own), []).append((original, own))
+            else:
+                self._made.add(storage_key(own))
         self._private: dict[int, torch.UntypedStorage] = {}  # the copies, by what they are copies of
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for storage, before in self._before.values():
+            storage.copy_(before)
 
     def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         for tensor in _written(func, args, kwargs):
@@ -46,21 +60,34 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         if self._private:
             args = tuple(map(self._read, args))
             kwargs = {name: self._read(value) for name, value in kwargs.items()}
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self._undone and _makes_memory(func):
+            results = result if isinstance(result, (tuple, list)) else (result,)
+            self._made.update(storage_key(made) for made in results if _is_tensor(made) and shares_memory(made))
+        return result
 
     def _give_own_memory(self, tensor: torch.Tensor) -> None:
         if not shares_memory(tensor):
             return
         pairs = self._guarded.get(storage_key(tensor))
         if pairs is None:
+            self._remember(tensor)
             return
         if self._before_write is not None:
             self._before_write(pairs)
         key = storage_key(tensor)
         storage = self._private[key] = cloned(tensor.untyped_storage())
+        self._made.add(storage._cdata)
         for _, own in self._guarded.pop(key):
             if storage_key(own) == key:
                 own.data = on_storage(own, storage)
+
+    def _remember(self, tensor: torch.Tensor) -> None:
+        """Keeps what is in a memory that is neither the model's nor the block's own, before it is written to."""
+        key = storage_key(tensor)
+        if self._undone and not tensor.is_meta and key not in self._made and key not in self._before:
+            storage = tensor.untyped_storage()
+            self._before[key] = storage, cloned(storage)
 
     def _read(self, value: Any) -> Any:
         """An operation's argument, which is a tensor, a list of tensors, or none at all, as it is in the copy."""
@@ -80,7 +107,7 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
 def running_copy(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model that may be run inside the block, whatever it does to itself."""
     copy = ModelCopy(model)
-    with CopyOnWrite(copy.pairs):
+    with CopyOnWrite(copy.pairs, undone=True):
         yield copy.module
 
 
@@ -99,6 +126,13 @@ def _is_tensor(value: Any) -> bool:
 
 def _argument(args: Any, kwargs: Mapping[str, Any], position: int, name: str) -> Any:
     return args[position] if position < len(args) else kwargs.get(name)
+
+
+@cache
+def _makes_memory(func: Any) -> bool:
+    """Whether a result of the operation is no view of an operand."""
+    returns = func._schema.returns
+    return func is torch.ops.aten.lift_fresh.default or any(entry.alias_info is None for entry in returns)
 
 
 @cache

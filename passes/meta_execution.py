@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.copy_on_write import CopyOnWrite
 from passes.dimension import Dim, Size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
 from passes.guards import GuardLog, Location
@@ -85,7 +86,8 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         lazies: list[LazyLayer] = []
         watch_lazies(probe, path, lazies, location)
         before = state_of(probe, path)
-        value = probe(*args, **kwargs)
+        with CopyOnWrite((), undone=True):
+            value = probe(*args, **kwargs)
         return MetaResult(value, lazies, changes(before, state_of(probe, path), {layer.path for layer in lazies}))
 
     with nothing_left_on_meta():

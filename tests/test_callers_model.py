@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 import tracer
 from tests.benchmarks.measuring import peak_bytes
-from tracer import spec
+from tracer import TracerError, spec
 
 
 class Of(nn.Module):
@@ -343,3 +344,37 @@ def test_weak_references_in_the_table_of_models_are_dead() -> None:
 
     gc.collect()
     assert watched() is None
+
+
+# Tensors that the model does not have ----------------------------------------------------------------
+
+GLOBAL = torch.arange(4.0)
+
+
+class WritesGlobal(nn.Module):
+    """Writes to a tensor of its Python module: where it is traced, or in a call that only runs."""
+
+    def __init__(self, write: Callable[[torch.Tensor], object]):
+        super().__init__()
+        self.write, self.fc = write, nn.LazyLinear(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.write(x)
+        return self.fc(x) + GLOBAL
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: GLOBAL.add_(1),
+        lambda x: GLOBAL[1:].copy_(GLOBAL[:3].clone()),
+        lambda x: GLOBAL.add_(1) if torch.Tensor.dim(x) == 2 else None,
+        lambda x: GLOBAL.view(2, 2).mul_(2) if torch.Tensor.numel(x) else None,
+        lambda x: GLOBAL.add_(1) if x.sum() < 100 else None,
+    ],
+)
+@pytest.mark.parametrize("run", [tracer.inspect, tracer.resolve, tracer.convert])
+def test_global_tensors_stay_as_they_are(run: Callable[..., object], write: Callable[[torch.Tensor], object]) -> None:
+    with suppress(TracerError):
+        run(WritesGlobal(write), torch.ones(2, 4))
+    assert torch.equal(GLOBAL, torch.arange(4.0))
