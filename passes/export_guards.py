@@ -7,6 +7,7 @@ decisions are noted as it takes them, each with the line of the caller's that as
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from passes.dimension import Dim, Size
 from passes.guards import GuardLog, Location
 from passes.torch_state import Loan
 
-_NOT_THE_CALLERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_NOT_THE_CALLERS = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 
 # How the exporter spells where a symbol comes from: the size of one axis of one of a flat list of tensors.
 _SIZE_OF_INPUT = re.compile(r"\[(\d+)\]\.size\(\)\[(\d+)\]$")

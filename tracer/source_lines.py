@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
+import os
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
@@ -14,8 +15,10 @@ import torch
 
 import passes
 
-COMPILER_FOLDER = str(Path(passes.__file__).parent)
-_NOT_THE_CALLERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), COMPILER_FOLDER, "<")
+# With the separator behind it: beside torch's folder lies that of torchvision.
+COMPILER_FOLDER = str(Path(passes.__file__).parent) + os.sep
+_TOOL_FOLDER = str(Path(__file__).parent) + os.sep
+_NOT_THE_CALLERS = (str(Path(torch.__file__).parent) + os.sep, _TOOL_FOLDER, COMPILER_FOLDER, "<")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,7 +39,7 @@ def source_line(frame: FrameType, line: int | None = None) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _is_ours(code: CodeType) -> bool:
-    return code.co_filename.startswith((str(Path(__file__).parent), COMPILER_FOLDER))
+    return code.co_filename.startswith((_TOOL_FOLDER, COMPILER_FOLDER))
 
 
 def our_line(frame: FrameType, line: int) -> str | None:
