@@ -32,6 +32,9 @@ def guard_sizes(tracer: CapturingTracer) -> None:
         setattr(kind, name, _size(tracer, name))
 
 
+_type = type  # Python's own, also while a forward is traced
+
+
 def _size(tracer: CapturingTracer, name: str) -> property:
     def read(module: nn.Module) -> Any:
         if tracer.recording and is_lazy(module) and is_user_code(sys._getframe(1).f_code):
@@ -52,7 +55,7 @@ def _size(tracer: CapturingTracer, name: str) -> property:
 
 def eager_class(module: Any) -> type | None:
     """The class that a lazy layer of torch.nn will have, None for anything else."""
-    kind = type(module)  # `isinstance` asks here
+    kind = _type(module)
     if not issubclass(kind, nn.modules.lazy.LazyModuleMixin) or not kind.__module__.startswith("torch.nn."):
         return None
     return module.cls_to_become  # type: ignore[no-any-return]

@@ -40,7 +40,7 @@ from tracer.real_tensors import RealTensors, with_written
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
-from tracer.tracing_environment import as_ever, copied_hooks_of_all, tracing_environment
+from tracer.tracing_environment import as_ever, as_traced, copied_hooks_of_all, tracing_environment
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
 
@@ -347,7 +347,8 @@ class CapturingTracer(fx.Tracer):
         args, kwargs = self._sample.replace_leaves(self._placeholder)
 
         def forward(root: nn.Module, *given: Any) -> Any:
-            return root(*given, **kwargs)
+            with as_traced():
+                return root(*given, **kwargs)
 
         return forward, [self.root, *args]
 
@@ -361,6 +362,10 @@ class CapturingTracer(fx.Tracer):
         self.made.append(weakref.ref(tensor))
         self.aliases.add(tensor)
         return tensor
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        with as_ever():
+            return super().create_proxy(*args, **kwargs)
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
@@ -477,7 +482,9 @@ class CapturingTracer(fx.Tracer):
         path = self.path_of_module(m)
         self._paths.append(path)
         try:
-            if self.leaves.holds(m, args, kwargs):
+            with as_ever():
+                is_leaf = self.leaves.holds(m, args, kwargs)
+            if is_leaf:
                 return self._leaf_call(m, path, args, kwargs)
             with self._first_calls.initialising(m, path, args, kwargs):
                 if m is self._copy:

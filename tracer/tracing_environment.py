@@ -21,6 +21,7 @@ from torch import nn
 from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn import functional as F
 from torch.nn.modules import module as calling
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils._device import _device_constructors
 
 from passes.errors import CaptureError, NeedsDataError
@@ -109,7 +110,6 @@ def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
     with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), following:
         _set_hooks_of_all(tracer.hooks_of_all)
         sys.meta_path.insert(0, _CompilerFinder())
-        _set_builtins(_TRACING)
         if not _at_work:
             for home, name, _, stand_in in NATIVE:
                 setattr(home, name, stand_in)
@@ -155,6 +155,14 @@ class as_ever:  # noqa: N801
         _set_builtins(self._before)
 
 
+class as_traced(as_ever):  # noqa: N801
+    """Inside the block, within that of `tracing_environment`, the same three know traced values."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        _set_builtins(_TRACING)
+
+
 def _set_builtins(answers: tuple[Any, Any, Any]) -> None:
     builtins.isinstance, builtins.callable, builtins.type = answers  # type: ignore[misc]
 
@@ -187,6 +195,8 @@ def _recognising(instance: Any, kind: Any) -> bool:
     tensor that is not there.
     """
     if _isinstance(instance, kind):
+        if not _isinstance(instance, LazyModuleMixin):
+            return True
         becomes = eager_class(instance)
         return becomes is None or issubclass(becomes, kind) or not is_user_code(sys._getframe(1).f_code)
     if _type(instance) not in _TRACED:
