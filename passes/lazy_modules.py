@@ -354,7 +354,8 @@ def infer_by_rule(module: nn.Module, path: str, args: Any, kwargs: Any, location
     op, bind_module = found
     rule = op.inference_rules[type(module)]
     given = bind_module(module, *args, **kwargs)
-    inference = rule(module, **{name: value for name, value in given.items() if not isinstance(value, Owned)})
+    known = {name: None if isinstance(value, Owned) else value for name, value in given.items()}
+    inference = rule(module, op.bind((), known))
     return LazyLayer(path, type(module).__name__, args, kwargs, inference, location, initialising_hook(module))
 
 

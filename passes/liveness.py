@@ -81,7 +81,7 @@ def _shares_operand(node: fx.Node, call: BoundCall, program: Program) -> bool:
     operand = node.all_input_nodes[0].meta[SPEC]
     if not call.op.view or not isinstance(operand, TensorSpec):
         return False
-    if _is_advanced(call.arguments.get("index")):
+    if _is_advanced(getattr(call.record, "index", None)):
         return False
     return all((spec.dtype, spec.device) == (operand.dtype, operand.device) for spec in tensor_specs(node.meta[SPEC]))
 

@@ -111,11 +111,7 @@ class OnnxLowering:
             return
         self._emitted[node] = emit.begin(_base_name(node, program), result)
         try:
-            arguments = {
-                name: map_leaves(value, lambda leaf: self._leaf(leaf, node, program, emit))
-                for name, value in call.arguments.items()
-            }
-            outputs = call.op.call(call.op.lowering, emit, arguments=arguments)
+            outputs = call.op.lowering(emit, call.record.map(lambda leaf: self._leaf(leaf, node, program, emit)))
         except UnsupportedOpError as error:
             self._blockers.append(blocker(node, program, error.message))
             return

@@ -160,15 +160,12 @@ class Propagator:
             return self._without_rule(node, module)
         call.path = self.program.path(node) if module is not None else ""
         node.meta[CALL] = call
-        if module is None and call.op.is_random(call.arguments):
+        if module is None and call.op.is_random(call.record):
             self.program.draws.append(node)
         if module is not None and (self.program.awaits(module) or self.program.has_met(call.path)):
             self._infer(node, call, module)
-        arguments = {
-            name: map_leaves(value, lambda leaf: self._leaf(leaf, call)) for name, value in call.arguments.items()
-        }
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
-        return call.op.call(call.op.shape_rule, arguments=arguments)
+        return call.op.shape_rule(call.record.map(lambda leaf: self._leaf(leaf, call)))
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
         args = map_leaves(node.args, _value_of)
@@ -207,10 +204,7 @@ class Propagator:
         if rule is None:
             self._excuse()
             raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
-        arguments = {
-            name: map_leaves(value, _value_of) for name, value in call.arguments.items() if not isinstance(value, Owned)
-        }
-        inference = rule(module, **arguments)
+        inference = rule(module, call.record.map(lambda leaf: None if isinstance(leaf, Owned) else _value_of(leaf)))
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
         self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))

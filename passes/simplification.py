@@ -8,14 +8,15 @@ and what no output depends on. What is left alone: inputs, even unused ones, and
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
 
 from passes.batchnorm_folding import Fold
 from passes.lazy_modules import own_tensors
-from passes.ops.op import Owned, map_leaves
+from passes.ops.op import Owned
+from passes.ops.record import Record
 from passes.pipeline import Stage
 from passes.program import CALL, ORDINAL, SPEC, BoundCall, Program
 
@@ -43,14 +44,11 @@ def _remove_identities(program: Program) -> None:
         call: BoundCall | None = node.meta.get(CALL)
         if call is None or call.op.identity_rule is None:
             continue
-        operand = next(iter(call.arguments.values()))
+        operand = call.record.subject
         if not isinstance(operand, fx.Node):
             continue
-        arguments = {
-            name: map_leaves(value, lambda leaf: leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf)
-            for name, value in call.arguments.items()
-        }
-        if call.op.call(call.op.identity_rule, node.meta[SPEC], arguments=arguments):
+        specs = call.record.map(lambda leaf: leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf)
+        if call.op.identity_rule(node.meta[SPEC], specs):
             _replace(program, node, operand)
 
 
@@ -75,7 +73,9 @@ def _fold_batchnorms(program: Program) -> None:
         producer.target = path
         producer.meta[ORDINAL] = node.meta.get(ORDINAL)
         calls[path] = 1
-        producer.meta[CALL] = BoundCall(producer.meta[CALL].op, _with_bias(producer.meta[CALL].arguments), folded, path)
+        producer.meta[CALL] = replace(
+            producer.meta[CALL], record=_with_bias(producer.meta[CALL].record), module=folded, path=path
+        )
         _replace(program, node, producer)
 
 
@@ -106,8 +106,9 @@ def _fold(path: str, layer: Any, norm_path: str, norm: Any) -> tuple[Fold, nn.Mo
     return fold, folded
 
 
-def _with_bias(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {**arguments, "bias": Owned("bias")}
+def _with_bias(record: Any) -> Record[Any]:
+    with_bias: Record[Any] = replace(record, bias=Owned("bias"))
+    return with_bias
 
 
 def _replace(program: Program, node: fx.Node, by: fx.Node) -> None:
@@ -116,10 +117,7 @@ def _replace(program: Program, node: fx.Node, by: fx.Node) -> None:
     for user in by.users:
         call: BoundCall | None = user.meta.get(CALL)
         if call is not None:
-            call.arguments = {
-                name: map_leaves(value, lambda leaf: by if leaf is node else leaf)
-                for name, value in call.arguments.items()
-            }
+            call.record = call.record.map(lambda leaf: by if leaf is node else leaf)
 
 
 def _remove_dead(program: Program) -> None:

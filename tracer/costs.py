@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from passes.dimension import Size
 from passes.liveness import byte_count
-from passes.ops.op import BoundCall, Owned, map_leaves
+from passes.ops.op import BoundCall, Owned
 from passes.program import CALL, SPEC, Program
 
 
@@ -22,8 +22,7 @@ def multiply_adds(node: fx.Node, program: Program) -> Size:
     def leaf(item: fx.Node | Owned) -> Any:
         return item.meta[SPEC] if isinstance(item, fx.Node) else program.owned_spec(bound, item.name)
 
-    arguments = {name: map_leaves(value, leaf) for name, value in call.arguments.items()}
-    cost: Size = call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=arguments)
+    cost: Size = call.op.cost_rule(node.meta[SPEC], call.record.map(leaf))
     return cost
 
 

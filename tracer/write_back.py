@@ -96,7 +96,7 @@ class WriteBack:
         module = self._tracer.program.module(str(view.target)) if view.op == "call_module" else None
         call = bind_node(view, module)
         assert call is not None
-        name, given = call.op.name, call.arguments
+        name, given = call.op.name, call.record.named()
         if name in _SAME:
             return new
         if name in _SAME_ORDER or name in _SAME_ORDER_WHERE_AS_MANY:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from passes.errors import check
 from passes.ops.op import Op, Owned
 from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.ops.random_numbers import refuse
+from passes.ops.record import Record, T, record_of
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -66,24 +68,27 @@ def activation(
     """
 
     def declare(lowering: Lowering) -> Lowering:
-        op = Op(name, functions=functions, methods=methods)
-        signature = inspect.signature(lowering)
-        parameters = list(signature.parameters.values())[1:]
+        parameters = list(inspect.signature(lowering).parameters.values())[1:]
+        op = Op(name, record_of(name, parameters), functions=functions, methods=methods)
 
-        def shape(input: TensorSpec, **arguments: Any) -> TensorSpec:
-            found = result(input, name)
+        def shape(call: Record[TensorSpec]) -> TensorSpec:
+            found = result(call.subject, name)
             if refuse is not None:
-                refuse(input, **arguments)
+                refuse(**call.named())
             return found
+
+        def lower(emit: Emitter, call: Record[Value]) -> Value:
+            value: Value = lowering(emit, **call.named())
+            return value
 
         def bind(module: nn.Module, input: Any) -> Mapping[str, Any]:
             own = {p.name: getattr(module, p.name) for p in parameters[1:] if hasattr(module, p.name)}
             return {"input": input, **own, "training": False} if "training" in own else {"input": input, **own}
 
-        shape.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         op.shape(shape)
         op.module(*modules)(bind)
-        return op.lower(lowering)
+        op.lower(lower)
+        return lowering
 
     return declare
 
@@ -164,7 +169,13 @@ def lower_threshold(emit: Emitter, input: Value, threshold: float, value: float)
     return emit.node("Where", below, as_value(emit, value, input.dtype), input)
 
 
-prelu = Op("prelu", functions=(torch.prelu,), methods=("prelu",))
+@dataclass(frozen=True, slots=True)
+class Prelu(Record[T]):
+    input: T
+    weight: T
+
+
+prelu = Op("prelu", Prelu, functions=(torch.prelu,), methods=("prelu",))
 
 
 @prelu.module(nn.PReLU)
@@ -173,8 +184,9 @@ def bind_prelu(module: nn.PReLU, input: Any) -> Mapping[str, Any]:
 
 
 @prelu.shape
-def prelu_shape(input: TensorSpec, weight: TensorSpec) -> TensorSpec:
+def prelu_shape(call: Prelu[TensorSpec]) -> TensorSpec:
     """One slope for all, or one for each channel; the channels are axis 1 where there are two axes or more."""
+    input, weight = call.input, call.weight
     check_weight_dtype(input, weight)
     check(weight.ndim <= 1, "prelu's weight has {} axes, but can have at most 1", weight.ndim)
     channels = input.shape[1] if input.ndim >= 2 else 1
@@ -189,8 +201,9 @@ def prelu_shape(input: TensorSpec, weight: TensorSpec) -> TensorSpec:
 
 
 @prelu.lower
-def lower_prelu(emit: Emitter, input: Value, weight: Value) -> Value:
+def lower_prelu(emit: Emitter, call: Prelu[Value]) -> Value:
     """The slope is laid along axis 1: it broadcasts from the last axis."""
+    input, weight = call.input, call.weight
     if weight.ndim == 1 and input.ndim == 0:
         weight = emit.squeeze(weight, 0)
     elif weight.ndim and weight.shape != (1,) and input.ndim > 2:
@@ -360,7 +373,14 @@ def lower_softshrink(emit: Emitter, input: Value, lambd: float = 0.5) -> Value:
 
 # Gated --------------------------------------------------------------------------------------------
 
-glu = Op("glu", functions=(F.glu, native.glu))
+
+@dataclass(frozen=True, slots=True)
+class Glu(Record[T]):
+    input: T
+    dim: int = -1
+
+
+glu = Op("glu", Glu, functions=(F.glu, native.glu))
 
 
 @glu.module(nn.GLU)
@@ -369,10 +389,11 @@ def bind_glu(module: nn.GLU, input: Any) -> Mapping[str, Any]:
 
 
 @glu.shape
-def glu_shape(input: TensorSpec, dim: int = -1) -> TensorSpec:
+def glu_shape(call: Glu[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim >= 1, "glu needs an input of at least 1 axis, found a 0-d tensor")
-    check(-input.ndim <= dim < input.ndim, "dim is {}, but the input has {} axes", dim, input.ndim)
-    axis = dim % input.ndim
+    check(-input.ndim <= call.dim < input.ndim, "dim is {}, but the input has {} axes", call.dim, input.ndim)
+    axis = call.dim % input.ndim
     size = input.shape[axis]
     check(size % 2 == 0, "glu halves axis {}, whose size {} is odd", axis, size, remedy="make that size even")
     halved = input.with_shape(*input.shape[:axis], size // 2, *input.shape[axis + 1 :])
@@ -380,10 +401,10 @@ def glu_shape(input: TensorSpec, dim: int = -1) -> TensorSpec:
 
 
 @glu.lower
-def lower_glu(emit: Emitter, input: Value, dim: int = -1) -> Value:
-    axis = dim % input.ndim
+def lower_glu(emit: Emitter, call: Glu[Value]) -> Value:
+    axis = call.dim % call.input.ndim
     half = emit.result.shape[axis]
-    values, gates = emit.split(input, [half, half], axis)
+    values, gates = emit.split(call.input, [half, half], axis)
     return emit.node("Mul", values, emit.node("Sigmoid", gates))
 
 

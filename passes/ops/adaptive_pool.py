@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -21,6 +21,7 @@ from passes.ops.assignment import counted
 from passes.ops.layout import same_size
 from passes.ops.op import Op
 from passes.ops.pool import batched
+from passes.ops.record import Record, T
 from passes.ops.windows import check_rank
 from passes.spec import TensorSpec
 
@@ -29,8 +30,26 @@ if TYPE_CHECKING:
 
 OutputSize: TypeAlias = "Size | Sequence[Size | None] | None"
 
-adaptive_avg_pool = Op("adaptive_avg_pool")
-adaptive_max_pool = Op("adaptive_max_pool")
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveAvgPool(Record[T]):
+    input: T
+    rank: int
+    output_size: OutputSize
+
+
+adaptive_avg_pool = Op("adaptive_avg_pool", AdaptiveAvgPool)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveMaxPool(Record[T]):
+    input: T
+    rank: int
+    output_size: OutputSize
+    return_indices: bool = False
+
+
+adaptive_max_pool = Op("adaptive_max_pool", AdaptiveMaxPool)
 
 
 # Spellings ----------------------------------------------------------------------------------------
@@ -96,23 +115,23 @@ def _output(input: TensorSpec | Value, rank: int, output_size: OutputSize) -> tu
 
 
 @adaptive_avg_pool.shape
-def adaptive_avg_pool_shape(input: TensorSpec, rank: int, output_size: OutputSize) -> TensorSpec:
-    check_rank(input, rank)
-    return input.with_shape(*input.shape[:-rank], *_output(input, rank, output_size))
+def adaptive_avg_pool_shape(call: AdaptiveAvgPool[TensorSpec]) -> TensorSpec:
+    input = call.input
+    check_rank(input, call.rank)
+    return input.with_shape(*input.shape[: -call.rank], *_output(input, call.rank, call.output_size))
 
 
 @adaptive_max_pool.shape
-def adaptive_max_pool_shape(
-    input: TensorSpec, rank: int, output_size: OutputSize, return_indices: bool = False
-) -> TensorSpec | tuple[TensorSpec, TensorSpec]:
-    check_rank(input, rank)
-    result = input.with_shape(*input.shape[:-rank], *_output(input, rank, output_size))
-    return (result, result.with_dtype(torch.int64)) if return_indices else result
+def adaptive_max_pool_shape(call: AdaptiveMaxPool[TensorSpec]) -> TensorSpec | tuple[TensorSpec, TensorSpec]:
+    input = call.input
+    check_rank(input, call.rank)
+    result = input.with_shape(*input.shape[: -call.rank], *_output(input, call.rank, call.output_size))
+    return (result, result.with_dtype(torch.int64)) if call.return_indices else result
 
 
 @adaptive_avg_pool.identity
-def is_identity(result: TensorSpec, input: TensorSpec, rank: int, output_size: OutputSize) -> bool:
-    pairs = zip(input.shape, result.shape, strict=True)
+def is_identity(result: TensorSpec, call: AdaptiveAvgPool[TensorSpec]) -> bool:
+    pairs = zip(call.input.shape, result.shape, strict=True)
     return all(type(ours) is type(theirs) and ours == theirs for ours, theirs in pairs)
 
 
@@ -127,9 +146,10 @@ def _lowered_output(emit: Emitter, input: Value, rank: int, output_size: OutputS
 
 
 @adaptive_avg_pool.lower
-def lower_adaptive_avg_pool(emit: Emitter, input: Value, rank: int, output_size: OutputSize) -> Value:
+def lower_adaptive_avg_pool(emit: Emitter, call: AdaptiveAvgPool[Value]) -> Value:
     """GlobalAveragePool to size 1, AveragePool where all windows are alike, else a product with averaging matrices."""
-    output = _lowered_output(emit, input, rank, output_size)
+    input, rank = call.input, call.rank
+    output = _lowered_output(emit, input, rank, call.output_size)
     if all(same_size(size, 1) for size in output):
         return batched(emit, input, rank, lambda x: [emit.node("GlobalAveragePool", x)])[0]
     kernel = _even_windows(input.shape[-rank:], output)
@@ -148,11 +168,10 @@ def lower_adaptive_avg_pool(emit: Emitter, input: Value, rank: int, output_size:
 
 
 @adaptive_max_pool.lower
-def lower_adaptive_max_pool(
-    emit: Emitter, input: Value, rank: int, output_size: OutputSize, return_indices: bool = False
-) -> Value | tuple[Value, Value]:
+def lower_adaptive_max_pool(emit: Emitter, call: AdaptiveMaxPool[Value]) -> Value | tuple[Value, Value]:
     """GlobalMaxPool to size 1, MaxPool where all windows are alike, else the maximum of each window's slice."""
-    output = _lowered_output(emit, input, rank, output_size)
+    input, rank, return_indices = call.input, call.rank, call.return_indices
+    output = _lowered_output(emit, input, rank, call.output_size)
     if all(same_size(size, 1) for size in output) and not return_indices:
         return batched(emit, input, rank, lambda x: [emit.node("GlobalMaxPool", x)])[0]
     kernel = _even_windows(input.shape[-rank:], output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from passes.dimension import Dim, Size, product
 from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
+    Getitem,
     Span,
     Subscript,
     along,
@@ -27,6 +28,7 @@ from passes.ops.indexing import (
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import as_value
+from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
 from passes.spec import TensorSpec, shape_text
 
@@ -43,16 +45,23 @@ def with_item(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
     return result
 
 
-setitem = Op("setitem", functions=(with_item,))
+@dataclass(frozen=True, slots=True)
+class Setitem(Record[T]):
+    input: T
+    index: Any
+    value: Any
+
+
+setitem = Op("setitem", Setitem, functions=(with_item,))
 
 
 @setitem.shape
-def setitem_shape(input: TensorSpec, index: Any, value: Any) -> TensorSpec:
+def setitem_shape(call: Setitem[TensorSpec]) -> TensorSpec:
     """The whole tensor, with the subscript's elements replaced."""
-    found = read(input, index, assigning=True)
-    target = _target_shape(found, input.shape)
-    if isinstance(value, TensorSpec):
-        given = _without_lead(value.shape, len(target))
+    found = read(call.input, call.index, assigning=True)
+    target = _target_shape(found, call.input.shape)
+    if isinstance(call.value, TensorSpec):
+        given = _without_lead(call.value.shape, len(target))
         # How many elements a mask lets through is for the data to say.
         fits = len(given) <= len(target) and all(
             (not isinstance(size, Dim) and size == 1) or room is None or size == room
@@ -61,11 +70,11 @@ def setitem_shape(input: TensorSpec, index: Any, value: Any) -> TensorSpec:
         check(
             fits,
             "{} cannot be assigned to elements of shape {}",
-            shape_text(value.shape),
+            shape_text(call.value.shape),
             shape_text(tuple(target)),
             remedy="assign a value of shape {1}",
         )
-    return input
+    return call.input
 
 
 def _target_shape(found: Subscript, shape: Sequence[Size]) -> list[Any]:
@@ -89,8 +98,8 @@ def _without_lead(shape: tuple[Size, ...], ndim: int) -> tuple[Size, ...]:
 
 
 @setitem.lower
-def lower_setitem(emit: Emitter, input: Value, index: Any, value: Any) -> Value:
-    return assigned(emit, input, index, value)
+def lower_setitem(emit: Emitter, call: Setitem[Value]) -> Value:
+    return assigned(emit, call.input, call.index, call.value)
 
 
 def assigned(emit: Emitter, input: Value, index: Any, value: Any, reduction: str | None = None) -> Value:
@@ -231,60 +240,84 @@ def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Valu
 
 # The same by other names ----------------------------------------------------------------------------
 
-index_put = Op("index_put", functions=(torch.index_put, torch.index_put_), methods=("index_put",))
+
+@dataclass(frozen=True, slots=True)
+class IndexPut(Record[T]):
+    input: T
+    indices: Sequence[Any]
+    values: T
+    accumulate: bool = False
+
+
+index_put = Op("index_put", IndexPut, functions=(torch.index_put, torch.index_put_), methods=("index_put",))
 
 
 @index_put.shape
-def index_put_shape(
-    input: TensorSpec, indices: Sequence[Any], values: TensorSpec, accumulate: bool = False
-) -> TensorSpec:
+def index_put_shape(call: IndexPut[TensorSpec]) -> TensorSpec:
+    input, values = call.input, call.values
     check(values.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", values, input)
-    room = _target_shape(read(input, tuple(indices), assigning=True), input.shape)
+    room = _target_shape(read(input, tuple(call.indices), assigning=True), input.shape)
     check(values.ndim <= len(room), "{} cannot be put into elements of {} axes", values, len(room))
-    return setitem_shape(input, tuple(indices), values)
+    return setitem_shape(Setitem(input, tuple(call.indices), values))
 
 
 @index_put.lower
-def lower_index_put(
-    emit: Emitter, input: Value, indices: Sequence[Any], values: Value, accumulate: bool = False
-) -> Value:
-    if accumulate and any(map(is_mask, indices)):
+def lower_index_put(emit: Emitter, call: IndexPut[Value]) -> Value:
+    if call.accumulate and any(map(is_mask, call.indices)):
         emit.unsupported("adding to the elements that a mask lets through")
-    if accumulate and emit.opset < 16:
+    if call.accumulate and emit.opset < 16:
         emit.unsupported("ONNX adds at positions since opset 16")
-    return assigned(emit, input, tuple(indices), values, "add" if accumulate else None)
+    return assigned(emit, call.input, tuple(call.indices), call.values, "add" if call.accumulate else None)
 
 
-select_scatter = Op("select_scatter", functions=(torch.select_scatter,), methods=("select_scatter",))
-slice_scatter = Op("slice_scatter", functions=(torch.slice_scatter,), methods=("slice_scatter",))
+@dataclass(frozen=True, slots=True)
+class SelectScatter(Record[T]):
+    input: T
+    src: T
+    dim: int
+    index: Size
+
+
+select_scatter = Op("select_scatter", SelectScatter, functions=(torch.select_scatter,), methods=("select_scatter",))
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScatter(Record[T]):
+    input: T
+    src: T
+    dim: int = 0
+    start: Size | None = None
+    end: Size | None = None
+    step: int = 1
+
+
+slice_scatter = Op("slice_scatter", SliceScatter, functions=(torch.slice_scatter,), methods=("slice_scatter",))
 
 
 def _replaced(input: TensorSpec, src: TensorSpec, index: Any) -> TensorSpec:
-    part = getitem_shape(input, index)
+    part = getitem_shape(Getitem(input, index))
     check(part.shape == src.shape, "{} takes the place of a part of shape {}", src, shape_text(part.shape))
     return input
 
 
 @select_scatter.shape
-def select_scatter_shape(input: TensorSpec, src: TensorSpec, dim: int, index: Size) -> TensorSpec:
-    return _replaced(input, src, along(input.ndim, dim, index))
+def select_scatter_shape(call: SelectScatter[TensorSpec]) -> TensorSpec:
+    return _replaced(call.input, call.src, along(call.input.ndim, call.dim, call.index))
 
 
 @select_scatter.lower
-def lower_select_scatter(emit: Emitter, input: Value, src: Value, dim: int, index: Size) -> Value:
-    return assigned(emit, input, along(input.ndim, dim, index), src)
+def lower_select_scatter(emit: Emitter, call: SelectScatter[Value]) -> Value:
+    return assigned(emit, call.input, along(call.input.ndim, call.dim, call.index), call.src)
 
 
 @slice_scatter.shape
-def slice_scatter_shape(
-    input: TensorSpec, src: TensorSpec, dim: int = 0, start: Size | None = None, end: Size | None = None, step: int = 1
-) -> TensorSpec:
-    return _replaced(input, src, along(input.ndim, dim, slice(start, end, step)))
+def slice_scatter_shape(call: SliceScatter[TensorSpec]) -> TensorSpec:
+    return _replaced(call.input, call.src, along(call.input.ndim, call.dim, slice(call.start, call.end, call.step)))
 
 
 @slice_scatter.lower
 def lower_slice_scatter(
-    emit: Emitter, input: Value, src: Value, dim: int = 0, start: Size | None = None, end: Size | None = None,
-    step: int = 1,
-) -> Value:  # fmt: skip
-    return assigned(emit, input, along(input.ndim, dim, slice(start, end, step)), src)
+    emit: Emitter, call: SliceScatter[Value]) -> Value:  # fmt: skip
+    return assigned(
+        emit, call.input, along(call.input.ndim, call.dim, slice(call.start, call.end, call.step)), call.src
+    )

@@ -9,7 +9,7 @@ Half and bfloat16 are computed in float32, as torch does.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,12 +22,11 @@ from passes.ops.layout import same_size, swapped, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.random_numbers import refuse
+from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from passes.onnx_emitter import Emitter, Value
 
 
@@ -36,38 +35,48 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
-def drops_weights(arguments: Mapping[str, Any]) -> bool:
+def drops_weights(call: Any) -> bool:
     """Whether it draws random numbers, as it does in eval mode, too."""
-    return bool(arguments["dropout_p"] > 0)
+    return bool(call.dropout_p > 0)
 
 
-attention = Op("attention", functions=(F.scaled_dot_product_attention,), random=drops_weights)
+@dataclass(frozen=True, slots=True)
+class Attention(Record[T]):
+    query: T
+    key: T
+    value: T
+    attn_mask: T | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+
+attention = Op("attention", Attention, functions=(F.scaled_dot_product_attention,), random=drops_weights)
 
 
 @attention.shape
-def attention_shape(
-    query: TensorSpec,
-    key: TensorSpec,
-    value: TensorSpec,
-    attn_mask: TensorSpec | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> TensorSpec:
+def attention_shape(call: Attention[TensorSpec]) -> TensorSpec:
     """[..., L, E], [..., S, E] and [..., S, V] give [..., L, V]; a mask broadcasts to [..., L, S].
 
     With `enable_gqa` the third axis from the end counts heads, and each head of key and value serves several of
     the query's.
     """
+    query, key, value, attn_mask = call.query, call.key, call.value, call.attn_mask
     operands = {"query": query, "key": key, "value": value}
     for name, operand in operands.items():
-        check(operand.ndim >= 2 + enable_gqa, "{} needs {} axes or more, found {}", name, 2 + enable_gqa, operand)
+        check(
+            operand.ndim >= 2 + call.enable_gqa,
+            "{} needs {} axes or more, found {}",
+            name,
+            2 + call.enable_gqa,
+            operand,
+        )
         check(operand.dtype.is_floating_point, "attention needs floating-point operands, but {} is {}", name, operand)
         check(
             operand.dtype == query.dtype, "attention takes one dtype, but {} is {} and query {}", name, operand, query
         )
-    check(0 <= dropout_p <= 1, "a dropout probability lies between 0 and 1, found {}", dropout_p)
+    check(0 <= call.dropout_p <= 1, "a dropout probability lies between 0 and 1, found {}", call.dropout_p)
     check(
         query.shape[-1] == key.shape[-1],
         "the query's last axis is {}, the key's {}",
@@ -76,11 +85,11 @@ def attention_shape(
         remedy="project both to one width",
     )
     check(key.shape[-2] == value.shape[-2], "there are {} keys, but {} values", key.shape[-2], value.shape[-2])
-    if enable_gqa:
+    if call.enable_gqa:
         key, value = _serving(key, query, "key"), _serving(value, query, "value")
     scores = (*broadcast_shapes(query.shape[:-2], key.shape[:-2]), query.shape[-2], key.shape[-2])
     if attn_mask is not None:
-        check(not is_causal, "attention takes a mask or is_causal, not both")
+        check(not call.is_causal, "attention takes a mask or is_causal, not both")
         check_mask(attn_mask, query.dtype)
         fits = attn_mask.ndim <= len(scores) and broadcast_shapes(attn_mask.shape, scores) == scores
         check(fits, "the mask {} does not broadcast to the scores {}", attn_mask, query.with_shape(*scores))
@@ -101,38 +110,29 @@ def _serving(operand: TensorSpec, query: TensorSpec, name: str) -> TensorSpec:
 
 
 @attention.cost
-def attention_cost(result: TensorSpec, query: TensorSpec, key: TensorSpec, value: TensorSpec, **_: Any) -> Size:
+def attention_cost(result: TensorSpec, call: Attention[TensorSpec]) -> Size:
     """The products of queries with keys, and of weights with values."""
-    return product(result.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return product(result.shape[:-1]) * call.key.shape[-2] * (call.query.shape[-1] + call.value.shape[-1])
 
 
 @attention.lower
-def lower_attention(
-    emit: Emitter,
-    query: Value,
-    key: Value,
-    value: Value,
-    attn_mask: Value | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Value:
+def lower_attention(emit: Emitter, call: Attention[Value]) -> Value:
     """ONNX's own Attention where it does exactly this, else the formula."""
-    if dropout_p > 0:
+    query, key, value, attn_mask, scale = call.query, call.key, call.value, call.attn_mask, call.scale
+    if call.dropout_p > 0:
         refuse(emit)
-    spec = attention_shape(query.known, key.known, value.known, enable_gqa=enable_gqa)
+    spec = attention_shape(Attention(query.known, key.known, value.known, enable_gqa=call.enable_gqa))
     if attn_mask is None and _is_fused(emit, query, key, value, scale):
         factor = None if scale is None else float(scale)
-        fused = emit.node("Attention", query, key, value, is_causal=int(is_causal) or None, scale=factor)
+        fused = emit.node("Attention", query, key, value, is_causal=int(call.is_causal) or None, scale=factor)
         return replace(fused, spec=spec)
-    if enable_gqa:
+    if call.enable_gqa:
         key, value = _repeated(emit, key, query), _repeated(emit, value, query)
     query, key, value = (emit.cast(operand, computed_in(spec.dtype)) for operand in (query, key, value))
     bias = None
     if attn_mask is not None:
         bias = mask_bias(emit, attn_mask, query.dtype, masked=False)
-    elif is_causal:
+    elif call.is_causal:
         bias = _causal_bias(emit, query, key)
     result = emit.node("MatMul", attention_weights(emit, query, key, bias, scale), value)
     if attn_mask is not None and bias is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +14,22 @@ from passes.errors import check
 from passes.ops.layout import transposed
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op, Owned
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-bilinear = Op("bilinear", functions=(torch.bilinear,))
+
+@dataclass(frozen=True, slots=True)
+class Bilinear(Record[T]):
+    input1: T
+    input2: T
+    weight: T
+    bias: T | None = None
+
+
+bilinear = Op("bilinear", Bilinear, functions=(torch.bilinear,))
 
 
 @bilinear.module(nn.Bilinear)
@@ -28,10 +38,9 @@ def bind_bilinear(module: nn.Bilinear, input1: Any, input2: Any) -> Mapping[str,
 
 
 @bilinear.shape
-def bilinear_shape(
-    input1: TensorSpec, input2: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None
-) -> TensorSpec:
+def bilinear_shape(call: Bilinear[TensorSpec]) -> TensorSpec:
     """[..., in1_features] and [..., in2_features] -> [..., out_features], with the same leading axes."""
+    input1, input2, weight, bias = call.input1, call.input2, call.weight, call.bias
     for name, tensor in (("input1", input1), ("input2", input2), ("bias", bias)):
         if tensor is not None:
             check(tensor.ndim >= 1, "{} needs at least 1 axis, found a 0-d tensor", name)
@@ -57,24 +66,23 @@ def bilinear_shape(
 
 
 @bilinear.lower
-def lower_bilinear(emit: Emitter, input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
+def lower_bilinear(emit: Emitter, call: Bilinear[Value]) -> Value:
     """Two matrix products: the first input with all of the weight's matrices side by side, then with the second."""
-    out, first, second = weight.shape
-    beside = emit.reshape(transposed(emit, weight, (1, 0, 2)), [first, out * second])
+    input1 = call.input1
+    out, first, second = call.weight.shape
+    beside = emit.reshape(transposed(emit, call.weight, (1, 0, 2)), [first, out * second])
     rows = in_wider(emit, "MatMul", input1, beside)
     lead = input1.shape[:-1]
     rows = replace(rows, spec=input1.spec and input1.spec.with_shape(*lead, out * second))
     matrices = emit.reshape(rows, [*lead, out, second])
-    column = emit.unsqueeze(input2, -1)
+    column = emit.unsqueeze(call.input2, -1)
     result = emit.squeeze(in_wider(emit, "MatMul", matrices, column), -1)
-    if bias is None:
+    if call.bias is None:
         return result
-    return in_wider(emit, "Add", replace(result, spec=emit.result), bias)
+    return in_wider(emit, "Add", replace(result, spec=emit.result), call.bias)
 
 
 @bilinear.cost
-def bilinear_cost(
-    result: TensorSpec, input1: TensorSpec, input2: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None
-) -> Size:
-    _, first, second = weight.shape
+def bilinear_cost(result: TensorSpec, call: Bilinear[TensorSpec]) -> Size:
+    _, first, second = call.weight.shape
     return result.numel() * (first * second + second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,15 +15,47 @@ from passes.dimension import product
 from passes.errors import check
 from passes.ops.norm import check_floating
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.ops.reduction import reduce
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-local_response_norm = Op("local_response_norm", functions=(F.local_response_norm,))
-cross_map_lrn = Op("cross_map_lrn")
-normalize = Op("normalize", functions=(F.normalize,))
+
+@dataclass(frozen=True, slots=True)
+class LocalResponseNorm(Record[T]):
+    input: T
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+
+local_response_norm = Op("local_response_norm", LocalResponseNorm, functions=(F.local_response_norm,))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossMapLrn(Record[T]):
+    input: T
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+
+cross_map_lrn = Op("cross_map_lrn", CrossMapLrn)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize(Record[T]):
+    input: T
+    p: float = 2.0
+    dim: int | Sequence[int] | None = 1
+    eps: float = 1e-12
+
+
+normalize = Op("normalize", Normalize, functions=(F.normalize,))
 
 
 # Local response norm: y = x / (k + alpha/size * sum of squares of `size` channels around)**beta --------
@@ -36,59 +68,59 @@ def bind_response_norm(module: Any, input: Any) -> Mapping[str, Any]:
 
 
 @local_response_norm.shape
-def local_response_norm_shape(
-    input: TensorSpec, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> TensorSpec:
+def local_response_norm_shape(call: LocalResponseNorm[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim >= 3, "expected an input of at least 3 axes, found {}", input.ndim)
     empty = any(isinstance(length, int) and length == 0 for length in input.shape)
-    check(size > 0 or empty, "size must be positive, found {}", size)
+    check(call.size > 0 or empty, "size must be positive, found {}", call.size)
     return input if input.dtype.is_floating_point or empty else input.with_dtype(torch.get_default_dtype())
 
 
 @cross_map_lrn.shape
-def cross_map_lrn_shape(
-    input: TensorSpec, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> TensorSpec:
+def cross_map_lrn_shape(call: CrossMapLrn[TensorSpec]) -> TensorSpec:
+    input = call.input
     check_floating(input)
     check(input.ndim == 4, "expected an input of 4 axes, found {}", input.ndim)
-    check(size > 0, "size must be positive, found {}", size)
+    check(call.size > 0, "size must be positive, found {}", call.size)
     return input
 
 
 @local_response_norm.lower
-def lower_local_response_norm(
-    emit: Emitter, input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Value:
+def lower_local_response_norm(emit: Emitter, call: LocalResponseNorm[Value]) -> Value:
     """LRN for images and an odd size; an even window leans to the other side in ONNX than in torch."""
+    input, size = call.input, call.size
     if not input.dtype.is_floating_point:
         emit.unsupported(f"local_response_norm of {input.dtype} averages in integers")
     if input.ndim == 4 and size % 2 == 1 and input.dtype == torch.float32:
-        return emit.node("LRN", input, size=size, alpha=alpha, beta=beta, bias=float(k))
+        return emit.node("LRN", input, size=size, alpha=call.alpha, beta=call.beta, bias=float(call.k))
     # The channels as rows of one-channel images, averaged over `size` of them.
     squared = replace(emit.node("Mul", input, input), spec=input.spec)
     squares = emit.reshape(squared, [input.shape[0], 1, input.shape[1], product(input.shape[2:])])
     mean = emit.node(
         "AveragePool", squares, kernel_shape=[size, 1], pads=[size // 2, 0, (size - 1) // 2, 0], count_include_pad=1
     )
-    return _divided_by_response(emit, input, emit.node("Reshape", mean, emit.node("Shape", input)), alpha, beta, k)
+    return _divided_by_response(
+        emit, input, emit.node("Reshape", mean, emit.node("Shape", input)), call.alpha, call.beta, call.k
+    )
 
 
 @cross_map_lrn.lower
-def lower_cross_map_lrn(
-    emit: Emitter, input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Value:
+def lower_cross_map_lrn(emit: Emitter, call: CrossMapLrn[Value]) -> Value:
     """A product with the matrix that says which channels count for which.
 
     torch's running sum takes channels up to `reach` around, and never drops channel 0 again.
     """
+    input = call.input
     channels = input.shape[1]
     if not isinstance(channels, int):
         emit.unsupported("CrossMapLRN2d over a dynamic number of channels")
-    reach = int((size - 1) / 2)
+    reach = int((call.size - 1) / 2)
     row, column = torch.arange(channels).unsqueeze(1), torch.arange(channels)
     counts = (column <= row + reach) & ((column == 0) | (column >= row - reach))
-    kernel = emit.constant((counts / size).to(input.dtype).reshape(channels, channels, 1, 1))
-    return _divided_by_response(emit, input, emit.node("Conv", emit.node("Mul", input, input), kernel), alpha, beta, k)
+    kernel = emit.constant((counts / call.size).to(input.dtype).reshape(channels, channels, 1, 1))
+    return _divided_by_response(
+        emit, input, emit.node("Conv", emit.node("Mul", input, input), kernel), call.alpha, call.beta, call.k
+    )
 
 
 def _divided_by_response(emit: Emitter, input: Value, mean: Value, alpha: float, beta: float, k: float) -> Value:
@@ -100,19 +132,20 @@ def _divided_by_response(emit: Emitter, input: Value, mean: Value, alpha: float,
 
 
 @normalize.shape
-def normalize_shape(
-    input: TensorSpec, p: float = 2.0, dim: int | Sequence[int] | None = 1, eps: float = 1e-12
-) -> TensorSpec:
+def normalize_shape(call: Normalize[TensorSpec]) -> TensorSpec:
+    input = call.input
     check_floating(input)
-    dims = _dims(input, dim)
+    dims = _dims(input, call.dim)
     rank = max(input.ndim, 1)
     for axis in dims:
         check(-rank <= axis < rank, "dim {} does not exist in an input of {} axes", axis, input.ndim)
     check(len({axis % rank for axis in dims}) == len(dims), "the dims {} repeat one", dims)
-    if p < 0 or p == math.inf:
+    if call.p < 0 or call.p == math.inf:
         for axis in dims if input.ndim else ():
             size = input.shape[axis]
-            check(not isinstance(size, int) or size > 0, "the {}-norm of an empty axis ({}) is not defined", p, axis)
+            check(
+                not isinstance(size, int) or size > 0, "the {}-norm of an empty axis ({}) is not defined", call.p, axis
+            )
     return input
 
 
@@ -124,11 +157,10 @@ def _dims(input: TensorSpec | Value, dim: int | Sequence[int] | None) -> tuple[i
 
 
 @normalize.lower
-def lower_normalize(
-    emit: Emitter, input: Value, p: float = 2.0, dim: int | Sequence[int] | None = 1, eps: float = 1e-12
-) -> Value:
-    norm = _norm(emit, input, float(p), _dims(input, dim))
-    return emit.node("Div", input, emit.node("Max", norm, emit.scalar(eps, input)))
+def lower_normalize(emit: Emitter, call: Normalize[Value]) -> Value:
+    input = call.input
+    norm = _norm(emit, input, float(call.p), _dims(input, call.dim))
+    return emit.node("Div", input, emit.node("Max", norm, emit.scalar(call.eps, input)))
 
 
 def _norm(emit: Emitter, input: Value, p: float, dims: tuple[int, ...]) -> Value:

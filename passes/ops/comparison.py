@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from passes.errors import NeedsDataError, ShapeError, check
 from passes.ops.elementwise import NEVER, Native, elementwise, is_constant, tensors_only
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, broadcast_shapes, category, is_number, promote, result_dtype
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -307,16 +309,25 @@ def lower_isclose(
 
 # Choices ------------------------------------------------------------------------------------------
 
-where = Op("where")
+
+@dataclass(frozen=True, slots=True)
+class Where(Record[T]):
+    condition: T
+    input: Any
+    other: Any
+
+
+where = Op("where", Where)
 CHOICE = Native(small_integers=NEVER, bfloat16=16, boolean=NEVER)
 
 
 @where.shape
-def where_shape(condition: TensorSpec, input: Any, other: Any) -> TensorSpec:
+def where_shape(call: Where[TensorSpec]) -> TensorSpec:
+    condition = call.condition
     tensors_only(condition)
     check(condition.dtype in (torch.bool, torch.uint8), "where needs a condition of bool, found {}", condition.dtype)
-    dtype = result_dtype(input, other)
-    return broadcast(condition, input, other, dtype=dtype)
+    dtype = result_dtype(call.input, call.other)
+    return broadcast(condition, call.input, call.other, dtype=dtype)
 
 
 @where.function(torch.where)
@@ -337,8 +348,8 @@ def bind_where_method(input: Any, condition: Any, other: Any) -> Mapping[str, An
 
 
 @where.lower
-def lower_where(emit: Emitter, condition: Value, input: Any, other: Any) -> Value:
-    return choice(emit, condition, input, other, result_dtype(input, other))
+def lower_where(emit: Emitter, call: Where[Value]) -> Value:
+    return choice(emit, call.condition, call.input, call.other, result_dtype(call.input, call.other))
 
 
 def choice(emit: Emitter, condition: Value, chosen: Any, otherwise: Any, dtype: torch.dtype) -> Value:
@@ -351,12 +362,21 @@ def choice(emit: Emitter, condition: Value, chosen: Any, otherwise: Any, dtype: 
     return result if working == dtype else emit.cast(result, dtype)
 
 
-masked_fill = Op("masked_fill", functions=(torch.masked_fill,), methods=("masked_fill",))
+@dataclass(frozen=True, slots=True)
+class MaskedFill(Record[T]):
+    input: T
+    mask: T
+    value: Any
+    inplace: bool = False
+
+
+masked_fill = Op("masked_fill", MaskedFill, functions=(torch.masked_fill,), methods=("masked_fill",))
 
 
 @masked_fill.shape
-def masked_fill_shape(input: TensorSpec, mask: TensorSpec, value: Any, inplace: bool = False) -> TensorSpec:
+def masked_fill_shape(call: MaskedFill[TensorSpec]) -> TensorSpec:
     """The value is converted to the input's dtype, unlike in `where`."""
+    input, mask, value = call.input, call.mask, call.value
     tensors_only(input, mask)
     check(
         mask.dtype == torch.bool,
@@ -370,7 +390,7 @@ def masked_fill_shape(input: TensorSpec, mask: TensorSpec, value: Any, inplace: 
         raise ShapeError(f"masked_fill takes a number or a 0-d tensor, found {value}")
     shape = broadcast_shapes(input.shape, mask.shape)
     check(
-        not inplace or shape == input.shape,
+        not call.inplace or shape == input.shape,
         "the mask of shape {} does not fit into the tensor of shape {}",
         shape_text(mask.shape),
         shape_text(input.shape),
@@ -384,10 +404,11 @@ def bind_masked_fill_(input: Any, mask: Any, value: Any) -> Mapping[str, Any]:
 
 
 @masked_fill.lower
-def lower_masked_fill(emit: Emitter, input: Value, mask: Value, value: Any, inplace: bool = False) -> Value:
+def lower_masked_fill(emit: Emitter, call: MaskedFill[Value]) -> Value:
+    input, value = call.input, call.value
     if is_constant(value) and category(input.dtype) < 2:
         value = bool(value) if input.dtype == torch.bool else int(value)
-    return choice(emit, mask, value, input, input.dtype)
+    return choice(emit, call.mask, value, input, input.dtype)
 
 
 __all__ = ["choice", "masked_fill", "where"]

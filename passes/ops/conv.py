@@ -9,6 +9,7 @@ Sizes along one spatial axis, with kernel k, stride s, dilation d and padding p 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from torch import nn
 from passes.dimension import Dim, Size, is_static, product
 from passes.errors import ShapeError, check
 from passes.ops.op import Inference, Op, Owned
-from passes.ops.pad import lower_pad, pad_shape
+from passes.ops.pad import Pad, lower_pad, pad_shape
 from passes.ops.promotion import check_weight_dtype
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -27,8 +29,38 @@ if TYPE_CHECKING:
 
 PerAxis = int | Sequence[int]
 
-conv = Op("conv")
-conv_transpose = Op("conv_transpose")
+
+@dataclass(frozen=True, slots=True)
+class Conv(Record[T]):
+    rank: int
+    input: T
+    weight: T
+    bias: T | None = None
+    stride: PerAxis = 1
+    padding: PerAxis | str = 0
+    dilation: PerAxis = 1
+    groups: int = 1
+    padding_mode: str = "zeros"
+
+
+conv = Op("conv", Conv)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTranspose(Record[T]):
+    rank: int
+    input: T
+    weight: T
+    bias: T | None = None
+    stride: PerAxis = 1
+    padding: PerAxis = 0
+    dilation: PerAxis = 1
+    groups: int = 1
+    output_padding: PerAxis = 0
+    output_size: Sequence[Size] | None = None
+
+
+conv_transpose = Op("conv_transpose", ConvTranspose)
 
 
 def conv_arguments(
@@ -67,10 +99,10 @@ def _own_arguments(rank: int, module: Any, input: Any) -> Mapping[str, Any]:
     )
 
 
-def infer_conv(module: Any, rank: int, input: TensorSpec, **_: Any) -> Inference:
+def infer_conv(module: Any, call: Conv[TensorSpec] | ConvTranspose[TensorSpec]) -> Inference:
     """The channels of the input, and the weight and bias that follow from them."""
-    _check_rank(input, rank)
-    channels = input.shape[-rank - 1]
+    _check_rank(call.input, call.rank)
+    channels = call.input.shape[-call.rank - 1]
     check(
         channels % module.groups == 0,
         "the input's {} channels do not divide into {} groups",
@@ -108,24 +140,15 @@ for _rank, _function, _transposed in _RANKS:
 
 
 @conv.shape
-def conv_shape(
-    rank: int,
-    input: TensorSpec,
-    weight: TensorSpec,
-    bias: TensorSpec | None = None,
-    stride: PerAxis = 1,
-    padding: PerAxis | str = 0,
-    dilation: PerAxis = 1,
-    groups: int = 1,
-    padding_mode: str = "zeros",
-) -> TensorSpec:
-    strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
-    _check_channels(rank, input, weight.shape[1] * groups)
-    _check_groups("out_channels", weight.shape[0], groups)
-    _check_bias(weight, bias, weight.shape[0])
-    pads = _padding(rank, padding, weight, strides, dilations)
-    padded = input if padding_mode == "zeros" else pad_shape(input, _flat(pads), padding_mode)
-    pairs = pads if padding_mode == "zeros" else [(0, 0)] * rank
+def conv_shape(call: Conv[TensorSpec]) -> TensorSpec:
+    rank, input, weight = call.rank, call.input, call.weight
+    strides, dilations = _check_operands(rank, input, weight, call.stride, call.dilation, call.groups)
+    _check_channels(rank, input, weight.shape[1] * call.groups)
+    _check_groups("out_channels", weight.shape[0], call.groups)
+    _check_bias(weight, call.bias, weight.shape[0])
+    pads = _padding(rank, call.padding, weight, strides, dilations)
+    padded = input if call.padding_mode == "zeros" else pad_shape(Pad(input, _flat(pads), call.padding_mode))
+    pairs = pads if call.padding_mode == "zeros" else [(0, 0)] * rank
     spatial = [
         _conv_size(axis, *sizes)
         for axis, sizes in enumerate(
@@ -148,24 +171,14 @@ def _conv_size(axis: int, size: Size, kernel: Size, stride: int, pads: tuple[int
 
 
 @conv_transpose.shape
-def conv_transpose_shape(
-    rank: int,
-    input: TensorSpec,
-    weight: TensorSpec,
-    bias: TensorSpec | None = None,
-    stride: PerAxis = 1,
-    padding: PerAxis = 0,
-    dilation: PerAxis = 1,
-    groups: int = 1,
-    output_padding: PerAxis = 0,
-    output_size: Sequence[Size] | None = None,
-) -> TensorSpec:
-    strides, dilations = _check_operands(rank, input, weight, stride, dilation, groups)
+def conv_transpose_shape(call: ConvTranspose[TensorSpec]) -> TensorSpec:
+    rank, input, weight, groups = call.rank, call.input, call.weight, call.groups
+    strides, dilations = _check_operands(rank, input, weight, call.stride, call.dilation, groups)
     _check_channels(rank, input, weight.shape[0])
     _check_groups("in_channels", weight.shape[0], groups)
-    _check_bias(weight, bias, weight.shape[1] * groups)
-    smallest = _smallest_sizes(rank, input, weight, strides, _pads(rank, padding), dilations)
-    extra = _output_padding(rank, input, strides, smallest, output_padding, output_size)
+    _check_bias(weight, call.bias, weight.shape[1] * groups)
+    smallest = _smallest_sizes(rank, input, weight, strides, _pads(rank, call.padding), dilations)
+    extra = _output_padding(rank, input, strides, smallest, call.output_padding, call.output_size)
     for axis, (more, step, spread) in enumerate(zip(extra, strides, dilations, strict=True)):
         check(more >= 0, "output_padding of spatial axis {} is {}, below 0", axis, more)
         check(
@@ -302,63 +315,42 @@ def _flat(pads: Sequence[tuple[int, int]]) -> list[int]:
 
 
 @conv.lower
-def lower_conv(
-    emit: Emitter,
-    rank: int,
-    input: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: PerAxis = 1,
-    padding: PerAxis | str = 0,
-    dilation: PerAxis = 1,
-    groups: int = 1,
-    padding_mode: str = "zeros",
-) -> Value:
+def lower_conv(emit: Emitter, call: Conv[Value]) -> Value:
     """Conv; a padding mode other than zeros is a Pad before it."""
-    strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
-    pads = _padding(rank, padding, weight, strides, dilations)
-    padded = input
-    if padding_mode != "zeros":
-        padded = lower_pad(emit, input, _flat(pads), padding_mode)
+    rank = call.rank
+    strides, dilations = _per_axis(rank, "stride", call.stride), _per_axis(rank, "dilation", call.dilation)
+    pads = _padding(rank, call.padding, call.weight, strides, dilations)
+    padded = call.input
+    if call.padding_mode != "zeros":
+        padded = lower_pad(emit, Pad(call.input, _flat(pads), call.padding_mode))
         pads = [(0, 0)] * rank
-    attributes = _attributes(weight, strides, pads, dilations, groups)
-    return _in_batch(emit, "Conv", input.ndim == rank + 2, padded, weight, bias, attributes)
+    attributes = _attributes(call.weight, strides, pads, dilations, call.groups)
+    return _in_batch(emit, "Conv", call.input.ndim == rank + 2, padded, call.weight, call.bias, attributes)
 
 
 @conv_transpose.lower
-def lower_conv_transpose(
-    emit: Emitter,
-    rank: int,
-    input: Value,
-    weight: Value,
-    bias: Value | None = None,
-    stride: PerAxis = 1,
-    padding: PerAxis = 0,
-    dilation: PerAxis = 1,
-    groups: int = 1,
-    output_padding: PerAxis = 0,
-    output_size: Sequence[Size] | None = None,
-) -> Value:
+def lower_conv_transpose(emit: Emitter, call: ConvTranspose[Value]) -> Value:
     """ConvTranspose.
 
     Output padding is below the stride there. More (as a dilation allows) is a row of zeros after the input for each
     whole stride. What is only known at run time is cut from the most that the stride leaves open.
     """
-    strides, dilations = _per_axis(rank, "stride", stride), _per_axis(rank, "dilation", dilation)
-    pads = _pads(rank, padding)
+    rank = call.rank
+    strides, dilations = _per_axis(rank, "stride", call.stride), _per_axis(rank, "dilation", call.dilation)
+    pads = _pads(rank, call.padding)
     if not is_static(strides):
         emit.unsupported(f"a transposed convolution with the stride {strides[0]}, which is dynamic")
-    smallest = _smallest_sizes(rank, input, weight, strides, pads, dilations)
+    smallest = _smallest_sizes(rank, call.input, call.weight, strides, pads, dilations)
     sizes: tuple[Size, ...] = emit.result.shape[-rank:]
     extra = [size - least for size, least in zip(sizes, smallest, strict=True)]
     rows, within = zip(
         *(divmod(more if isinstance(more, int) else step - 1, step) for more, step in zip(extra, strides, strict=True)),
         strict=True,
     )
-    padded = lower_pad(emit, input, _flat([(0, count) for count in rows]))
-    attributes = _attributes(weight, strides, [(pad, pad) for pad in pads], dilations, groups)
+    padded = lower_pad(emit, Pad(call.input, _flat([(0, count) for count in rows])))
+    attributes = _attributes(call.weight, strides, [(pad, pad) for pad in pads], dilations, call.groups)
     attributes["output_padding"] = list(within)
-    result = _in_batch(emit, "ConvTranspose", input.ndim == rank + 2, padded, weight, bias, attributes)
+    result = _in_batch(emit, "ConvTranspose", call.input.ndim == rank + 2, padded, call.weight, call.bias, attributes)
     open_axes = [axis for axis, more in enumerate(extra) if isinstance(more, Dim)]
     if not open_axes:
         return result
@@ -395,10 +387,10 @@ def _in_batch(
 
 
 @conv.cost
-def conv_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, **_: Any) -> Size:
-    return result.numel() * product(weight.shape[1:])
+def conv_cost(result: TensorSpec, call: Conv[TensorSpec]) -> Size:
+    return result.numel() * product(call.weight.shape[1:])
 
 
 @conv_transpose.cost
-def conv_transpose_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, **_: Any) -> Size:
-    return input.numel() * product(weight.shape[1:])
+def conv_transpose_cost(result: TensorSpec, call: ConvTranspose[TensorSpec]) -> Size:
+    return call.input.numel() * product(call.weight.shape[1:])

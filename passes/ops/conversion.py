@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +13,21 @@ from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, device_of
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-to = Op("to", view=True)
+
+@dataclass(frozen=True, slots=True)
+class To(Record[T]):
+    input: T
+    dtype: torch.dtype | T | None = None
+    device: torch.device | str | None = None
+
+
+to = Op("to", To, view=True)
 
 # Methods that convert to the dtype of their name.
 DTYPE_METHODS = {
@@ -69,86 +79,117 @@ def bind_cuda(input: Any, device: Any = None, *_: Any, **__: Any) -> Mapping[str
 
 
 @to.shape
-def to_shape(
-    input: TensorSpec, dtype: torch.dtype | TensorSpec | None = None, device: torch.device | str | None = None
-) -> TensorSpec:
-    place = device_of(device) if device is not None else input.device
+def to_shape(call: To[TensorSpec]) -> TensorSpec:
+    input, dtype = call.input, call.dtype
+    place = device_of(call.device) if call.device is not None else input.device
     if isinstance(dtype, TensorSpec):
         return TensorSpec(input.shape, dtype.dtype, dtype.device)
     return TensorSpec(input.shape, dtype or input.dtype, place)
 
 
 @to.identity
-def to_identity(result: TensorSpec, input: TensorSpec, dtype: Any = None, device: Any = None) -> bool:
-    return result == input
+def to_identity(result: TensorSpec, call: To[TensorSpec]) -> bool:
+    return result == call.input
 
 
 @to.lower
-def lower_to(emit: Emitter, input: Value, dtype: Any = None, device: Any = None) -> Value:
+def lower_to(emit: Emitter, call: To[Value]) -> Value:
     if emit.result.dtype.is_complex:
         emit.unsupported(f"ONNX has no {emit.result.dtype} arithmetic")
-    return emit.cast(input, emit.result.dtype)
+    return emit.cast(call.input, emit.result.dtype)
 
 
-type_ = Op("type", methods=("type",), view=True)
+@dataclass(frozen=True, slots=True)
+class AsType(Record[T]):
+    input: T
+    dtype: torch.dtype | str | None = None
+
+
+type_ = Op("type", AsType, methods=("type",), view=True)
 
 
 @type_.shape
-def type_shape(input: TensorSpec, dtype: torch.dtype | str | None = None) -> TensorSpec | str:
+def type_shape(call: AsType[TensorSpec]) -> TensorSpec | str:
     """The tensor in another dtype, or where none is asked for, its dtype's name as a string."""
+    dtype = call.dtype
     if dtype is None:
-        return torch.empty(0, dtype=input.dtype).type()
+        return torch.empty(0, dtype=call.input.dtype).type()
     if isinstance(dtype, str):
         names = {torch.empty(0, dtype=known).type(): known for known in DTYPE_METHODS.values()}
         check(dtype in names, "{!r} is not the name of a tensor type", dtype)
-        return input.with_dtype(names[dtype])
-    return input.with_dtype(dtype)
+        return call.input.with_dtype(names[dtype])
+    return call.input.with_dtype(dtype)
 
 
 @type_.identity
-def type_identity(result: TensorSpec, input: TensorSpec, dtype: Any = None) -> bool:
-    return result == input
+def type_identity(result: TensorSpec, call: AsType[TensorSpec]) -> bool:
+    return result == call.input
 
 
 @type_.lower
-def lower_type(emit: Emitter, input: Value, dtype: Any = None) -> Value:
-    return lower_to(emit, input)
+def lower_type(emit: Emitter, call: AsType[Value]) -> Value:
+    return lower_to(emit, To(call.input))
 
 
 # Numbers: these results are sizes, so there is nothing to lower ---------------------------------------
 
-size = Op("size", methods=("size",))
+
+@dataclass(frozen=True, slots=True)
+class SizeOf(Record[T]):
+    input: T
+    dim: int | None = None
+
+
+size = Op("size", SizeOf, methods=("size",))
 
 
 @size.shape
-def size_shape(input: TensorSpec, dim: int | None = None) -> Size | tuple[Size, ...]:
-    if dim is None:
+def size_shape(call: SizeOf[TensorSpec]) -> Size | tuple[Size, ...]:
+    input = call.input
+    if call.dim is None:
         return input.shape
-    check(input.ndim >= 1, "a 0-d tensor has no axis {}", dim)
-    return input.shape[axis_of(dim, input.ndim)]
+    check(input.ndim >= 1, "a 0-d tensor has no axis {}", call.dim)
+    return input.shape[axis_of(call.dim, input.ndim)]
 
 
-numel = Op("numel", functions=(torch.numel,), methods=("numel", "nelement"))
+@dataclass(frozen=True, slots=True)
+class Numel(Record[T]):
+    input: T
+
+
+numel = Op("numel", Numel, functions=(torch.numel,), methods=("numel", "nelement"))
 
 
 @numel.shape
-def numel_shape(input: TensorSpec) -> Size:
-    return input.numel()
+def numel_shape(call: Numel[TensorSpec]) -> Size:
+    return call.input.numel()
 
 
-ndim = Op("dim", methods=("dim", "ndimension"))
+@dataclass(frozen=True, slots=True)
+class Ndim(Record[T]):
+    input: T
+
+
+ndim = Op("dim", Ndim, methods=("dim", "ndimension"))
 
 
 @ndim.shape
-def ndim_shape(input: TensorSpec) -> int:
-    return input.ndim
+def ndim_shape(call: Ndim[TensorSpec]) -> int:
+    return call.input.ndim
 
 
 # A check of data at run time computes nothing: it is dropped -----------------------------------------
 
-assertion = Op("assert", functions=(torch._assert, torch._assert_async))
+
+@dataclass(frozen=True, slots=True)
+class Assertion(Record[T]):
+    condition: Any
+    message: str = ""
+
+
+assertion = Op("assert", Assertion, functions=(torch._assert, torch._assert_async))
 
 
 @assertion.shape
-def assertion_shape(condition: Any, message: str = "") -> None:
+def assertion_shape(call: Assertion[TensorSpec]) -> None:
     return None

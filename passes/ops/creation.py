@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,7 @@ from passes.errors import NeedsDataError, check
 from passes.nested import leaves
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype
+from passes.ops.record import Record, T, star
 from passes.spec import CPU, TensorSpec
 
 if TYPE_CHECKING:
@@ -46,95 +47,149 @@ def filled(emit: Emitter, number: Any) -> Value:
 CONSTANTS = {"zeros": 0, "ones": 1, "empty": 0}
 
 
+@dataclass(frozen=True, slots=True)
+class NewConstant(Record[T]):
+    size: tuple[Size, ...] = star()
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantLike(Record[T]):
+    input: T
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewLike(Record[T]):
+    input: T
+    size: tuple[Size, ...] = star()
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
 def _constant(name: str, number: int) -> None:
-    new = Op(name, functions=(getattr(torch, name),))
-    like = Op(f"{name}_like", functions=(getattr(torch, f"{name}_like"),))
-    new_like = Op(f"new_{name}", methods=(f"new_{name}",))
+    new = Op(name, NewConstant, functions=(getattr(torch, name),))
+    like = Op(f"{name}_like", ConstantLike, functions=(getattr(torch, f"{name}_like"),))
+    new_like = Op(f"new_{name}", NewLike, methods=(f"new_{name}",))
 
     @new.shape
-    def new_shape(*size: Size, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-        return created(size, dtype, device)
+    def new_shape(call: NewConstant[TensorSpec]) -> TensorSpec:
+        return created(call.size, call.dtype, call.device)
 
     @new.lower
-    def lower_new(emit: Emitter, *size: Size, dtype: torch.dtype | None = None, device: Device = None) -> Value:
+    def lower_new(emit: Emitter, call: NewConstant[Value]) -> Value:
         return filled(emit, number)
 
     @like.shape
-    def like_shape(input: TensorSpec, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-        return created(input.shape, dtype, device, input)
+    def like_shape(call: ConstantLike[TensorSpec]) -> TensorSpec:
+        return created(call.input.shape, call.dtype, call.device, call.input)
 
     @like.lower
-    def lower_like(emit: Emitter, input: Value, dtype: Any = None, device: Device = None) -> Value:
+    def lower_like(emit: Emitter, call: ConstantLike[Value]) -> Value:
         return filled(emit, number)
 
     @new_like.shape
-    def new_like_shape(
-        input: TensorSpec, *size: Size, dtype: torch.dtype | None = None, device: Device = None
-    ) -> TensorSpec:
-        return created(size, dtype, device, input)
+    def new_like_shape(call: NewLike[TensorSpec]) -> TensorSpec:
+        return created(call.size, call.dtype, call.device, call.input)
 
     @new_like.lower
-    def lower_new_like(
-        emit: Emitter, input: Value, *size: Size, dtype: torch.dtype | None = None, device: Device = None
-    ) -> Value:
+    def lower_new_like(emit: Emitter, call: NewLike[Value]) -> Value:
         return filled(emit, number)
 
 
 for _name, _number in CONSTANTS.items():
     _constant(_name, _number)
 
-full = Op("full", functions=(torch.full,))
+
+@dataclass(frozen=True, slots=True)
+class Full(Record[T]):
+    size: Sequence[Size]
+    fill_value: Any
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+full = Op("full", Full, functions=(torch.full,))
 
 
 @full.shape
-def full_shape(
-    size: Sequence[Size], fill_value: Any, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
-    own = fill_value.dtype if isinstance(fill_value, TensorSpec) else number_dtype(fill_value)
-    return created(size, dtype or own, device)
+def full_shape(call: Full[TensorSpec]) -> TensorSpec:
+    own = call.fill_value.dtype if isinstance(call.fill_value, TensorSpec) else number_dtype(call.fill_value)
+    return created(call.size, call.dtype or own, call.device)
 
 
 @full.lower
-def lower_full(emit: Emitter, size: Sequence[Size], fill_value: Any, dtype: Any = None, device: Device = None) -> Value:
-    return filled(emit, fill_value)
+def lower_full(emit: Emitter, call: Full[Value]) -> Value:
+    return filled(emit, call.fill_value)
 
 
-full_like = Op("full_like", functions=(torch.full_like,))
+@dataclass(frozen=True, slots=True)
+class FullLike(Record[T]):
+    input: T
+    fill_value: Any
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+full_like = Op("full_like", FullLike, functions=(torch.full_like,))
 
 
 @full_like.shape
-def full_like_shape(
-    input: TensorSpec, fill_value: Any, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
-    return created(input.shape, dtype, device, input)
+def full_like_shape(call: FullLike[TensorSpec]) -> TensorSpec:
+    return created(call.input.shape, call.dtype, call.device, call.input)
 
 
 @full_like.lower
-def lower_full_like(emit: Emitter, input: Value, fill_value: Any, dtype: Any = None, device: Device = None) -> Value:
-    return filled(emit, fill_value)
+def lower_full_like(emit: Emitter, call: FullLike[Value]) -> Value:
+    return filled(emit, call.fill_value)
 
 
-new_full = Op("new_full", methods=("new_full",))
+@dataclass(frozen=True, slots=True)
+class NewFull(Record[T]):
+    input: T
+    size: Sequence[Size]
+    fill_value: Any
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+new_full = Op("new_full", NewFull, methods=("new_full",))
 
 
 @new_full.shape
-def new_full_shape(
-    input: TensorSpec, size: Sequence[Size], fill_value: Any, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
-    return created(size, dtype, device, input)
+def new_full_shape(call: NewFull[TensorSpec]) -> TensorSpec:
+    return created(call.size, call.dtype, call.device, call.input)
 
 
 @new_full.lower
-def lower_new_full(
-    emit: Emitter, input: Value, size: Sequence[Size], fill_value: Any, dtype: Any = None, device: Device = None
-) -> Value:
-    return filled(emit, fill_value)
+def lower_new_full(emit: Emitter, call: NewFull[Value]) -> Value:
+    return filled(emit, call.fill_value)
 
 
 # From data ------------------------------------------------------------------------------------------
 
-tensor = Op("tensor", functions=(torch.tensor, torch.as_tensor, torch.asarray), view=True)
-new_tensor = Op("new_tensor", methods=("new_tensor",))
+
+@dataclass(frozen=True, slots=True)
+class NewFromData(Record[T]):
+    data: Any
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+tensor = Op("tensor", NewFromData, functions=(torch.tensor, torch.as_tensor, torch.asarray), view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NewLikeFromData(Record[T]):
+    input: T
+    data: Any
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+new_tensor = Op("new_tensor", NewLikeFromData, methods=("new_tensor",))
 
 
 def _listed_shape(data: Any) -> tuple[int, ...]:
@@ -159,32 +214,33 @@ def bind_scalar_tensor(s: Any, dtype: torch.dtype | None = None, device: Device 
 
 
 @tensor.shape
-def tensor_shape(data: Any, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
+def tensor_shape(call: NewFromData[TensorSpec]) -> TensorSpec:
     """A tensor of numbers, sizes and 0-d tensors, nested as they are; or of a tensor."""
+    data = call.data
     if isinstance(data, TensorSpec):
-        return created(data.shape, dtype, device, data)
-    return created(_listed_shape(data), dtype or _listed_dtype(data), device)
+        return created(data.shape, call.dtype, call.device, data)
+    return created(_listed_shape(data), call.dtype or _listed_dtype(data), call.device)
 
 
 @tensor.identity
-def tensor_identity(result: TensorSpec, data: Any, dtype: torch.dtype | None = None, device: Device = None) -> bool:
-    return isinstance(data, TensorSpec) and result == data
+def tensor_identity(result: TensorSpec, call: NewFromData[TensorSpec]) -> bool:
+    return isinstance(call.data, TensorSpec) and result == call.data
 
 
 @new_tensor.shape
-def new_tensor_shape(
-    input: TensorSpec, data: Any, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
+def new_tensor_shape(call: NewLikeFromData[TensorSpec]) -> TensorSpec:
+    input, data = call.input, call.data
     if isinstance(data, TensorSpec):
-        return created(data.shape, dtype or data.dtype, device, input)
+        return created(data.shape, call.dtype or data.dtype, call.device, input)
     if isinstance(data, Dim):
-        return created((), dtype or torch.int64, device, input)
-    return created(_listed_shape(data), dtype or input.dtype, device, input)
+        return created((), call.dtype or torch.int64, call.device, input)
+    return created(_listed_shape(data), call.dtype or input.dtype, call.device, input)
 
 
 @tensor.lower
-def lower_tensor(emit: Emitter, data: Any, dtype: Any = None, device: Device = None) -> Value:
+def lower_tensor(emit: Emitter, call: NewFromData[Value]) -> Value:
     """Numbers that are known are a constant. Others are computed one by one, and laid in a row."""
+    data = call.data
     kind: torch.dtype = emit.result.dtype
     if not isinstance(data, (tuple, list)):
         return as_value(emit, data, kind)
@@ -196,8 +252,8 @@ def lower_tensor(emit: Emitter, data: Any, dtype: Any = None, device: Device = N
 
 
 @new_tensor.lower
-def lower_new_tensor(emit: Emitter, input: Value, data: Any, dtype: Any = None, device: Device = None) -> Value:
-    return lower_tensor(emit, data)
+def lower_new_tensor(emit: Emitter, call: NewLikeFromData[Value]) -> Value:
+    return lower_tensor(emit, NewFromData(call.data))
 
 
 # Numbers in a row -----------------------------------------------------------------------------------
@@ -205,7 +261,17 @@ def lower_new_tensor(emit: Emitter, input: Value, data: Any, dtype: Any = None, 
 # Where a range begins or ends: a number, a size, or a fraction of sizes.
 Bound: TypeAlias = Any
 
-arange = Op("arange")
+
+@dataclass(frozen=True, slots=True)
+class Arange(Record[T]):
+    start: Bound
+    end: Bound
+    step: Bound = 1
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+arange = Op("arange", Arange)
 
 
 @arange.function(torch.arange)
@@ -219,9 +285,8 @@ def bind_arange(*bounds: Any, start: Any = 0, end: Any = None, step: Any = 1, **
 
 
 @arange.shape
-def arange_shape(
-    start: Bound, end: Bound, step: Bound = 1, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
+def arange_shape(call: Arange[TensorSpec]) -> TensorSpec:
+    start, end, step, dtype = call.start, call.end, call.step, call.dtype
     whole = all(isinstance(bound, (int, Dim)) for bound in (start, end, step))
     if any(isinstance(bound, TensorSpec) for bound in (start, end, step)):
         raise NeedsDataError("the length of a range between tensors depends on data")
@@ -239,41 +304,45 @@ def arange_shape(
     )
     span, stride = (end - start, step) if forward else (start - end, -step)
     length = (span + stride - 1) // stride if whole else math.ceil(span / stride)
-    return created((length,), dtype or (torch.int64 if whole else torch.get_default_dtype()), device)
+    return created((length,), dtype or (torch.int64 if whole else torch.get_default_dtype()), call.device)
 
 
 @arange.lower
-def lower_arange(
-    emit: Emitter, start: Any, end: Any, step: Any = 1, dtype: torch.dtype | None = None, device: Device = None
-) -> Value:
+def lower_arange(emit: Emitter, call: Arange[Value]) -> Value:
     """A constant where everything is known, else a Range of integers in the result's dtype."""
-    if not any(isinstance(bound, Dim) for bound in (start, end, step)):
-        return emit.constant(torch.arange(start, end, step, dtype=emit.result.dtype))
-    bounds = [emit.operand(bound, torch.int64) for bound in (start, end, step)]
+    if not any(isinstance(bound, Dim) for bound in (call.start, call.end, call.step)):
+        return emit.constant(torch.arange(call.start, call.end, call.step, dtype=emit.result.dtype))
+    bounds = [emit.operand(bound, torch.int64) for bound in (call.start, call.end, call.step)]
     return emit.cast(replace(emit.node("Range", *bounds), spec=emit.result.with_dtype(torch.int64)), emit.result.dtype)
 
 
-linspace = Op("linspace", functions=(torch.linspace,))
+@dataclass(frozen=True, slots=True)
+class Linspace(Record[T]):
+    start: Any
+    end: Any
+    steps: Size
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+linspace = Op("linspace", Linspace, functions=(torch.linspace,))
 
 
 @linspace.shape
-def linspace_shape(
-    start: Any, end: Any, steps: Size, dtype: torch.dtype | None = None, device: Device = None
-) -> TensorSpec:
-    return created((steps,), dtype, device)
+def linspace_shape(call: Linspace[TensorSpec]) -> TensorSpec:
+    return created((call.steps,), call.dtype, call.device)
 
 
 @linspace.lower
-def lower_linspace(
-    emit: Emitter, start: Any, end: Any, steps: Size, dtype: torch.dtype | None = None, device: Device = None
-) -> Value:
+def lower_linspace(emit: Emitter, call: Linspace[Value]) -> Value:
     """start + i * (end - start) / (steps - 1); a single step is the start."""
+    steps = call.steps
     kind = emit.result.dtype
-    if is_static((steps,)) and all(isinstance(bound, (int, float)) for bound in (start, end)):
-        return emit.constant(torch.linspace(start, end, int(steps), dtype=kind))
+    if is_static((steps,)) and all(isinstance(bound, (int, float)) for bound in (call.start, call.end)):
+        return emit.constant(torch.linspace(call.start, call.end, int(steps), dtype=kind))
     if not kind.is_floating_point:
         emit.unsupported("evenly spaced integers over a dynamic number of steps are not known")
-    first, last = as_value(emit, start, kind), as_value(emit, end, kind)
+    first, last = as_value(emit, call.start, kind), as_value(emit, call.end, kind)
     count = emit.operand(steps, torch.int64)
     spec = TensorSpec((steps,), torch.int64)
     numbers = replace(emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64)), spec=spec)
@@ -282,16 +351,24 @@ def lower_linspace(
     return emit.node("Add", first, emit.node("Mul", emit.cast(numbers, kind), stride))
 
 
-eye = Op("eye", functions=(torch.eye,))
+@dataclass(frozen=True, slots=True)
+class Eye(Record[T]):
+    n: Size
+    m: Size | None = None
+    dtype: torch.dtype | None = None
+    device: Device = None
+
+
+eye = Op("eye", Eye, functions=(torch.eye,))
 
 
 @eye.shape
-def eye_shape(n: Size, m: Size | None = None, dtype: torch.dtype | None = None, device: Device = None) -> TensorSpec:
-    return created((n, n if m is None else m), dtype, device)
+def eye_shape(call: Eye[TensorSpec]) -> TensorSpec:
+    return created((call.n, call.n if call.m is None else call.m), call.dtype, call.device)
 
 
 @eye.lower
-def lower_eye(emit: Emitter, n: Size, m: Size | None = None, dtype: Any = None, device: Device = None) -> Value:
+def lower_eye(emit: Emitter, call: Eye[Value]) -> Value:
     """EyeLike of a matrix of that shape; onnxruntime has it for float32, float64, int32 and int64."""
     kind = emit.result.dtype
     known = (torch.float32, torch.float64, torch.int32, torch.int64)

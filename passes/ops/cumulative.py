@@ -6,7 +6,7 @@ ONNX has the running sum. The others are taken over a square: its row i holds th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,7 @@ from passes.ops.integer_reduction import running_products
 from passes.ops.joining import joined
 from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.ops.reduction import lower_extreme, position_along, sum_dtype
 from passes.spec import TensorSpec
 
@@ -27,23 +28,31 @@ if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 
+@dataclass(frozen=True, slots=True)
+class Running(Record[T]):
+    input: T
+    dim: int
+    dtype: torch.dtype | None = None
+
+
 # Sums and products ----------------------------------------------------------------------------------
 
 
 def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value]) -> None:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, Running, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(input: TensorSpec, dim: int, dtype: torch.dtype | None = None) -> TensorSpec:
-        axis_of(dim, input.ndim)
-        return input.with_dtype(sum_dtype(input, dtype))
+    def shape(call: Running[TensorSpec]) -> TensorSpec:
+        axis_of(call.dim, call.input.ndim)
+        return call.input.with_dtype(sum_dtype(call.input, call.dtype))
 
     @op.lower
-    def lower(emit: Emitter, input: Value, dim: int, dtype: torch.dtype | None = None) -> Value:
+    def lower(emit: Emitter, call: Running[Value]) -> Value:
+        input = call.input
         value = emit.cast(input, emit.result.dtype)
         if not input.ndim:
             return emit.node("Identity", value)
-        return lowering(emit, input, value, axis_of(dim, input.ndim))
+        return lowering(emit, input, value, axis_of(call.dim, input.ndim))
 
 
 def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
@@ -80,23 +89,36 @@ def _prefixes(emit: Emitter, input: Value, value: Value, axis: int, neutral: flo
     return emit.node("Where", taken, emit.unsqueeze(value, axis), emit.scalar(neutral, value))
 
 
-logcumsumexp = Op("logcumsumexp", functions=(torch.logcumsumexp,), methods=("logcumsumexp",))
+@dataclass(frozen=True, slots=True)
+class Logcumsumexp(Record[T]):
+    input: T
+    dim: int
+
+
+logcumsumexp = Op("logcumsumexp", Logcumsumexp, functions=(torch.logcumsumexp,), methods=("logcumsumexp",))
 
 
 @logcumsumexp.shape
-def logcumsumexp_shape(input: TensorSpec, dim: int) -> TensorSpec:
-    axis_of(dim, input.ndim)
-    return input
+def logcumsumexp_shape(call: Logcumsumexp[TensorSpec]) -> TensorSpec:
+    axis_of(call.dim, call.input.ndim)
+    return call.input
 
 
 @logcumsumexp.lower
-def lower_logcumsumexp(emit: Emitter, input: Value, dim: int) -> Value:
+def lower_logcumsumexp(emit: Emitter, call: Logcumsumexp[Value]) -> Value:
+    input = call.input
     if not input.dtype.is_floating_point:
         emit.unsupported(f"torch itself computes no logcumsumexp of {input.dtype}")
     if not input.ndim:
         return input
-    axis = axis_of(dim, input.ndim)
+    axis = axis_of(call.dim, input.ndim)
     return emit.reduce("ReduceLogSumExp", _prefixes(emit, input, input, axis, -torch.inf), [axis + 1], False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningExtreme(Record[T]):
+    input: T
+    dim: int
 
 
 # Extremes -------------------------------------------------------------------------------------------
@@ -104,19 +126,20 @@ def lower_logcumsumexp(emit: Emitter, input: Value, dim: int) -> Value:
 
 def _running_extreme(name: str, word: str) -> None:
     """`cummax` and `cummin`: the extreme so far, and where it was met last."""
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, RunningExtreme, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(input: TensorSpec, dim: int) -> tuple[TensorSpec, TensorSpec]:
-        axis_of(dim, input.ndim)
-        return input, input.with_dtype(torch.int64)
+    def shape(call: RunningExtreme[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
+        axis_of(call.dim, call.input.ndim)
+        return call.input, call.input.with_dtype(torch.int64)
 
     @op.lower
-    def lower(emit: Emitter, input: Value, dim: int) -> tuple[Value, Value]:
+    def lower(emit: Emitter, call: RunningExtreme[Value]) -> tuple[Value, Value]:
         """Row i of the square goes on with its own element, which changes no extreme; found there, it is at i."""
+        input = call.input
         if not input.ndim:
             return input, emit.scalar(0, torch.int64)
-        axis = axis_of(dim, input.ndim)
+        axis = axis_of(call.dim, input.ndim)
         before, size, behind = input.shape[:axis], input.shape[axis], input.shape[axis + 1 :]
         places = counted(emit, 0, size)
         repeated = emit.node("Gather", input, emit.node("Min", emit.unsqueeze(places, 1), places), axis=axis)
@@ -133,21 +156,30 @@ _running_extreme("cummin", "Min")
 
 # Differences ----------------------------------------------------------------------------------------
 
-diff = Op("diff", functions=(torch.diff,), methods=("diff",))
+
+@dataclass(frozen=True, slots=True)
+class Diff(Record[T]):
+    input: T
+    n: int = 1
+    dim: int = -1
+    prepend: T | None = None
+    append: T | None = None
+
+
+diff = Op("diff", Diff, functions=(torch.diff,), methods=("diff",))
 
 
 @diff.shape
-def diff_shape(
-    input: TensorSpec, n: int = 1, dim: int = -1, prepend: TensorSpec | None = None, append: TensorSpec | None = None
-) -> TensorSpec:
+def diff_shape(call: Diff[TensorSpec]) -> TensorSpec:
+    input, n = call.input, call.n
     check(input.ndim >= 1, "diff needs a tensor of 1 axis or more, found a 0-d one")
     check(n >= 0, "differences cannot be taken {} times", n)
-    for end in (prepend, append):
+    for end in (call.prepend, call.append):
         check(end is None or end.ndim == input.ndim, "{} cannot be joined to {}", end, input)
-    parts = [part for part in (prepend, input, append) if part is not None]
+    parts = [part for part in (call.prepend, input, call.append) if part is not None]
     if n == 0 and len(parts) == 1:
         return input
-    axis = axis_of(dim, input.ndim)
+    axis = axis_of(call.dim, input.ndim)
     whole = joined(parts, axis)
     if n == 0:
         return input
@@ -160,17 +192,15 @@ def _shortened(size: Size, n: int) -> Size:
 
 
 @diff.lower
-def lower_diff(
-    emit: Emitter, input: Value, n: int = 1, dim: int = -1, prepend: Value | None = None, append: Value | None = None
-) -> Value:
-    if n == 0:
-        return input
+def lower_diff(emit: Emitter, call: Diff[Value]) -> Value:
+    if call.n == 0:
+        return call.input
     dtype = emit.result.dtype
     working = SINCE_14.dtype(dtype, emit.opset) if dtype != torch.bool else dtype
-    axis = axis_of(dim, input.ndim)
-    parts = [emit.cast(part, working) for part in (prepend, input, append) if part is not None]
+    axis = axis_of(call.dim, call.input.ndim)
+    parts = [emit.cast(part, working) for part in (call.prepend, call.input, call.append) if part is not None]
     value = emit.node("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
-    for _ in range(n):
+    for _ in range(call.n):
         left, right = emit.slice(value, axis, 0, -1), emit.slice(value, axis, 1, 2**63 - 1)
         value = emit.node("Xor", right, left) if dtype == torch.bool else emit.node("Sub", right, left)
     return emit.cast(replace(value, spec=emit.result.with_dtype(working)), dtype)

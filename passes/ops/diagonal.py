@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,16 +14,27 @@ from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
-from passes.ops.pad import lower_pad
+from passes.ops.pad import Pad, lower_pad
+from passes.ops.record import Record, T
 from passes.ops.reduction import sum_dtype
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
+
 # Taken out ------------------------------------------------------------------------------------------
 
-diagonal = Op("diagonal", functions=(torch.diagonal,), methods=("diagonal",), view=True)
+
+@dataclass(frozen=True, slots=True)
+class Diagonal(Record[T]):
+    input: T
+    offset: int = 0
+    dim1: int = 0
+    dim2: int = 1
+
+
+diagonal = Op("diagonal", Diagonal, functions=(torch.diagonal,), methods=("diagonal",), view=True)
 
 
 @diagonal.function(torch.linalg.diagonal)
@@ -32,11 +43,12 @@ def bind_linalg_diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int =
 
 
 @diagonal.shape
-def diagonal_shape(input: TensorSpec, offset: int = 0, dim1: int = 0, dim2: int = 1) -> TensorSpec:
-    first, second = axis_of(dim1, input.ndim), axis_of(dim2, input.ndim)
-    check(first != second, "a diagonal runs through two axes, found {} twice", dim1)
+def diagonal_shape(call: Diagonal[TensorSpec]) -> TensorSpec:
+    input = call.input
+    first, second = axis_of(call.dim1, input.ndim), axis_of(call.dim2, input.ndim)
+    check(first != second, "a diagonal runs through two axes, found {} twice", call.dim1)
     rest = [size for axis, size in enumerate(input.shape) if axis not in (first, second)]
-    return input.with_shape(*rest, _length(input.shape[first], input.shape[second], offset))
+    return input.with_shape(*rest, _length(input.shape[first], input.shape[second], call.offset))
 
 
 def _length(rows: Size, columns: Size, offset: int) -> Size:
@@ -46,8 +58,10 @@ def _length(rows: Size, columns: Size, offset: int) -> Size:
 
 
 @diagonal.lower
-def lower_diagonal(emit: Emitter, input: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    return _taken(emit, input, offset, axis_of(dim1, input.ndim), axis_of(dim2, input.ndim))
+def lower_diagonal(emit: Emitter, call: Diagonal[Value]) -> Value:
+    return _taken(
+        emit, call.input, call.offset, axis_of(call.dim1, call.input.ndim), axis_of(call.dim2, call.input.ndim)
+    )
 
 
 def _taken(emit: Emitter, input: Value, offset: int, first: int, second: int) -> Value:
@@ -65,42 +79,59 @@ def _taken(emit: Emitter, input: Value, offset: int, first: int, second: int) ->
     return emit.node("Slice", flat, *bounds)
 
 
-trace = Op("trace", functions=(torch.trace,), methods=("trace",))
+@dataclass(frozen=True, slots=True)
+class Trace(Record[T]):
+    input: T
+
+
+trace = Op("trace", Trace, functions=(torch.trace,), methods=("trace",))
 
 
 @trace.shape
-def trace_shape(input: TensorSpec) -> TensorSpec:
+def trace_shape(call: Trace[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim == 2, "a trace is a matrix's, found {}", input)
     return input.with_shape().with_dtype(sum_dtype(input, None))
 
 
 @trace.lower
-def lower_trace(emit: Emitter, input: Value) -> Value:
-    elements = replace(_taken(emit, input, 0, 0, 1), spec=input.spec)
+def lower_trace(emit: Emitter, call: Trace[Value]) -> Value:
+    elements = replace(_taken(emit, call.input, 0, 0, 1), spec=call.input.spec)
     return emit.reduce("ReduceSum", emit.cast(elements, emit.result.dtype), [0], False)
 
 
 # Laid into zeros ------------------------------------------------------------------------------------
 
-diag_embed = Op("diag_embed", functions=(torch.diag_embed,), methods=("diag_embed",))
+
+@dataclass(frozen=True, slots=True)
+class DiagEmbed(Record[T]):
+    input: T
+    offset: int = 0
+    dim1: int = -2
+    dim2: int = -1
+
+
+diag_embed = Op("diag_embed", DiagEmbed, functions=(torch.diag_embed,), methods=("diag_embed",))
 
 
 @diag_embed.shape
-def diag_embed_shape(input: TensorSpec, offset: int = 0, dim1: int = -2, dim2: int = -1) -> TensorSpec:
+def diag_embed_shape(call: DiagEmbed[TensorSpec]) -> TensorSpec:
     """The last axis becomes the diagonal of a square through the axes `dim1` and `dim2` of the result."""
+    input = call.input
     check(input.ndim >= 1, "a 0-d tensor has no elements to lay along a diagonal")
-    first, second = axis_of(dim1, input.ndim + 1), axis_of(dim2, input.ndim + 1)
-    check(first != second, "a diagonal runs through two axes, found {} twice", dim1)
-    size = input.shape[-1] + abs(offset)
+    first, second = axis_of(call.dim1, input.ndim + 1), axis_of(call.dim2, input.ndim + 1)
+    check(first != second, "a diagonal runs through two axes, found {} twice", call.dim1)
+    size = input.shape[-1] + abs(call.offset)
     rest = iter(input.shape[:-1])
     return input.with_shape(*(size if axis in (first, second) else next(rest) for axis in range(input.ndim + 1)))
 
 
 @diag_embed.lower
-def lower_diag_embed(emit: Emitter, input: Value, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Value:
-    square = _laid(emit, input, offset)
+def lower_diag_embed(emit: Emitter, call: DiagEmbed[Value]) -> Value:
+    input = call.input
+    square = _laid(emit, input, call.offset)
     last = input.ndim - 1
-    axes = [axis_of(dim1, input.ndim + 1), axis_of(dim2, input.ndim + 1)]
+    axes = [axis_of(call.dim1, input.ndim + 1), axis_of(call.dim2, input.ndim + 1)]
     return transposed(emit, square, moved(input.ndim + 1, [last, last + 1], axes))
 
 
@@ -110,35 +141,56 @@ def _laid(emit: Emitter, input: Value, offset: int) -> Value:
     places = counted(emit, 0, size)
     rows, columns = emit.unsqueeze(places, 1), places
     on_diagonal = emit.node("Equal", emit.node("Sub", columns, rows), emit.scalar(offset, torch.int64))
-    padded = replace(lower_pad(emit, input, (0, abs(offset))), spec=input.spec)
+    padded = replace(lower_pad(emit, Pad(input, (0, abs(offset)))), spec=input.spec)
     spread = emit.unsqueeze(padded, input.ndim if offset >= 0 else input.ndim - 1)
     shape = (*input.shape[:-1], size, size)
     return replace(chosen(emit, on_diagonal, spread, emit.scalar(0, input)), spec=TensorSpec(shape, input.dtype))
 
 
-diag = Op("diag", functions=(torch.diag,), methods=("diag",))
+@dataclass(frozen=True, slots=True)
+class Diag(Record[T]):
+    input: T
+    diagonal: int = 0
+
+
+diag = Op("diag", Diag, functions=(torch.diag,), methods=("diag",))
 
 
 @diag.shape
-def diag_shape(input: TensorSpec, diagonal: int = 0) -> TensorSpec:
+def diag_shape(call: Diag[TensorSpec]) -> TensorSpec:
     """Of a matrix its diagonal; of a vector the matrix whose diagonal it is."""
+    input = call.input
     check(input.ndim in (1, 2), "diag takes a vector or a matrix, found {}", input)
-    return diag_embed_shape(input, diagonal) if input.ndim == 1 else diagonal_shape(input, diagonal)
+    return (
+        diag_embed_shape(DiagEmbed(input, call.diagonal))
+        if input.ndim == 1
+        else diagonal_shape(Diagonal(input, call.diagonal))
+    )
 
 
 @diag.lower
-def lower_diag(emit: Emitter, input: Value, diagonal: int = 0) -> Value:
-    return _laid(emit, input, diagonal) if input.ndim == 1 else _taken(emit, input, diagonal, 0, 1)
+def lower_diag(emit: Emitter, call: Diag[Value]) -> Value:
+    return (
+        _laid(emit, call.input, call.diagonal)
+        if call.input.ndim == 1
+        else _taken(emit, call.input, call.diagonal, 0, 1)
+    )
 
 
-diagflat = Op("diagflat", functions=(torch.diagflat,), methods=("diagflat",))
+@dataclass(frozen=True, slots=True)
+class Diagflat(Record[T]):
+    input: T
+    offset: int = 0
+
+
+diagflat = Op("diagflat", Diagflat, functions=(torch.diagflat,), methods=("diagflat",))
 
 
 @diagflat.shape
-def diagflat_shape(input: TensorSpec, offset: int = 0) -> TensorSpec:
-    return diag_embed_shape(input.with_shape(input.numel()), offset)
+def diagflat_shape(call: Diagflat[TensorSpec]) -> TensorSpec:
+    return diag_embed_shape(DiagEmbed(call.input.with_shape(call.input.numel()), call.offset))
 
 
 @diagflat.lower
-def lower_diagflat(emit: Emitter, input: Value, offset: int = 0) -> Value:
-    return _laid(emit, emit.reshape(input, [product(input.shape)]), offset)
+def lower_diagflat(emit: Emitter, call: Diagflat[Value]) -> Value:
+    return _laid(emit, emit.reshape(call.input, [product(call.input.shape)]), call.offset)

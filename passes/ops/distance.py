@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +19,9 @@ from passes.ops.layout import same_size, transposed
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, float_dtype, promote, result_dtype
+from passes.ops.record import Record, T
 from passes.ops.reduction import reduce, reduced
-from passes.ops.vector_norm import norm_of, vector_norm_shape
+from passes.ops.vector_norm import VectorNorm, norm_of, vector_norm_shape
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -36,7 +37,17 @@ def _in_result_dtype(emit: Emitter, value: Value, computed: torch.dtype) -> Valu
 
 # Rows of two tensors ------------------------------------------------------------------------------
 
-pairwise_distance = Op("pairwise_distance", functions=(torch.pairwise_distance,))
+
+@dataclass(frozen=True, slots=True)
+class PairwiseDistance(Record[T]):
+    x1: T
+    x2: T
+    p: float = 2.0
+    eps: float = 1e-6
+    keepdim: bool = False
+
+
+pairwise_distance = Op("pairwise_distance", PairwiseDistance, functions=(torch.pairwise_distance,))
 
 
 @pairwise_distance.module(nn.PairwiseDistance)
@@ -45,27 +56,36 @@ def bind_pairwise_distance(module: nn.PairwiseDistance, x1: Any, x2: Any) -> Map
 
 
 @pairwise_distance.shape
-def pairwise_distance_shape(
-    x1: TensorSpec, x2: TensorSpec, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> TensorSpec:
+def pairwise_distance_shape(call: PairwiseDistance[TensorSpec]) -> TensorSpec:
+    x1, x2 = call.x1, call.x2
     tensors_only(x1, x2)
     refuse_difference(x1, x2)
-    return vector_norm_shape(broadcast(x1, x2, dtype=float_dtype(result_dtype(x1, x2))), p, -1, keepdim)
+    return vector_norm_shape(
+        VectorNorm(broadcast(x1, x2, dtype=float_dtype(result_dtype(x1, x2))), call.p, -1, call.keepdim)
+    )
 
 
 @pairwise_distance.lower
-def lower_pairwise_distance(
-    emit: Emitter, x1: Value, x2: Value, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Value:
+def lower_pairwise_distance(emit: Emitter, call: PairwiseDistance[Value]) -> Value:
     """The norm of x1 - x2 + eps over the last axis."""
-    spec = TensorSpec(broadcast_shapes(x1.shape, x2.shape), WIDE.dtype(result_dtype(x1, x2), emit.opset))
-    difference = in_wider(emit, "Sub", *promote(emit, x1, x2, dtype=spec.dtype))
+    spec = TensorSpec(
+        broadcast_shapes(call.x1.shape, call.x2.shape), WIDE.dtype(result_dtype(call.x1, call.x2), emit.opset)
+    )
+    difference = in_wider(emit, "Sub", *promote(emit, call.x1, call.x2, dtype=spec.dtype))
     difference = emit.cast(replace(difference, spec=spec), WIDE.dtype(emit.result.dtype, emit.opset))
-    moved = replace(emit.node("Add", difference, emit.scalar(eps, difference)), spec=difference.spec)
-    return _in_result_dtype(emit, norm_of(emit, moved, p, -1, keepdim), moved.dtype)
+    moved = replace(emit.node("Add", difference, emit.scalar(call.eps, difference)), spec=difference.spec)
+    return _in_result_dtype(emit, norm_of(emit, moved, call.p, -1, call.keepdim), moved.dtype)
 
 
-cosine_similarity = Op("cosine_similarity", functions=(torch.cosine_similarity,))
+@dataclass(frozen=True, slots=True)
+class CosineSimilarity(Record[T]):
+    x1: T
+    x2: T
+    dim: int = 1
+    eps: float = 1e-8
+
+
+cosine_similarity = Op("cosine_similarity", CosineSimilarity, functions=(torch.cosine_similarity,))
 
 
 @cosine_similarity.module(nn.CosineSimilarity)
@@ -74,26 +94,26 @@ def bind_cosine_similarity(module: nn.CosineSimilarity, x1: Any, x2: Any) -> Map
 
 
 @cosine_similarity.shape
-def cosine_similarity_shape(x1: TensorSpec, x2: TensorSpec, dim: int = 1, eps: float = 1e-8) -> TensorSpec:
+def cosine_similarity_shape(call: CosineSimilarity[TensorSpec]) -> TensorSpec:
     """The result of a 0-d tensor with others is promoted as if it had axes, because it is broadcast first."""
-    tensors_only(x1, x2)
-    dtype = torch.promote_types(x1.dtype, x2.dtype)
+    tensors_only(call.x1, call.x2)
+    dtype = torch.promote_types(call.x1.dtype, call.x2.dtype)
     check(dtype.is_floating_point, "a cosine similarity needs floating-point numbers, found {}", dtype)
-    return reduced(broadcast(x1, x2, dtype=dtype), dim, False)
+    return reduced(broadcast(call.x1, call.x2, dtype=dtype), call.dim, False)
 
 
 @cosine_similarity.lower
-def lower_cosine_similarity(emit: Emitter, x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> Value:
+def lower_cosine_similarity(emit: Emitter, call: CosineSimilarity[Value]) -> Value:
     """The sum of products of both, each divided by its norm, which counts as eps where it is smaller."""
     dtype = WIDE.dtype(emit.result.dtype, emit.opset)
-    common = TensorSpec(broadcast_shapes(x1.shape, x2.shape), dtype)
+    common = TensorSpec(broadcast_shapes(call.x1.shape, call.x2.shape), dtype)
     units = []
-    for value in promote(emit, x1, x2, dtype=dtype):
-        value = _along(emit, value, common, axis_of(dim, common.ndim))
-        length = emit.node("Max", norm_of(emit, value, 2, dim, True), emit.scalar(eps, dtype))
+    for value in promote(emit, call.x1, call.x2, dtype=dtype):
+        value = _along(emit, value, common, axis_of(call.dim, common.ndim))
+        length = emit.node("Max", norm_of(emit, value, 2, call.dim, True), emit.scalar(call.eps, dtype))
         units.append(emit.node("Div", value, length))
     products = replace(emit.node("Mul", *units), spec=common)
-    return _in_result_dtype(emit, reduce(emit, "ReduceSum", products, products, dim, False), dtype)
+    return _in_result_dtype(emit, reduce(emit, "ReduceSum", products, products, call.dim, False), dtype)
 
 
 def _along(emit: Emitter, value: Value, common: TensorSpec, axis: int) -> Value:
@@ -113,8 +133,6 @@ def _along(emit: Emitter, value: Value, common: TensorSpec, axis: int) -> Value:
 
 # All pairs of rows --------------------------------------------------------------------------------
 
-cdist = Op("cdist", functions=(torch.cdist,))
-pdist = Op("pdist", functions=(torch.pdist,))
 
 # From this many rows on, torch computes Euclidean distances by a matrix product unless told otherwise.
 MANY_ROWS = 26
@@ -123,16 +141,39 @@ IF_NECESSARY, WITH_PRODUCT, WITHOUT_PRODUCT = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Cdist(Record[T]):
+    x1: T
+    x2: T
+    p: float = 2.0
+    compute_mode: str = IF_NECESSARY
+
+
+cdist = Op("cdist", Cdist, functions=(torch.cdist,))
+
+
+@dataclass(frozen=True, slots=True)
+class Pdist(Record[T]):
+    input: T
+    p: float = 2.0
+
+
+pdist = Op("pdist", Pdist, functions=(torch.pdist,))
+
+
 def _check_order(p: float) -> None:
     check(p >= 0, "a distance has an order of at least 0, found {}", p)
 
 
 @cdist.shape
-def cdist_shape(x1: TensorSpec, x2: TensorSpec, p: float = 2.0, compute_mode: str = IF_NECESSARY) -> TensorSpec:
+def cdist_shape(call: Cdist[TensorSpec]) -> TensorSpec:
     """[..., rows, features] and [..., others, features] -> [..., rows, others]; the leading axes broadcast."""
-    _check_order(p)
+    x1, x2 = call.x1, call.x2
+    _check_order(call.p)
     check(
-        compute_mode in (IF_NECESSARY, WITH_PRODUCT, WITHOUT_PRODUCT), "{!r} is no compute_mode of cdist", compute_mode
+        call.compute_mode in (IF_NECESSARY, WITH_PRODUCT, WITHOUT_PRODUCT),
+        "{!r} is no compute_mode of cdist",
+        call.compute_mode,
     )
     for tensor in (x1, x2):
         check(tensor.dtype.is_floating_point, "cdist needs floating-point numbers, found {}", tensor)
@@ -144,16 +185,17 @@ def cdist_shape(x1: TensorSpec, x2: TensorSpec, p: float = 2.0, compute_mode: st
 
 
 @cdist.lower
-def lower_cdist(emit: Emitter, x1: Value, x2: Value, p: float = 2.0, compute_mode: str = IF_NECESSARY) -> Value:
+def lower_cdist(emit: Emitter, call: Cdist[Value]) -> Value:
     """The norms of all differences; Euclidean ones by a matrix product where torch does so, or may do so."""
+    x1, x2 = call.x1, call.x2
     dtype = WIDE.dtype(emit.result.dtype, emit.opset)
     x1, x2 = emit.cast(x1, dtype), emit.cast(x2, dtype)
     many = any(isinstance(rows, Dim) or rows >= MANY_ROWS for rows in (x1.shape[-2], x2.shape[-2]))
-    if p == 2 and (compute_mode == WITH_PRODUCT or (compute_mode == IF_NECESSARY and many)):
+    if call.p == 2 and (call.compute_mode == WITH_PRODUCT or (call.compute_mode == IF_NECESSARY and many)):
         return _in_result_dtype(emit, _euclidean(emit, x1, x2), dtype)
     differences = emit.node("Sub", emit.unsqueeze(x1, -2), emit.unsqueeze(x2, -3))
     spec = TensorSpec((*emit.result.shape, x1.shape[-1]), dtype)
-    return _in_result_dtype(emit, norm_of(emit, replace(differences, spec=spec), p, -1, False), dtype)
+    return _in_result_dtype(emit, norm_of(emit, replace(differences, spec=spec), call.p, -1, False), dtype)
 
 
 def _euclidean(emit: Emitter, x1: Value, x2: Value) -> Value:
@@ -167,16 +209,15 @@ def _euclidean(emit: Emitter, x1: Value, x2: Value) -> Value:
 
 
 @cdist.cost
-def cdist_cost(
-    result: TensorSpec, x1: TensorSpec, x2: TensorSpec, p: float = 2.0, compute_mode: str = IF_NECESSARY
-) -> Size:
-    return result.numel() * x1.shape[-1]
+def cdist_cost(result: TensorSpec, call: Cdist[TensorSpec]) -> Size:
+    return result.numel() * call.x1.shape[-1]
 
 
 @pdist.shape
-def pdist_shape(input: TensorSpec, p: float = 2.0) -> TensorSpec:
+def pdist_shape(call: Pdist[TensorSpec]) -> TensorSpec:
     """[rows, features] -> [rows (rows - 1) / 2]: the upper triangle of `cdist(input, input)`, row by row."""
-    _check_order(p)
+    input = call.input
+    _check_order(call.p)
     check(input.ndim == 2, "pdist needs a matrix, found {}", input)
     check(input.dtype.is_floating_point, "pdist needs floating-point numbers, found {}", input)
     rows = input.shape[0]
@@ -184,14 +225,15 @@ def pdist_shape(input: TensorSpec, p: float = 2.0) -> TensorSpec:
 
 
 @pdist.lower
-def lower_pdist(emit: Emitter, input: Value, p: float = 2.0) -> Value:
+def lower_pdist(emit: Emitter, call: Pdist[Value]) -> Value:
     """The norms of the differences between the rows of each pair."""
+    input = call.input
     dtype = WIDE.dtype(input.dtype, emit.opset)
     value = emit.cast(input, dtype)
     left, right = (emit.node("Gather", value, numbers, axis=0) for numbers in _pairs(emit, input.shape[0]))
     spec = TensorSpec((*emit.result.shape, input.shape[1]), dtype)
     differences = replace(emit.node("Sub", left, right), spec=spec)
-    return _in_result_dtype(emit, norm_of(emit, differences, p, -1, False), dtype)
+    return _in_result_dtype(emit, norm_of(emit, differences, call.p, -1, False), dtype)
 
 
 def _pairs(emit: Emitter, rows: Size) -> tuple[Value, ...]:
@@ -204,5 +246,5 @@ def _pairs(emit: Emitter, rows: Size) -> tuple[Value, ...]:
 
 
 @pdist.cost
-def pdist_cost(result: TensorSpec, input: TensorSpec, p: float = 2.0) -> Size:
-    return result.numel() * input.shape[1]
+def pdist_cost(result: TensorSpec, call: Pdist[TensorSpec]) -> Size:
+    return result.numel() * call.input.shape[1]

@@ -7,6 +7,7 @@ refused as whatever draws them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +17,39 @@ from torch.nn import functional as F
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.random_numbers import refuse
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-identity = Op("identity", view=True)
-dropout = Op("dropout", functions=(F.dropout, F.dropout2d, F.dropout3d), random=True, view=True)
-dropout1d = Op("dropout1d", functions=(F.dropout1d,), random=True, view=True)
+
+@dataclass(frozen=True, slots=True)
+class Identity(Record[T]):
+    input: T
+
+
+identity = Op("identity", Identity, view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout(Record[T]):
+    input: T
+    p: float = 0.5
+    training: bool = True
+
+
+dropout = Op("dropout", Dropout, functions=(F.dropout, F.dropout2d, F.dropout3d), random=True, view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout1d(Record[T]):
+    input: T
+    p: float = 0.5
+    training: bool = True
+
+
+dropout1d = Op("dropout1d", Dropout1d, functions=(F.dropout1d,), random=True, view=True)
 
 
 @identity.module(nn.Identity)
@@ -51,41 +77,39 @@ def bind_builtin(input: Any, p: float, train: bool) -> Mapping[str, Any]:
 
 
 @identity.shape
-def identity_shape(input: TensorSpec) -> TensorSpec:
-    return input
+def identity_shape(call: Identity[TensorSpec]) -> TensorSpec:
+    return call.input
 
 
 @dropout.shape
-def dropout_shape(input: TensorSpec, p: float = 0.5, training: bool = True) -> TensorSpec:
-    check(0 <= p <= 1, "a dropout probability lies between 0 and 1, found {}", p)
-    return input
+def dropout_shape(call: Dropout[TensorSpec]) -> TensorSpec:
+    check(0 <= call.p <= 1, "a dropout probability lies between 0 and 1, found {}", call.p)
+    return call.input
 
 
 @dropout1d.shape
-def dropout1d_shape(input: TensorSpec, p: float = 0.5, training: bool = True) -> TensorSpec:
-    check(input.ndim in (2, 3), "dropout1d needs an input of 2 or 3 axes, found {}", input.ndim)
-    return dropout_shape(input, p)
+def dropout1d_shape(call: Dropout1d[TensorSpec]) -> TensorSpec:
+    check(call.input.ndim in (2, 3), "dropout1d needs an input of 2 or 3 axes, found {}", call.input.ndim)
+    return dropout_shape(Dropout(call.input, call.p))
 
 
 @identity.lower
-def lower_identity(emit: Emitter, input: Value) -> Value:
-    return input
+def lower_identity(emit: Emitter, call: Identity[Value]) -> Value:
+    return call.input
 
 
 @dropout.lower
 @dropout1d.lower
-def lower_dropout(emit: Emitter, input: Value, p: float = 0.5, training: bool = True) -> Value:
-    return refuse(emit) if training and p > 0 else input
+def lower_dropout(emit: Emitter, call: Dropout[Value]) -> Value:
+    return refuse(emit) if call.training and call.p > 0 else call.input
 
 
 @identity.identity
-def is_identity(result: TensorSpec, input: TensorSpec, **_: Any) -> bool:
+def is_identity(result: TensorSpec, call: Identity[TensorSpec]) -> bool:
     return True
 
 
 @dropout.identity
 @dropout1d.identity
-def drops_nothing(
-    result: TensorSpec, input: TensorSpec, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> bool:
-    return not training or p == 0
+def drops_nothing(result: TensorSpec, call: Dropout[TensorSpec]) -> bool:
+    return not call.training or call.p == 0

@@ -17,6 +17,7 @@ from passes.ops.layout import same_size, transposed
 from passes.ops.matmul import SUMMED_IN, in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
+from passes.ops.record import Record, T, star
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -108,13 +109,20 @@ def _labels(text: str, ndim: int, equation: str) -> tuple[Label, ...]:
     return (*before, *range(ndim - named)[::-1], *after)
 
 
-einsum = Op("einsum", functions=(torch.functional.einsum,), view=True)
+@dataclass(frozen=True, slots=True)
+class Einsum(Record[T]):
+    equation: str
+    operands: tuple[T, ...] = star()
+
+
+einsum = Op("einsum", Einsum, functions=(torch.functional.einsum,), view=True)
 
 
 @einsum.shape
-def einsum_shape(equation: str, *operands: TensorSpec) -> TensorSpec:
+def einsum_shape(call: Einsum[TensorSpec]) -> TensorSpec:
+    operands = call.operands
     check(len(operands) >= 1, "einsum is given no operands")
-    found = read_equation(equation, operands)
+    found = read_equation(call.equation, operands)
     first = operands[0]
     for operand in operands:
         check(operand.dtype == first.dtype, "einsum takes one dtype, found {} and {}", first.dtype, operand.dtype)
@@ -134,11 +142,11 @@ def _summed_dtype(equation: str, operands: Sequence[TensorSpec]) -> torch.dtype:
 
 
 @einsum.lower
-def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
+def lower_einsum(emit: Emitter, call: Einsum[Value]) -> Value:
     """Einsum. It says nothing of an axis of 1 that stands for another size, so such axes are taken away first."""
-    found = read_equation(equation, operands)
+    found = read_equation(call.equation, call.operands)
     terms, values = [], []
-    for term, operand in zip(found.terms, operands, strict=True):
+    for term, operand in zip(found.terms, call.operands, strict=True):
         kept = [
             axis
             for axis, label in enumerate(term)
@@ -148,7 +156,7 @@ def lower_einsum(emit: Emitter, equation: str, *operands: Value) -> Value:
         terms.append(tuple(term[axis] for axis in kept))
         values.append(emit.squeeze(operand, *gone) if gone else operand)
     written = replace(found, terms=tuple(terms))
-    if not operands[0].dtype.is_floating_point:
+    if not call.operands[0].dtype.is_floating_point:
         return _of_integers(emit, written, values)
     return _products(emit, written, values)
 
@@ -206,9 +214,9 @@ def _permuted(term: tuple[Label, ...], wanted: tuple[Label, ...]) -> bool:
 
 
 @einsum.cost
-def einsum_cost(result: TensorSpec, equation: str, *operands: TensorSpec) -> Size:
+def einsum_cost(result: TensorSpec, call: Einsum[TensorSpec]) -> Size:
     """One multiplication per operand after the first, for every combination of positions."""
-    return product(read_equation(equation, operands).sizes.values()) * (len(operands) - 1)
+    return product(read_equation(call.equation, call.operands).sizes.values()) * (len(call.operands) - 1)
 
 
 def _contraction(first: int, second: int, left: Sequence[int], right: Sequence[int]) -> str:
@@ -222,7 +230,14 @@ def _contraction(first: int, second: int, left: Sequence[int], right: Sequence[i
     return f"{''.join(a)},{''.join(b)}->{''.join(kept)}"
 
 
-tensordot = Op("tensordot", functions=(torch.functional.tensordot,))
+@dataclass(frozen=True, slots=True)
+class Tensordot(Record[T]):
+    a: T
+    b: T
+    dims: Dims = 2
+
+
+tensordot = Op("tensordot", Tensordot, functions=(torch.functional.tensordot,))
 
 
 def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, dims: Any) -> str:
@@ -239,21 +254,29 @@ def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, d
 
 
 @tensordot.shape
-def tensordot_shape(a: TensorSpec, b: TensorSpec, dims: Dims = 2) -> TensorSpec:
-    return einsum_shape(_tensordot_equation(a, b, dims), a, b).with_dtype(a.dtype)
+def tensordot_shape(call: Tensordot[TensorSpec]) -> TensorSpec:
+    return einsum_shape(Einsum(_tensordot_equation(call.a, call.b, call.dims), (call.a, call.b))).with_dtype(
+        call.a.dtype
+    )
 
 
 @tensordot.lower
-def lower_tensordot(emit: Emitter, a: Value, b: Value, dims: Any = 2) -> Value:
-    return lower_einsum(emit, _tensordot_equation(a, b, dims), a, b)
+def lower_tensordot(emit: Emitter, call: Tensordot[Value]) -> Value:
+    return lower_einsum(emit, Einsum(_tensordot_equation(call.a, call.b, call.dims), (call.a, call.b)))
 
 
 @tensordot.cost
-def tensordot_cost(result: TensorSpec, a: TensorSpec, b: TensorSpec, dims: Any = 2) -> Size:
-    return einsum_cost(result, _tensordot_equation(a, b, dims), a, b)
+def tensordot_cost(result: TensorSpec, call: Tensordot[TensorSpec]) -> Size:
+    return einsum_cost(result, Einsum(_tensordot_equation(call.a, call.b, call.dims), (call.a, call.b)))
 
 
-inner = Op("inner", functions=(torch.inner,), methods=("inner",))
+@dataclass(frozen=True, slots=True)
+class Inner(Record[T]):
+    input: T
+    other: T
+
+
+inner = Op("inner", Inner, functions=(torch.inner,), methods=("inner",))
 
 
 def _inner_equation(first: TensorSpec | Value, second: TensorSpec | Value) -> str:
@@ -262,22 +285,24 @@ def _inner_equation(first: TensorSpec | Value, second: TensorSpec | Value) -> st
 
 
 @inner.shape
-def inner_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+def inner_shape(call: Inner[TensorSpec]) -> TensorSpec:
+    input, other = call.input, call.other
     if input.ndim and other.ndim:
         sizes = input.shape[-1], other.shape[-1]
         check(sizes[0] == sizes[1], "an inner product takes equal last axes, found {} and {}", *sizes)
     else:
         return broadcast(input, other)
-    return einsum_shape(_inner_equation(input, other), input, other).with_dtype(input.dtype)
+    return einsum_shape(Einsum(_inner_equation(input, other), (input, other))).with_dtype(input.dtype)
 
 
 @inner.lower
-def lower_inner(emit: Emitter, input: Value, other: Value) -> Value:
+def lower_inner(emit: Emitter, call: Inner[Value]) -> Value:
+    input, other = call.input, call.other
     if not (input.ndim and other.ndim):
         return times(emit, *promote(emit, input, other))
-    return lower_einsum(emit, _inner_equation(input, other), input, other)
+    return lower_einsum(emit, Einsum(_inner_equation(input, other), (input, other)))
 
 
 @inner.cost
-def inner_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
-    return result.numel() * (input.shape[-1] if input.ndim and other.ndim else 1)
+def inner_cost(result: TensorSpec, call: Inner[TensorSpec]) -> Size:
+    return result.numel() * (call.input.shape[-1] if call.input.ndim and call.other.ndim else 1)

@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from passes.dimension import Dim
 from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, is_number, result_dtype
+from passes.ops.record import Record, record_of
 from passes.ratio import Ratio
 from passes.spec import TensorSpec, describe, shape_text
 
@@ -105,25 +106,27 @@ def elementwise(
     """
 
     def declare(lowering: Lowering) -> Lowering:
-        op = Op(name, functions=functions, methods=methods, view=view)
-        parameters = list(inspect.signature(lowering).parameters.values())
-        in_place = inspect.Parameter("inplace", inspect.Parameter.KEYWORD_ONLY, default=False)
+        parameters = list(inspect.signature(lowering).parameters.values())[1:]
+        in_place = inspect.Parameter("inplace", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
+        record = record_of(name, [*parameters, in_place])
+        option_names = tuple(parameter.name for parameter in parameters if parameter.name not in operands)
+        op = Op(name, record, functions=functions, methods=methods, view=view)
 
-        def split(arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-            given = [arguments[operand] for operand in operands]
-            return given, {key: value for key, value in arguments.items() if key not in (*operands, "inplace")}
+        def split(call: Record[Any]) -> tuple[list[Any], dict[str, Any]]:
+            given = [getattr(call, operand) for operand in operands]
+            return given, {option: getattr(call, option) for option in option_names}
 
-        def shape(**arguments: Any) -> TensorSpec:
-            given, options = split(arguments)
+        def shape(call: Any) -> TensorSpec:
+            given, options = split(call)
             check_operands(name, given)
             if refuse is not None:
                 refuse(*given, **options)
             dtype = result or compute(result_dtype(*given), **options)
             found = broadcast(*given, dtype=dtype)
-            return written_into(given[0], found) if arguments["inplace"] else found
+            return written_into(given[0], found) if call.inplace else found
 
-        def lower(emit: Emitter, **arguments: Any) -> Value:
-            given, options = split(arguments)
+        def lower(emit: Emitter, call: Record[Any]) -> Value:
+            given, options = split(call)
             promoted = result_dtype(*given)
             computed = compute(promoted, **options)
             if promoted.is_complex or computed.is_complex:
@@ -143,14 +146,11 @@ def elementwise(
             return value if (result or working) == emit.result.dtype else emit.cast(value, emit.result.dtype)
 
         def bind_in_place(*args: Any, **kwargs: Any) -> Mapping[str, Any]:
-            return {**op.bind(args, kwargs), "inplace": True}
+            return {**op.bind(args, kwargs).named(), "inplace": True}
 
         def bind_reflected(input: Any, other: Any) -> Mapping[str, Any]:
             return {operands[0]: other, operands[1]: input}
 
-        signature = inspect.Signature([*parameters[1:], in_place])
-        cast(Any, shape).__signature__ = signature
-        cast(Any, lower).__signature__ = inspect.Signature([parameters[0], *parameters[1:], in_place])
         op.shape(shape)
         op.lower(lower)
         op.function(*inplace)(bind_in_place)
@@ -164,10 +164,10 @@ def elementwise(
 
 
 def _neutral_rule(operand: str, neutral: float) -> Callable[..., bool]:
-    def identity(result: TensorSpec, input: Any, rounding_mode: str | None = None, **arguments: Any) -> bool:
-        other = arguments[operand]
+    def identity(result: TensorSpec, call: Record[Any]) -> bool:
+        other = getattr(call, operand)
         is_neutral = is_constant(other) and not isinstance(other, bool) and other == neutral
-        return is_neutral and rounding_mode is None and bool(result == input)
+        return is_neutral and getattr(call, "rounding_mode", None) is None and bool(result == call.subject)
 
     return identity
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +13,52 @@ from torch.nn import functional as F
 
 from passes.errors import NeedsDataError, check
 from passes.ops.op import Op, Owned
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-embedding = Op("embedding", functions=(F.embedding,))
-embedding_bag = Op("embedding_bag", functions=(F.embedding_bag,))
-one_hot = Op("one_hot", functions=(F.one_hot,))
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Record[T]):
+    input: T
+    weight: T
+    padding_idx: int | None = None
+    max_norm: float | None = None
+    norm_type: float = 2.0
+    scale_grad_by_freq: bool = False
+    sparse: bool = False
+
+
+embedding = Op("embedding", Embedding, functions=(F.embedding,))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingBag(Record[T]):
+    input: T
+    weight: T
+    offsets: T | None = None
+    max_norm: float | None = None
+    norm_type: float = 2.0
+    scale_grad_by_freq: bool = False
+    mode: str = "mean"
+    sparse: bool = False
+    per_sample_weights: T | None = None
+    include_last_offset: bool = False
+    padding_idx: int | None = None
+
+
+embedding_bag = Op("embedding_bag", EmbeddingBag, functions=(F.embedding_bag,))
+
+
+@dataclass(frozen=True, slots=True)
+class OneHot(Record[T]):
+    input: T
+    num_classes: int = -1
+
+
+one_hot = Op("one_hot", OneHot, functions=(F.one_hot,))
 
 
 # Embedding ----------------------------------------------------------------------------------------
@@ -44,32 +83,15 @@ def bind_builtin(
 
 
 @embedding.shape
-def embedding_shape(
-    input: TensorSpec,
-    weight: TensorSpec,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> TensorSpec:
+def embedding_shape(call: Embedding[TensorSpec]) -> TensorSpec:
     """[*] of indices and [num_embeddings, embedding_dim] give [*, embedding_dim]. padding_idx concerns gradients."""
-    _check_lookup(input, weight, padding_idx)
-    return weight.with_shape(*input.shape, weight.shape[1])
+    _check_lookup(call.input, call.weight, call.padding_idx)
+    return call.weight.with_shape(*call.input.shape, call.weight.shape[1])
 
 
 @embedding.lower
-def lower_embedding(
-    emit: Emitter,
-    input: Value,
-    weight: Value,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Value:
-    return _rows(emit, input, weight, max_norm, norm_type)
+def lower_embedding(emit: Emitter, call: Embedding[Value]) -> Value:
+    return _rows(emit, call.input, call.weight, call.max_norm, call.norm_type)
 
 
 def _check_lookup(input: TensorSpec, weight: TensorSpec, padding_idx: int | None) -> None:
@@ -131,21 +153,16 @@ def bind_embedding_bag(
 
 
 @embedding_bag.shape
-def embedding_bag_shape(
-    input: TensorSpec,
-    weight: TensorSpec,
-    offsets: TensorSpec | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: TensorSpec | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> TensorSpec:
+def embedding_bag_shape(call: EmbeddingBag[TensorSpec]) -> TensorSpec:
     """[bags, length] indices give [bags, embedding_dim]; so do [n] of them, with the offsets where bags start."""
-    _check_lookup(input, weight, padding_idx)
+    input, weight, offsets, mode, per_sample_weights = (
+        call.input,
+        call.weight,
+        call.offsets,
+        call.mode,
+        call.per_sample_weights,
+    )
+    _check_lookup(input, weight, call.padding_idx)
     check(mode in ("sum", "mean", "max"), "mode is 'sum', 'mean' or 'max', found {!r}", mode)
     check(input.ndim in (1, 2), "an embedding bag needs indices of 1 or 2 axes, found {}", input.ndim)
     if per_sample_weights is not None:
@@ -170,38 +187,28 @@ def embedding_bag_shape(
         raise AssertionError
     check(offsets.ndim == 1, "offsets have 1 axis, found {}", offsets.ndim)
     check(offsets.dtype in (torch.int64, torch.int32), "offsets are int64 or int32, found {}", offsets.dtype)
-    check(not include_last_offset or offsets.shape[0] >= 1, "include_last_offset needs at least 1 offset, found none")
-    return weight.with_shape(offsets.shape[0] - int(include_last_offset), weight.shape[1])
+    check(
+        not call.include_last_offset or offsets.shape[0] >= 1, "include_last_offset needs at least 1 offset, found none"
+    )
+    return weight.with_shape(offsets.shape[0] - int(call.include_last_offset), weight.shape[1])
 
 
 @embedding_bag.lower
-def lower_embedding_bag(
-    emit: Emitter,
-    input: Value,
-    weight: Value,
-    offsets: Value | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    mode: str = "mean",
-    sparse: bool = False,
-    per_sample_weights: Value | None = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
-) -> Value:
+def lower_embedding_bag(emit: Emitter, call: EmbeddingBag[Value]) -> Value:
     """The rows of each bag, reduced. With offsets, a mask [bags, n] says which index lies in which bag."""
-    rows = _rows(emit, input, weight, max_norm, norm_type)
-    if per_sample_weights is not None:
-        rows = emit.node("Mul", rows, emit.unsqueeze(per_sample_weights, -1))
-    present = _not_padding(emit, input, weight, padding_idx)
-    if offsets is not None:
-        inside = _inside(emit, input, offsets, include_last_offset)
+    input = call.input
+    rows = _rows(emit, input, call.weight, call.max_norm, call.norm_type)
+    if call.per_sample_weights is not None:
+        rows = emit.node("Mul", rows, emit.unsqueeze(call.per_sample_weights, -1))
+    present = _not_padding(emit, input, call.weight, call.padding_idx)
+    if call.offsets is not None:
+        inside = _inside(emit, input, call.offsets, call.include_last_offset)
         present = emit.node("And", inside, present) if present is not None else inside
-    elif present is None and (mode == "sum" or input.shape[1] != 0):
-        return emit.reduce({"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax"}[mode], rows, [1], False)
+    elif present is None and (call.mode == "sum" or input.shape[1] != 0):
+        return emit.reduce({"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax"}[call.mode], rows, [1], False)
     elif present is None:
         return emit.reduce("ReduceSum", rows, [1], False)
-    return _reduce_present(emit, rows, present, mode, weight, matrix=offsets is not None)
+    return _reduce_present(emit, rows, present, call.mode, call.weight, matrix=call.offsets is not None)
 
 
 def _not_padding(emit: Emitter, input: Value, weight: Value, padding_idx: int | None) -> Value | None:
@@ -249,7 +256,8 @@ def _reduce_present(emit: Emitter, rows: Value, present: Value, mode: str, weigh
 
 
 @one_hot.shape
-def one_hot_shape(input: TensorSpec, num_classes: int = -1) -> TensorSpec:
+def one_hot_shape(call: OneHot[TensorSpec]) -> TensorSpec:
+    input, num_classes = call.input, call.num_classes
     check(input.dtype == torch.int64, "one_hot needs int64 indices, found {}", input.dtype)
     if num_classes == -1:
         raise NeedsDataError("one_hot takes the number of classes from the data", remedy="give num_classes")
@@ -258,8 +266,8 @@ def one_hot_shape(input: TensorSpec, num_classes: int = -1) -> TensorSpec:
 
 
 @one_hot.lower
-def lower_one_hot(emit: Emitter, input: Value, num_classes: int = -1) -> Value:
-    depth, values = emit.size(num_classes), emit.ints(0, 1)
-    if input.ndim:
-        return emit.node("OneHot", input, depth, values, axis=-1)
-    return emit.squeeze(emit.node("OneHot", emit.unsqueeze(input, 0), depth, values, axis=-1), 0)
+def lower_one_hot(emit: Emitter, call: OneHot[Value]) -> Value:
+    depth, values = emit.size(call.num_classes), emit.ints(0, 1)
+    if call.input.ndim:
+        return emit.node("OneHot", call.input, depth, values, axis=-1)
+    return emit.squeeze(emit.node("OneHot", emit.unsqueeze(call.input, 0), depth, values, axis=-1), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from passes.ops.axes import axis_of
 from passes.ops.layout import same_size
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes
+from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec
 
@@ -28,12 +29,20 @@ def _at_least_1d(emit: Emitter, value: Value) -> Value:
     return value if value.ndim else emit.unsqueeze(value, 0)
 
 
-index_select = Op("index_select", functions=(torch.index_select,), methods=("index_select",))
+@dataclass(frozen=True, slots=True)
+class IndexSelect(Record[T]):
+    input: T
+    dim: int
+    index: T
+
+
+index_select = Op("index_select", IndexSelect, functions=(torch.index_select,), methods=("index_select",))
 
 
 @index_select.shape
-def index_select_shape(input: TensorSpec, dim: int, index: TensorSpec) -> TensorSpec:
-    axis = axis_of(dim, input.ndim)
+def index_select_shape(call: IndexSelect[TensorSpec]) -> TensorSpec:
+    input, index = call.input, call.index
+    axis = axis_of(call.dim, input.ndim)
     check(index.ndim <= 1, "index_select takes an index of 1 axis, found {}", index.ndim)
     check(
         index.dtype in INDEX_DTYPES,
@@ -48,21 +57,31 @@ def index_select_shape(input: TensorSpec, dim: int, index: TensorSpec) -> Tensor
 
 
 @index_select.lower
-def lower_index_select(emit: Emitter, input: Value, dim: int, index: Value) -> Value:
+def lower_index_select(emit: Emitter, call: IndexSelect[Value]) -> Value:
+    input = call.input
     if not input.ndim:
         return input
-    return emit.node("Gather", input, _at_least_1d(emit, index), axis=axis_of(dim, input.ndim))
+    return emit.node("Gather", input, _at_least_1d(emit, call.index), axis=axis_of(call.dim, input.ndim))
 
 
 # One position per element ---------------------------------------------------------------------------
 
-gather = Op("gather", functions=(torch.gather,), methods=("gather",))
+
+@dataclass(frozen=True, slots=True)
+class Gather(Record[T]):
+    input: T
+    dim: int
+    index: T
+    sparse_grad: bool = False
+
+
+gather = Op("gather", Gather, functions=(torch.gather,), methods=("gather",))
 
 
 @gather.shape
-def gather_shape(input: TensorSpec, dim: int, index: TensorSpec, sparse_grad: bool = False) -> TensorSpec:
-    _check_index(input, axis_of(dim, input.ndim), index)
-    return input.with_shape(*index.shape)
+def gather_shape(call: Gather[TensorSpec]) -> TensorSpec:
+    _check_index(call.input, axis_of(call.dim, call.input.ndim), call.index)
+    return call.input.with_shape(*call.index.shape)
 
 
 def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: TensorSpec | None = None) -> None:
@@ -87,16 +106,24 @@ def _check_index(input: TensorSpec, axis: int, index: TensorSpec, source: Tensor
 
 
 @gather.lower
-def lower_gather(emit: Emitter, input: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
-    axis = axis_of(dim, input.ndim)
+def lower_gather(emit: Emitter, call: Gather[Value]) -> Value:
+    index = call.index
+    axis = axis_of(call.dim, call.input.ndim)
     if is_static(index.shape) and 0 in index.shape:  # torch takes any dtype and rank where nothing is gathered
-        return emit.constant(torch.empty([hint(size) for size in index.shape], dtype=input.dtype))
-    lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
+        return emit.constant(torch.empty([hint(size) for size in index.shape], dtype=call.input.dtype))
+    lifted, positions = _at_least_1d(emit, call.input), _at_least_1d(emit, index)
     result = emit.node("GatherElements", lifted, positions, axis=axis)
     return result if index.ndim else emit.squeeze(result, 0)
 
 
-take_along_dim = Op("take_along_dim", functions=(torch.take_along_dim,), methods=("take_along_dim",))
+@dataclass(frozen=True, slots=True)
+class TakeAlongDim(Record[T]):
+    input: T
+    indices: T
+    dim: int | None = None
+
+
+take_along_dim = Op("take_along_dim", TakeAlongDim, functions=(torch.take_along_dim,), methods=("take_along_dim",))
 
 
 def _without(shape: tuple[Size, ...], axis: int) -> tuple[Size, ...]:
@@ -104,83 +131,103 @@ def _without(shape: tuple[Size, ...], axis: int) -> tuple[Size, ...]:
 
 
 @take_along_dim.shape
-def take_along_dim_shape(input: TensorSpec, indices: TensorSpec, dim: int | None = None) -> TensorSpec:
+def take_along_dim_shape(call: TakeAlongDim[TensorSpec]) -> TensorSpec:
+    input, indices = call.input, call.indices
     check(indices.dtype == torch.int64, "take_along_dim takes int64 indices, found {}", indices.dtype)
-    if dim is None:
+    if call.dim is None:
         return input.with_shape(indices.numel())
     check(input.ndim == indices.ndim >= 1, "input {} and indices {} have unlike axes, or none", input, indices)
-    axis = axis_of(dim, input.ndim)
+    axis = axis_of(call.dim, input.ndim)
     shape = broadcast_shapes(_without(input.shape, axis), _without(indices.shape, axis))
     return input.with_shape(*shape[:axis], *indices.shape[axis : axis + 1], *shape[axis + 1 :])
 
 
 @take_along_dim.lower
-def lower_take_along_dim(emit: Emitter, input: Value, indices: Value, dim: int | None = None) -> Value:
-    if dim is None:
+def lower_take_along_dim(emit: Emitter, call: TakeAlongDim[Value]) -> Value:
+    input = call.input
+    if call.dim is None:
         flat = emit.reshape(input, [product(input.shape)])
-        return emit.node("Gather", flat, emit.reshape(indices, [product(indices.shape)]), axis=0)
-    axis = axis_of(dim, input.ndim)
+        return emit.node("Gather", flat, emit.reshape(call.indices, [product(call.indices.shape)]), axis=0)
+    axis = axis_of(call.dim, input.ndim)
     shape = list(emit.result.shape)
-    positions = expanded(emit, indices, shape)
+    positions = expanded(emit, call.indices, shape)
     shape[axis] = input.shape[axis]
     return emit.node("GatherElements", expanded(emit, input, shape), positions, axis=axis)
 
 
-take = Op("take", functions=(torch.take,), methods=("take",))
+@dataclass(frozen=True, slots=True)
+class Take(Record[T]):
+    input: T
+    index: T
+
+
+take = Op("take", Take, functions=(torch.take,), methods=("take",))
 
 
 @take.shape
-def take_shape(input: TensorSpec, index: TensorSpec) -> TensorSpec:
+def take_shape(call: Take[TensorSpec]) -> TensorSpec:
+    index = call.index
     check(index.dtype == torch.int64, "take needs an int64 index, found {}", index.dtype)
-    if same_size(input.numel(), 0):
+    if same_size(call.input.numel(), 0):
         check(same_size(index.numel(), 0), "{} elements are taken from an empty tensor", index.numel())
-    return input.with_shape(*index.shape)
+    return call.input.with_shape(*index.shape)
 
 
 @take.lower
-def lower_take(emit: Emitter, input: Value, index: Value) -> Value:
-    return emit.node("Gather", emit.reshape(input, [product(input.shape)]), index, axis=0)
+def lower_take(emit: Emitter, call: Take[Value]) -> Value:
+    return emit.node("Gather", emit.reshape(call.input, [product(call.input.shape)]), call.index, axis=0)
 
 
-masked_scatter = Op("masked_scatter", functions=(torch.masked_scatter,), methods=("masked_scatter",))
+@dataclass(frozen=True, slots=True)
+class MaskedScatter(Record[T]):
+    input: T
+    mask: T
+    source: T
+
+
+masked_scatter = Op("masked_scatter", MaskedScatter, functions=(torch.masked_scatter,), methods=("masked_scatter",))
 
 
 @masked_scatter.shape
-def masked_scatter_shape(input: TensorSpec, mask: TensorSpec, source: TensorSpec) -> TensorSpec:
-    check(mask.dtype == torch.bool, "the mask must be bool, found {}", mask)
-    check(source.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", source, input)
-    return input.with_shape(*broadcast_shapes(input.shape, mask.shape))
+def masked_scatter_shape(call: MaskedScatter[TensorSpec]) -> TensorSpec:
+    input = call.input
+    check(call.mask.dtype == torch.bool, "the mask must be bool, found {}", call.mask)
+    check(call.source.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", call.source, input)
+    return input.with_shape(*broadcast_shapes(input.shape, call.mask.shape))
 
 
 @masked_scatter.lower
-def lower_masked_scatter(emit: Emitter, input: Value, mask: Value, source: Value) -> Value:
+def lower_masked_scatter(emit: Emitter, call: MaskedScatter[Value]) -> Value:
     shape = emit.result.shape
-    if same_size(product(source.shape), 0):
-        return expanded(emit, input, shape)
-    flags = expanded(emit, mask, shape)
-    laid = spread(emit, emit.reshape(source, [product(source.shape)]), flags, 0)
-    return chosen(emit, flags, laid, input)
+    if same_size(product(call.source.shape), 0):
+        return expanded(emit, call.input, shape)
+    flags = expanded(emit, call.mask, shape)
+    laid = spread(emit, emit.reshape(call.source, [product(call.source.shape)]), flags, 0)
+    return chosen(emit, flags, laid, call.input)
 
 
-scatter = Op("scatter", functions=(torch.scatter,), methods=("scatter",))
+@dataclass(frozen=True, slots=True)
+class Scatter(Record[T]):
+    input: T
+    dim: int
+    index: T
+    src: Any = None
+    value: Any = None
+    reduce: str | None = None
+
+
+scatter = Op("scatter", Scatter, functions=(torch.scatter,), methods=("scatter",))
 
 # How each reduction is called in ONNX, and what leaves the other operand as it is.
 REDUCTIONS = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min"}
 
 
 @scatter.shape
-def scatter_shape(
-    input: TensorSpec,
-    dim: int,
-    index: TensorSpec,
-    src: Any = None,
-    value: Any = None,
-    reduce: str | None = None,
-) -> TensorSpec:
-    source = value if src is None else src
+def scatter_shape(call: Scatter[TensorSpec]) -> TensorSpec:
+    source = call.value if call.src is None else call.src
     check(source is not None, "scatter is given nothing to scatter")
-    check(reduce in (None, "add", "multiply"), "reduce is 'add' or 'multiply', not {!r}", reduce)
-    return _scattered(input, dim, index, source)
+    check(call.reduce in (None, "add", "multiply"), "reduce is 'add' or 'multiply', not {!r}", call.reduce)
+    return _scattered(call.input, call.dim, call.index, source)
 
 
 def _scattered(input: TensorSpec, dim: int, index: TensorSpec, source: Any) -> TensorSpec:
@@ -210,50 +257,65 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
 
 
 @scatter.lower
-def lower_scatter(
-    emit: Emitter, input: Value, dim: int, index: Value, src: Any = None, value: Any = None, reduce: str | None = None
-) -> Value:
-    reduction = REDUCTIONS[reduce] if reduce is not None else None
-    return _lower_scattered(emit, input, dim, index, value if src is None else src, reduction)
+def lower_scatter(emit: Emitter, call: Scatter[Value]) -> Value:
+    reduction = REDUCTIONS[call.reduce] if call.reduce is not None else None
+    return _lower_scattered(
+        emit, call.input, call.dim, call.index, call.value if call.src is None else call.src, reduction
+    )
 
 
-scatter_add = Op("scatter_add", functions=(torch.scatter_add,), methods=("scatter_add",))
+@dataclass(frozen=True, slots=True)
+class ScatterAdd(Record[T]):
+    input: T
+    dim: int
+    index: T
+    src: T
+
+
+scatter_add = Op("scatter_add", ScatterAdd, functions=(torch.scatter_add,), methods=("scatter_add",))
 
 
 @scatter_add.shape
-def scatter_add_shape(input: TensorSpec, dim: int, index: TensorSpec, src: TensorSpec) -> TensorSpec:
-    return _scattered(input, dim, index, src)
+def scatter_add_shape(call: ScatterAdd[TensorSpec]) -> TensorSpec:
+    return _scattered(call.input, call.dim, call.index, call.src)
 
 
 @scatter_add.lower
-def lower_scatter_add(emit: Emitter, input: Value, dim: int, index: Value, src: Value) -> Value:
-    return _lower_scattered(emit, input, dim, index, src, "add")
+def lower_scatter_add(emit: Emitter, call: ScatterAdd[Value]) -> Value:
+    return _lower_scattered(emit, call.input, call.dim, call.index, call.src, "add")
 
 
-scatter_reduce = Op("scatter_reduce", functions=(torch.scatter_reduce,), methods=("scatter_reduce",))
+@dataclass(frozen=True, slots=True)
+class ScatterReduce(Record[T]):
+    input: T
+    dim: int
+    index: T
+    src: T
+    reduce: str
+    include_self: bool = True
+
+
+scatter_reduce = Op("scatter_reduce", ScatterReduce, functions=(torch.scatter_reduce,), methods=("scatter_reduce",))
 
 
 @scatter_reduce.shape
-def scatter_reduce_shape(
-    input: TensorSpec, dim: int, index: TensorSpec, src: TensorSpec, reduce: str, include_self: bool = True
-) -> TensorSpec:
+def scatter_reduce_shape(call: ScatterReduce[TensorSpec]) -> TensorSpec:
     kinds = ("sum", "prod", "mean", "amax", "amin")
-    check(reduce in kinds, "reduce is one of {}, not {!r}", ", ".join(kinds), reduce)
-    return _scattered(input, dim, index, src)
+    check(call.reduce in kinds, "reduce is one of {}, not {!r}", ", ".join(kinds), call.reduce)
+    return _scattered(call.input, call.dim, call.index, call.src)
 
 
 @scatter_reduce.lower
-def lower_scatter_reduce(
-    emit: Emitter, input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True
-) -> Value:
+def lower_scatter_reduce(emit: Emitter, call: ScatterReduce[Value]) -> Value:
     """Without the tensor's own elements, those that are reduced into are first set to what leaves the rest as is."""
-    if reduce == "mean":
+    input = call.input
+    if call.reduce == "mean":
         emit.unsupported("ONNX has no scatter that takes the mean")
-    if not include_self:
-        neutral = {"sum": 0, "prod": 1, "amax": _lowest(input.dtype), "amin": _highest(input.dtype)}[reduce]
-        cleared = _lower_scattered(emit, input, dim, index, neutral, None)
+    if not call.include_self:
+        neutral = {"sum": 0, "prod": 1, "amax": _lowest(input.dtype), "amin": _highest(input.dtype)}[call.reduce]
+        cleared = _lower_scattered(emit, input, call.dim, call.index, neutral, None)
         input = replace(cleared, spec=input.spec)
-    return _lower_scattered(emit, input, dim, index, src, REDUCTIONS[reduce])
+    return _lower_scattered(emit, input, call.dim, call.index, call.src, REDUCTIONS[call.reduce])
 
 
 def _lowest(dtype: torch.dtype) -> float:
@@ -312,46 +374,72 @@ def _lower_slices(
     return result if input.ndim else emit.squeeze(result, 0)
 
 
-index_copy = Op("index_copy", functions=(torch.index_copy,), methods=("index_copy",))
+@dataclass(frozen=True, slots=True)
+class IndexCopy(Record[T]):
+    input: T
+    dim: int
+    index: T
+    source: T
+
+
+index_copy = Op("index_copy", IndexCopy, functions=(torch.index_copy,), methods=("index_copy",))
 
 
 @index_copy.shape
-def index_copy_shape(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec) -> TensorSpec:
-    check(index.dtype == torch.int64, "index_copy takes an int64 index, found {}", index.dtype)
-    return _check_slices(input, dim, index, source)
+def index_copy_shape(call: IndexCopy[TensorSpec]) -> TensorSpec:
+    check(call.index.dtype == torch.int64, "index_copy takes an int64 index, found {}", call.index.dtype)
+    return _check_slices(call.input, call.dim, call.index, call.source)
 
 
 @index_copy.lower
-def lower_index_copy(emit: Emitter, input: Value, dim: int, index: Value, source: Value) -> Value:
-    return _lower_slices(emit, input, dim, index, source, None, None)
+def lower_index_copy(emit: Emitter, call: IndexCopy[Value]) -> Value:
+    return _lower_slices(emit, call.input, call.dim, call.index, call.source, None, None)
 
 
-index_add = Op("index_add", functions=(torch.index_add,), methods=("index_add",))
+@dataclass(frozen=True, slots=True)
+class IndexAdd(Record[T]):
+    input: T
+    dim: int
+    index: T
+    source: T
+    alpha: float = 1
+
+
+index_add = Op("index_add", IndexAdd, functions=(torch.index_add,), methods=("index_add",))
 
 
 @index_add.shape
-def index_add_shape(input: TensorSpec, dim: int, index: TensorSpec, source: TensorSpec, alpha: float = 1) -> TensorSpec:
-    return _check_slices(input, dim, index, source)
+def index_add_shape(call: IndexAdd[TensorSpec]) -> TensorSpec:
+    return _check_slices(call.input, call.dim, call.index, call.source)
 
 
 @index_add.lower
-def lower_index_add(emit: Emitter, input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
-    if alpha != 1:
-        scaled = emit.node("And" if source.dtype == torch.bool else "Mul", source, emit.scalar(alpha, source))
+def lower_index_add(emit: Emitter, call: IndexAdd[Value]) -> Value:
+    source = call.source
+    if call.alpha != 1:
+        scaled = emit.node("And" if source.dtype == torch.bool else "Mul", source, emit.scalar(call.alpha, source))
         source = replace(scaled, spec=source.spec)
-    return _lower_slices(emit, input, dim, index, source, None, "add")
+    return _lower_slices(emit, call.input, call.dim, call.index, source, None, "add")
 
 
-index_fill = Op("index_fill", functions=(torch.index_fill,), methods=("index_fill",))
+@dataclass(frozen=True, slots=True)
+class IndexFill(Record[T]):
+    input: T
+    dim: int
+    index: T
+    value: Any
+
+
+index_fill = Op("index_fill", IndexFill, functions=(torch.index_fill,), methods=("index_fill",))
 
 
 @index_fill.shape
-def index_fill_shape(input: TensorSpec, dim: int, index: TensorSpec, value: Any) -> TensorSpec:
-    check(not isinstance(value, TensorSpec) or not value.ndim, "index_fill takes a number or a 0-d tensor")
-    check(index.dtype == torch.int64, "index_fill takes an int64 index, found {}", index.dtype)
-    return _check_slices(input, dim, index, None)
+def index_fill_shape(call: IndexFill[TensorSpec]) -> TensorSpec:
+    check(not isinstance(call.value, TensorSpec) or not call.value.ndim, "index_fill takes a number or a 0-d tensor")
+    check(call.index.dtype == torch.int64, "index_fill takes an int64 index, found {}", call.index.dtype)
+    return _check_slices(call.input, call.dim, call.index, None)
 
 
 @index_fill.lower
-def lower_index_fill(emit: Emitter, input: Value, dim: int, index: Value, value: Any) -> Value:
-    return _lower_slices(emit, input, dim, index, None, value, None)
+def lower_index_fill(emit: Emitter, call: IndexFill[Value]) -> Value:
+    return _lower_slices(emit, call.input, call.dim, call.index, None, call.value, None)

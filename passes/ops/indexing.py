@@ -20,6 +20,7 @@ from passes.ops.axes import axis_of, moved
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
+from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
 from passes.spec import TensorSpec, shape_text
 
@@ -195,19 +196,26 @@ def neighbours(axes: Sequence[int]) -> bool:
 
 # x[...] ---------------------------------------------------------------------------------------------
 
-getitem = Op("getitem", functions=(operator.getitem,), methods=("__getitem__",), view=True)
+
+@dataclass(frozen=True, slots=True)
+class Getitem(Record[T]):
+    input: T
+    index: Any
+
+
+getitem = Op("getitem", Getitem, functions=(operator.getitem,), methods=("__getitem__",), view=True)
 
 
 @getitem.shape
-def getitem_shape(input: TensorSpec, index: Any) -> TensorSpec:
-    found = read(input, index)
+def getitem_shape(call: Getitem[TensorSpec]) -> TensorSpec:
+    found = read(call.input, call.index)
     picks = {axis: listed(pick) for axis, pick in found.picks.items()}
     if any(map(is_mask, picks.values())):
         raise NeedsDataError(
             "how many elements a mask lets through depends on data, and so does the shape",
             remedy="use torch.where, or multiply by the mask",
         )
-    return input.with_shape(*picked_shape(found.view_shape(input.shape), picks))
+    return call.input.with_shape(*picked_shape(found.view_shape(call.input.shape), picks))
 
 
 def picked_shape(view: Sequence[Size], picks: dict[int, Any]) -> list[Size]:
@@ -221,16 +229,16 @@ def picked_shape(view: Sequence[Size], picks: dict[int, Any]) -> list[Size]:
 
 
 @getitem.identity
-def getitem_identity(result: TensorSpec, input: TensorSpec, index: Any) -> bool:
-    found = read(input, index)
+def getitem_identity(result: TensorSpec, call: Getitem[TensorSpec]) -> bool:
+    found = read(call.input, call.index)
     return not (found.spans or found.points or found.picks or None in found.layout)
 
 
 @getitem.lower
-def lower_getitem(emit: Emitter, input: Value, index: Any) -> Value:
+def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
     """Slice, Gather and Unsqueeze for the basic part, one each where possible; Gather or GatherND for the picks."""
-    found = read(input, index)
-    value = sliced(emit, input, found.spans)
+    found = read(call.input, call.index)
+    value = sliced(emit, call.input, found.spans)
     for axis in sorted(found.points, reverse=True):
         value = _gathered(emit, value, _position(emit, found.points[axis]), axis)
     new = [axis for axis, source in enumerate(found.layout) if source is None]

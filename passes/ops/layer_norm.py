@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,14 +22,48 @@ from passes.ops.norm import (
     scaled,
 )
 from passes.ops.op import Op, Owned
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-layer_norm = Op("layer_norm", functions=(F.layer_norm, torch.layer_norm))
-group_norm = Op("group_norm", functions=(F.group_norm, torch.group_norm))
-rms_norm = Op("rms_norm", functions=(F.rms_norm, torch.rms_norm))
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm(Record[T]):
+    input: T
+    normalized_shape: Sequence[Size]
+    weight: T | None = None
+    bias: T | None = None
+    eps: float = 1e-5
+    cudnn_enable: bool = True
+
+
+layer_norm = Op("layer_norm", LayerNorm, functions=(F.layer_norm, torch.layer_norm))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm(Record[T]):
+    input: T
+    num_groups: int
+    weight: T | None = None
+    bias: T | None = None
+    eps: float = 1e-5
+    cudnn_enabled: bool = True
+
+
+group_norm = Op("group_norm", GroupNorm, functions=(F.group_norm, torch.group_norm))
+
+
+@dataclass(frozen=True, slots=True)
+class RmsNorm(Record[T]):
+    input: T
+    normalized_shape: Sequence[Size]
+    weight: T | None = None
+    eps: float | None = None
+
+
+rms_norm = Op("rms_norm", RmsNorm, functions=(F.rms_norm, torch.rms_norm))
 
 
 @layer_norm.module(nn.LayerNorm)
@@ -62,27 +97,19 @@ def bind_rms_norm(module: nn.RMSNorm, x: Any) -> Mapping[str, Any]:
 
 
 @layer_norm.shape
-def layer_norm_shape(
-    input: TensorSpec,
-    normalized_shape: Sequence[Size],
-    weight: TensorSpec | None = None,
-    bias: TensorSpec | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> TensorSpec:
-    shape = _check_normalized_shape(input, normalized_shape)
-    check_parameter("weight", weight, shape, input)
-    check_parameter("bias", bias, shape, input)
+def layer_norm_shape(call: LayerNorm[TensorSpec]) -> TensorSpec:
+    input = call.input
+    shape = _check_normalized_shape(input, call.normalized_shape)
+    check_parameter("weight", call.weight, shape, input)
+    check_parameter("bias", call.bias, shape, input)
     return input
 
 
 @rms_norm.shape
-def rms_norm_shape(
-    input: TensorSpec, normalized_shape: Sequence[Size], weight: TensorSpec | None = None, eps: float | None = None
-) -> TensorSpec:
-    shape = _check_normalized_shape(input, normalized_shape)
-    check_parameter("weight", weight, shape, input)
-    return input
+def rms_norm_shape(call: RmsNorm[TensorSpec]) -> TensorSpec:
+    shape = _check_normalized_shape(call.input, call.normalized_shape)
+    check_parameter("weight", call.weight, shape, call.input)
+    return call.input
 
 
 def _check_normalized_shape(input: TensorSpec, normalized_shape: Any) -> tuple[Size, ...]:
@@ -105,41 +132,29 @@ def _check_normalized_shape(input: TensorSpec, normalized_shape: Any) -> tuple[S
 
 
 @layer_norm.lower
-def lower_layer_norm(
-    emit: Emitter,
-    input: Value,
-    normalized_shape: Sequence[Size],
-    weight: Value | None = None,
-    bias: Value | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Value:
-    shape = input.shape[-len(normalized_shape) :]
-    if emit.opset >= 17 and _is_uniform(input, weight, bias) and is_static(shape):
-        scale = weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
-        return emit.node("LayerNormalization", input, scale, bias, axis=-len(shape), epsilon=eps)
-    return normalized(emit, input, range(-len(shape), 0), eps, weight, bias)
+def lower_layer_norm(emit: Emitter, call: LayerNorm[Value]) -> Value:
+    input = call.input
+    shape = input.shape[-len(call.normalized_shape) :]
+    if emit.opset >= 17 and _is_uniform(input, call.weight, call.bias) and is_static(shape):
+        scale = call.weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
+        return emit.node("LayerNormalization", input, scale, call.bias, axis=-len(shape), epsilon=call.eps)
+    return normalized(emit, input, range(-len(shape), 0), call.eps, call.weight, call.bias)
 
 
 @rms_norm.lower
-def lower_rms_norm(
-    emit: Emitter,
-    input: Value,
-    normalized_shape: Sequence[Size],
-    weight: Value | None = None,
-    eps: float | None = None,
-) -> Value:
+def lower_rms_norm(emit: Emitter, call: RmsNorm[Value]) -> Value:
     """`x / sqrt(mean(x**2) + eps) * weight`, in float32 for low precision, whose epsilon is then the default."""
+    input, eps = call.input, call.eps
     dtype = torch.float32 if input.dtype in LOW_PRECISION else input.dtype
     eps = torch.finfo(dtype).eps if eps is None else eps
-    shape = input.shape[-len(normalized_shape) :]
-    if emit.opset >= 23 and _is_uniform(input, weight) and is_static(shape):
-        scale = weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
+    shape = input.shape[-len(call.normalized_shape) :]
+    if emit.opset >= 23 and _is_uniform(input, call.weight) and is_static(shape):
+        scale = call.weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
         return emit.node("RMSNormalization", input, scale, axis=-len(shape), epsilon=eps)
     x = emit.cast(input, dtype)
     mean = emit.reduce("ReduceMean", emit.node("Mul", x, x), range(-len(shape), 0), True)
     root = emit.node("Sqrt", emit.node("Add", mean, emit.scalar(eps, dtype)))
-    result = scaled(emit, emit.node("Div", x, root), weight, None, dtype)
+    result = scaled(emit, emit.node("Div", x, root), call.weight, None, dtype)
     return result if dtype == input.dtype else emit.cast(result, input.dtype)
 
 
@@ -152,14 +167,8 @@ def _is_uniform(input: Value, *parameters: Value | None) -> bool:
 
 
 @group_norm.shape
-def group_norm_shape(
-    input: TensorSpec,
-    num_groups: int,
-    weight: TensorSpec | None = None,
-    bias: TensorSpec | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> TensorSpec:
+def group_norm_shape(call: GroupNorm[TensorSpec]) -> TensorSpec:
+    input, num_groups = call.input, call.num_groups
     check_floating(input)
     check(input.ndim >= 2, "expected an input of at least 2 axes (batch, channels), found {}", input.ndim)
     batch, channels, *spatial = input.shape
@@ -174,39 +183,32 @@ def group_norm_shape(
         product((batch * channels // num_groups, *spatial)) != 1,
         "expected more than 1 value per group to take statistics of, found 1",
     )
-    check_parameter("weight", weight, (channels,), input)
-    check_parameter("bias", bias, (channels,), input)
+    check_parameter("weight", call.weight, (channels,), input)
+    check_parameter("bias", call.bias, (channels,), input)
     return input
 
 
 @group_norm.lower
-def lower_group_norm(
-    emit: Emitter,
-    input: Value,
-    num_groups: int,
-    weight: Value | None = None,
-    bias: Value | None = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Value:
+def lower_group_norm(emit: Emitter, call: GroupNorm[Value]) -> Value:
     """GroupNormalization scales per channel since opset 21; below, each group is an instance of an instance norm."""
+    input, num_groups = call.input, call.num_groups
     channels, trailing = input.shape[1], input.ndim - 2
     if not isinstance(num_groups, int):
         emit.unsupported(f"a group norm of {num_groups} groups, a number that is dynamic")
-    if emit.opset >= 21 and _is_uniform(input, weight, bias) and isinstance(channels, int):
-        scale = weight or filled(emit, 1, (channels,), input.dtype)
-        shift = bias or filled(emit, 0, (channels,), input.dtype)
-        return emit.node("GroupNormalization", input, scale, shift, num_groups=num_groups, epsilon=eps)
+    if emit.opset >= 21 and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
+        scale = call.weight or filled(emit, 1, (channels,), input.dtype)
+        shift = call.bias or filled(emit, 0, (channels,), input.dtype)
+        return emit.node("GroupNormalization", input, scale, shift, num_groups=num_groups, epsilon=call.eps)
     grouped = emit.reshape(input, [input.shape[0], num_groups, product(input.shape[1:]) // num_groups])
     if has_instance_normalization(emit, input.dtype):
         units = filled(emit, 1, (num_groups,), input.dtype), filled(emit, 0, (num_groups,), input.dtype)
-        standard = emit.node("InstanceNormalization", grouped, *units, epsilon=eps)
+        standard = emit.node("InstanceNormalization", grouped, *units, epsilon=call.eps)
     else:
-        standard = normalized(emit, grouped, (2,), eps)
+        standard = normalized(emit, grouped, (2,), call.eps)
     dynamic = sum(isinstance(size, Dim) for size in input.shape)
     whole = (
         emit.node("Reshape", standard, emit.node("Shape", input))
         if dynamic > 1
         else emit.reshape(standard, input.shape)
     )
-    return scaled(emit, whole, weight, bias, input.dtype, trailing)
+    return scaled(emit, whole, call.weight, call.bias, input.dtype, trailing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -13,14 +13,16 @@ from passes.dimension import Dim, Size, product
 from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import axes_of, axis_of, moved
 from passes.ops.op import Op
+from passes.ops.record import Record, T, star
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
 
-def keeps_shape(result: TensorSpec, input: TensorSpec, *_: Any, **__: Any) -> bool:
+def keeps_shape(result: TensorSpec, call: Record[TensorSpec]) -> bool:
     """An identity rule: same dtype and number of axes, every size equal by itself (no guard is asked for)."""
+    input: TensorSpec = call.subject
     same_kind = result.dtype == input.dtype and result.ndim == input.ndim
     return same_kind and all(map(same_size, result.shape, input.shape))
 
@@ -32,8 +34,8 @@ def same_size(left: Size, right: Size) -> bool:
     return not isinstance(left, Dim) and not isinstance(right, Dim) and left == right
 
 
-def to_result(emit: Emitter, input: Value, *_: Any, **__: Any) -> Value:
-    """A lowering: the elements in order, in the result's shape."""
+def to_result(emit: Emitter, input: Value) -> Value:
+    """The elements in order, in the result's shape."""
     return emit.reshape(input, emit.result.shape)
 
 
@@ -72,15 +74,23 @@ def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
 # The sizes of the view, one by one or as a sequence; or a dtype in which to read the same bytes.
 NewShape: TypeAlias = Any
 
-view = Op("view", functions=(torch.reshape,), methods=("view", "reshape"), view=True)
+
+@dataclass(frozen=True, slots=True)
+class View(Record[T]):
+    input: T
+    shape: tuple[NewShape, ...] = star()
+
+
+view = Op("view", View, functions=(torch.reshape,), methods=("view", "reshape"), view=True)
 view.identity(keeps_shape)
 
 
 @view.shape
-def view_shape(input: TensorSpec, *shape: NewShape) -> TensorSpec:
+def view_shape(call: View[TensorSpec]) -> TensorSpec:
+    shape = call.shape
     if len(shape) == 1 and isinstance(shape[0], torch.dtype):
-        return _reinterpreted(input, shape[0])
-    return input.with_shape(*filled_in(shape, input.numel()))
+        return _reinterpreted(call.input, shape[0])
+    return call.input.with_shape(*filled_in(shape, call.input.numel()))
 
 
 def _reinterpreted(input: TensorSpec, dtype: torch.dtype) -> TensorSpec:
@@ -93,27 +103,40 @@ def _reinterpreted(input: TensorSpec, dtype: torch.dtype) -> TensorSpec:
 
 
 @view.lower
-def lower_view(emit: Emitter, input: Value, *shape: Any) -> Value:
-    if emit.result.dtype != input.dtype:
-        emit.unsupported(f"ONNX cannot see the bytes of a {input.dtype} tensor as {emit.result.dtype}")
-    return emit.reshape(input, emit.result.shape)
+def lower_view(emit: Emitter, call: View[Value]) -> Value:
+    if emit.result.dtype != call.input.dtype:
+        emit.unsupported(f"ONNX cannot see the bytes of a {call.input.dtype} tensor as {emit.result.dtype}")
+    return emit.reshape(call.input, emit.result.shape)
 
 
-view_as = Op("view_as", methods=("view_as", "reshape_as"), view=True)
+@dataclass(frozen=True, slots=True)
+class ViewAs(Record[T]):
+    input: T
+    other: T
+
+
+view_as = Op("view_as", ViewAs, methods=("view_as", "reshape_as"), view=True)
 view_as.identity(keeps_shape)
 
 
 @view_as.shape
-def view_as_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
-    return input.with_shape(*filled_in(other.shape, input.numel()))
+def view_as_shape(call: ViewAs[TensorSpec]) -> TensorSpec:
+    return call.input.with_shape(*filled_in(call.other.shape, call.input.numel()))
 
 
 @view_as.lower
-def lower_view_as(emit: Emitter, input: Value, other: Value) -> Value:
-    return to_result(emit, input)
+def lower_view_as(emit: Emitter, call: ViewAs[Value]) -> Value:
+    return to_result(emit, call.input)
 
 
-flatten = Op("flatten", functions=(torch.flatten,), methods=("flatten",), view=True)
+@dataclass(frozen=True, slots=True)
+class Flatten(Record[T]):
+    input: T
+    start_dim: int = 0
+    end_dim: int = -1
+
+
+flatten = Op("flatten", Flatten, functions=(torch.flatten,), methods=("flatten",), view=True)
 flatten.identity(keeps_shape)
 
 
@@ -123,35 +146,49 @@ def bind_flatten(module: nn.Flatten, input: Any) -> Mapping[str, Any]:
 
 
 @flatten.shape
-def flatten_shape(input: TensorSpec, start_dim: int = 0, end_dim: int = -1) -> TensorSpec:
-    start, end = axis_of(start_dim, input.ndim), axis_of(end_dim, input.ndim)
-    check(start <= end, "start_dim {} comes after end_dim {}", start_dim, end_dim)
+def flatten_shape(call: Flatten[TensorSpec]) -> TensorSpec:
+    input = call.input
+    start, end = axis_of(call.start_dim, input.ndim), axis_of(call.end_dim, input.ndim)
+    check(start <= end, "start_dim {} comes after end_dim {}", call.start_dim, call.end_dim)
     return input.with_shape(*input.shape[:start], product(input.shape[start : end + 1]), *input.shape[end + 1 :])
 
 
 @flatten.lower
-def lower_flatten(emit: Emitter, input: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
+def lower_flatten(emit: Emitter, call: Flatten[Value]) -> Value:
     """ONNX's Flatten where everything but the first axis is flattened, else a Reshape."""
-    if axis_of(start_dim, input.ndim) == 1 and axis_of(end_dim, input.ndim) == input.ndim - 1:
+    input = call.input
+    if axis_of(call.start_dim, input.ndim) == 1 and axis_of(call.end_dim, input.ndim) == input.ndim - 1:
         return emit.node("Flatten", input, axis=1)
     return emit.reshape(input, emit.result.shape)
 
 
-ravel = Op("ravel", functions=(torch.ravel,), methods=("ravel",), view=True)
+@dataclass(frozen=True, slots=True)
+class Ravel(Record[T]):
+    input: T
+
+
+ravel = Op("ravel", Ravel, functions=(torch.ravel,), methods=("ravel",), view=True)
 ravel.identity(keeps_shape)
 
 
 @ravel.shape
-def ravel_shape(input: TensorSpec) -> TensorSpec:
-    return input.with_shape(input.numel())
+def ravel_shape(call: Ravel[TensorSpec]) -> TensorSpec:
+    return call.input.with_shape(call.input.numel())
 
 
 @ravel.lower
-def lower_ravel(emit: Emitter, input: Value) -> Value:
-    return to_result(emit, input)
+def lower_ravel(emit: Emitter, call: Ravel[Value]) -> Value:
+    return to_result(emit, call.input)
 
 
-unflatten = Op("unflatten", functions=(torch.unflatten,), methods=("unflatten",), view=True)
+@dataclass(frozen=True, slots=True)
+class Unflatten(Record[T]):
+    input: T
+    dim: int
+    sizes: Sequence[Size]
+
+
+unflatten = Op("unflatten", Unflatten, functions=(torch.unflatten,), methods=("unflatten",), view=True)
 unflatten.identity(keeps_shape)
 
 
@@ -161,96 +198,131 @@ def bind_unflatten(module: nn.Unflatten, input: Any) -> Mapping[str, Any]:
 
 
 @unflatten.shape
-def unflatten_shape(input: TensorSpec, dim: int, sizes: Sequence[Size]) -> TensorSpec:
-    axis = axis_of(dim, input.ndim)
+def unflatten_shape(call: Unflatten[TensorSpec]) -> TensorSpec:
+    input = call.input
+    axis = axis_of(call.dim, input.ndim)
     check(input.ndim >= 1, "a 0-d tensor has no axis to unflatten")
-    check(len(sizes) >= 1, "an axis cannot be unflattened to no sizes")
-    return input.with_shape(*input.shape[:axis], *filled_in(sizes, input.shape[axis]), *input.shape[axis + 1 :])
+    check(len(call.sizes) >= 1, "an axis cannot be unflattened to no sizes")
+    return input.with_shape(*input.shape[:axis], *filled_in(call.sizes, input.shape[axis]), *input.shape[axis + 1 :])
 
 
 @unflatten.lower
-def lower_unflatten(emit: Emitter, input: Value, dim: int, sizes: Sequence[Size]) -> Value:
-    return to_result(emit, input)
+def lower_unflatten(emit: Emitter, call: Unflatten[Value]) -> Value:
+    return to_result(emit, call.input)
 
 
-squeeze = Op("squeeze", functions=(torch.squeeze,), methods=("squeeze",), view=True)
+@dataclass(frozen=True, slots=True)
+class Squeeze(Record[T]):
+    input: T
+    dim: int | Sequence[int] | None = None
+
+
+squeeze = Op("squeeze", Squeeze, functions=(torch.squeeze,), methods=("squeeze",), view=True)
 squeeze.identity(keeps_shape)
 
 
 @squeeze.shape
-def squeeze_shape(input: TensorSpec, dim: int | Sequence[int] | None = None) -> TensorSpec:
-    asked = range(input.ndim) if dim is None else axes_of(dim, input.ndim)
+def squeeze_shape(call: Squeeze[TensorSpec]) -> TensorSpec:
+    input = call.input
+    asked = range(input.ndim) if call.dim is None else axes_of(call.dim, input.ndim)
     return input.with_shape(
         *(size for axis, size in enumerate(input.shape) if not (axis in asked and size == 1)),
     )
 
 
 @squeeze.lower
-def lower_squeeze(emit: Emitter, input: Value, dim: int | Sequence[int] | None = None) -> Value:
-    asked = range(input.ndim) if dim is None else axes_of(dim, input.ndim)
+def lower_squeeze(emit: Emitter, call: Squeeze[Value]) -> Value:
+    input = call.input
+    asked = range(input.ndim) if call.dim is None else axes_of(call.dim, input.ndim)
     removed = [axis for axis in asked if axis < input.ndim and input.shape[axis] == 1]
     return emit.squeeze(input, *sorted(removed)) if removed else input
 
 
-unsqueeze = Op("unsqueeze", functions=(torch.unsqueeze,), methods=("unsqueeze",), view=True)
+@dataclass(frozen=True, slots=True)
+class Unsqueeze(Record[T]):
+    input: T
+    dim: int
+
+
+unsqueeze = Op("unsqueeze", Unsqueeze, functions=(torch.unsqueeze,), methods=("unsqueeze",), view=True)
 
 
 @unsqueeze.shape
-def unsqueeze_shape(input: TensorSpec, dim: int) -> TensorSpec:
-    axis = axis_of(dim, input.ndim + 1)
+def unsqueeze_shape(call: Unsqueeze[TensorSpec]) -> TensorSpec:
+    input = call.input
+    axis = axis_of(call.dim, input.ndim + 1)
     return input.with_shape(*input.shape[:axis], 1, *input.shape[axis:])
 
 
 @unsqueeze.lower
-def lower_unsqueeze(emit: Emitter, input: Value, dim: int) -> Value:
-    return emit.unsqueeze(input, axis_of(dim, input.ndim + 1))
+def lower_unsqueeze(emit: Emitter, call: Unsqueeze[Value]) -> Value:
+    return emit.unsqueeze(call.input, axis_of(call.dim, call.input.ndim + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Same(Record[T]):
+    input: T
+    memory_format: torch.memory_format | None = None
 
 
 same = Op(
-    "same", functions=(torch.clone, torch.detach, torch.resolve_conj, torch.resolve_neg), view=True,
+    "same", Same, functions=(torch.clone, torch.detach, torch.resolve_conj, torch.resolve_neg), view=True,
     methods=("contiguous", "clone", "detach", "alias", "resolve_conj", "resolve_neg"),
 )  # fmt: skip
-same.identity(lambda result, input, memory_format=None: True)
+same.identity(lambda result, call: True)
 
 
 @same.shape
-def same_shape(input: TensorSpec, memory_format: torch.memory_format | None = None) -> TensorSpec:
-    return input
+def same_shape(call: Same[TensorSpec]) -> TensorSpec:
+    return call.input
 
 
 @same.lower
-def lower_same(emit: Emitter, input: Value, memory_format: torch.memory_format | None = None) -> Value:
-    return input
+def lower_same(emit: Emitter, call: Same[Value]) -> Value:
+    return call.input
 
 
-conj = Op("conj", functions=(torch.conj, torch.conj_physical), methods=("conj", "conj_physical"), view=True)
+@dataclass(frozen=True, slots=True)
+class Conj(Record[T]):
+    input: T
+
+
+conj = Op("conj", Conj, functions=(torch.conj, torch.conj_physical), methods=("conj", "conj_physical"), view=True)
 
 
 @conj.shape
-def conj_shape(input: TensorSpec) -> TensorSpec:
-    return input
+def conj_shape(call: Conj[TensorSpec]) -> TensorSpec:
+    return call.input
 
 
 @conj.lower
-def lower_conj(emit: Emitter, input: Value) -> Value:
-    if input.dtype.is_complex:
+def lower_conj(emit: Emitter, call: Conj[Value]) -> Value:
+    if call.input.dtype.is_complex:
         emit.unsupported("ONNX has no complex arithmetic")
-    return input
+    return call.input
 
 
 @conj.identity
-def conj_identity(result: TensorSpec, input: TensorSpec) -> bool:
-    return not input.dtype.is_complex
+def conj_identity(result: TensorSpec, call: Conj[TensorSpec]) -> bool:
+    return not call.input.dtype.is_complex
 
 
 # Another order of axes ------------------------------------------------------------------------------
 
-permute = Op("permute", functions=(torch.permute,), methods=("permute",), view=True)
+
+@dataclass(frozen=True, slots=True)
+class Permute(Record[T]):
+    input: T
+    dims: tuple[int, ...] = star()
+
+
+permute = Op("permute", Permute, functions=(torch.permute,), methods=("permute",), view=True)
 
 
 @permute.shape
-def permute_shape(input: TensorSpec, *dims: int) -> TensorSpec:
-    order = axes_of(dims, input.ndim)
+def permute_shape(call: Permute[TensorSpec]) -> TensorSpec:
+    input = call.input
+    order = axes_of(call.dims, input.ndim)
     check(
         len(order) == input.ndim,
         "{} axes are given an order, but the tensor has {}",
@@ -261,13 +333,13 @@ def permute_shape(input: TensorSpec, *dims: int) -> TensorSpec:
 
 
 @permute.lower
-def lower_permute(emit: Emitter, input: Value, *dims: int) -> Value:
-    return transposed(emit, input, axes_of(dims, input.ndim))
+def lower_permute(emit: Emitter, call: Permute[Value]) -> Value:
+    return transposed(emit, call.input, axes_of(call.dims, call.input.ndim))
 
 
 @permute.identity
-def permute_identity(result: TensorSpec, input: TensorSpec, *dims: int) -> bool:
-    return axes_of(dims, input.ndim) == tuple(range(input.ndim))
+def permute_identity(result: TensorSpec, call: Permute[TensorSpec]) -> bool:
+    return axes_of(call.dims, call.input.ndim) == tuple(range(call.input.ndim))
 
 
 def transposed(emit: Emitter, value: Value, order: Sequence[int]) -> Value:
@@ -276,10 +348,17 @@ def transposed(emit: Emitter, value: Value, order: Sequence[int]) -> Value:
     if order == sorted(order):
         return value
     result = emit.node("Transpose", value, perm=order)
-    return result if value.spec is None else replace(result, spec=permute_shape(value.spec, *order))
+    return result if value.spec is None else replace(result, spec=permute_shape(Permute(value.spec, tuple(order))))
 
 
-transpose = Op("transpose", functions=(torch.transpose,), methods=("transpose",), view=True)
+@dataclass(frozen=True, slots=True)
+class Transpose(Record[T]):
+    input: T
+    dim0: int
+    dim1: int
+
+
+transpose = Op("transpose", Transpose, functions=(torch.transpose,), methods=("transpose",), view=True)
 
 
 @transpose.function(torch.swapaxes)
@@ -300,21 +379,28 @@ def swapped(ndim: int, dim0: int, dim1: int) -> tuple[int, ...]:
 
 
 @transpose.shape
-def transpose_shape(input: TensorSpec, dim0: int, dim1: int) -> TensorSpec:
-    return input.with_shape(*(input.shape[axis] for axis in swapped(input.ndim, dim0, dim1)))
+def transpose_shape(call: Transpose[TensorSpec]) -> TensorSpec:
+    return call.input.with_shape(*(call.input.shape[axis] for axis in swapped(call.input.ndim, call.dim0, call.dim1)))
 
 
 @transpose.lower
-def lower_transpose(emit: Emitter, input: Value, dim0: int, dim1: int) -> Value:
-    return transposed(emit, input, swapped(input.ndim, dim0, dim1))
+def lower_transpose(emit: Emitter, call: Transpose[Value]) -> Value:
+    return transposed(emit, call.input, swapped(call.input.ndim, call.dim0, call.dim1))
 
 
 @transpose.identity
-def transpose_identity(result: TensorSpec, input: TensorSpec, dim0: int, dim1: int) -> bool:
-    return axis_of(dim0, input.ndim) == axis_of(dim1, input.ndim)
+def transpose_identity(result: TensorSpec, call: Transpose[TensorSpec]) -> bool:
+    return axis_of(call.dim0, call.input.ndim) == axis_of(call.dim1, call.input.ndim)
 
 
-movedim = Op("movedim", functions=(torch.movedim, torch.moveaxis), methods=("movedim", "moveaxis"), view=True)
+@dataclass(frozen=True, slots=True)
+class Movedim(Record[T]):
+    input: T
+    source: int | Sequence[int]
+    destination: int | Sequence[int]
+
+
+movedim = Op("movedim", Movedim, functions=(torch.movedim, torch.moveaxis), methods=("movedim", "moveaxis"), view=True)
 
 
 def _movement(ndim: int, source: int | Sequence[int], destination: int | Sequence[int]) -> tuple[int, ...]:
@@ -324,27 +410,35 @@ def _movement(ndim: int, source: int | Sequence[int], destination: int | Sequenc
 
 
 @movedim.shape
-def movedim_shape(input: TensorSpec, source: int | Sequence[int], destination: int | Sequence[int]) -> TensorSpec:
-    return input.with_shape(*(input.shape[axis] for axis in _movement(input.ndim, source, destination)))
+def movedim_shape(call: Movedim[TensorSpec]) -> TensorSpec:
+    return call.input.with_shape(
+        *(call.input.shape[axis] for axis in _movement(call.input.ndim, call.source, call.destination))
+    )
 
 
 @movedim.lower
-def lower_movedim(emit: Emitter, input: Value, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
-    return transposed(emit, input, _movement(input.ndim, source, destination))
+def lower_movedim(emit: Emitter, call: Movedim[Value]) -> Value:
+    return transposed(emit, call.input, _movement(call.input.ndim, call.source, call.destination))
 
 
-t = Op("t", functions=(torch.t,), methods=("t",), view=True)
+@dataclass(frozen=True, slots=True)
+class TransposeMatrix(Record[T]):
+    input: T
+
+
+t = Op("t", TransposeMatrix, functions=(torch.t,), methods=("t",), view=True)
 
 
 @t.shape
-def t_shape(input: TensorSpec) -> TensorSpec:
+def t_shape(call: TransposeMatrix[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim <= 2, "t() takes a tensor of at most 2 axes, found {}", input.ndim)
     return input.with_shape(*reversed(input.shape))
 
 
 @t.lower
-def lower_t(emit: Emitter, input: Value) -> Value:
-    return transposed(emit, input, range(input.ndim)[::-1])
+def lower_t(emit: Emitter, call: TransposeMatrix[Value]) -> Value:
+    return transposed(emit, call.input, range(call.input.ndim)[::-1])
 
 
 # Attributes that are the tensor in another order of axes, or the tensor itself.
@@ -356,7 +450,15 @@ ORDERS = {
     "data": lambda ndim: tuple(range(ndim)),
     "real": lambda ndim: tuple(range(ndim)),
 }
-attribute = Op("attribute", functions=(getattr,), view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute(Record[T]):
+    input: T
+    name: str
+
+
+attribute = Op("attribute", Attribute, functions=(getattr,), view=True)
 
 
 @attribute.function(torch.adjoint)
@@ -371,7 +473,8 @@ def bind_real(input: Any) -> Mapping[str, Any]:
 
 
 @attribute.shape
-def attribute_shape(input: TensorSpec, name: str) -> TensorSpec:
+def attribute_shape(call: Attribute[TensorSpec]) -> TensorSpec:
+    input, name = call.input, call.name
     if name in ("real", "imag") and input.dtype.is_complex:
         return input.with_dtype(input.dtype.to_real())
     if name not in ORDERS:
@@ -382,12 +485,12 @@ def attribute_shape(input: TensorSpec, name: str) -> TensorSpec:
 
 
 @attribute.lower
-def lower_attribute(emit: Emitter, input: Value, name: str) -> Value:
-    if input.dtype.is_complex:
+def lower_attribute(emit: Emitter, call: Attribute[Value]) -> Value:
+    if call.input.dtype.is_complex:
         emit.unsupported("ONNX has no complex numbers")
-    return transposed(emit, input, ORDERS[name](input.ndim))
+    return transposed(emit, call.input, ORDERS[call.name](call.input.ndim))
 
 
 @attribute.identity
-def attribute_identity(result: TensorSpec, input: TensorSpec, name: str) -> bool:
-    return name in ("data", "real") and result == input
+def attribute_identity(result: TensorSpec, call: Attribute[TensorSpec]) -> bool:
+    return call.name in ("data", "real") and result == call.input

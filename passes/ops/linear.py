@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +15,21 @@ from passes.errors import ShapeError, check
 from passes.ops.matmul import WIDER
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.promotion import broadcast_shapes, check_weight_dtype
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-linear = Op("linear", functions=(F.linear,))
+
+@dataclass(frozen=True, slots=True)
+class Linear(Record[T]):
+    input: T
+    weight: T
+    bias: T | None = None
+
+
+linear = Op("linear", Linear, functions=(F.linear,))
 
 
 @linear.module(nn.Linear, nn.LazyLinear)
@@ -28,13 +38,13 @@ def bind_linear(module: nn.Linear, input: Any) -> Mapping[str, Any]:
 
 
 @linear.infer(nn.LazyLinear)
-def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inference:
+def infer_linear(module: nn.LazyLinear, call: Linear[TensorSpec]) -> Inference:
     check(
-        input.ndim >= 1,
+        call.input.ndim >= 1,
         "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
         remedy="keep the axis of features, which an operation before it took away",
     )
-    in_features = input.shape[-1]
+    in_features = call.input.shape[-1]
     shapes: dict[str, tuple[Size, ...]] = {"weight": (module.out_features, in_features)}
     if module.bias is not None:
         shapes["bias"] = (module.out_features,)
@@ -42,7 +52,8 @@ def infer_linear(module: nn.LazyLinear, input: TensorSpec, **_: Any) -> Inferenc
 
 
 @linear.shape
-def linear_shape(input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> TensorSpec:
+def linear_shape(call: Linear[TensorSpec]) -> TensorSpec:
+    input, weight, bias = call.input, call.weight, call.bias
     check(
         input.ndim >= 1,
         "a linear layer needs an input of at least 1 axis, found a 0-d tensor",
@@ -78,8 +89,9 @@ def _check_features(input: TensorSpec, expected: Size) -> None:
 
 
 @linear.lower
-def lower_linear(emit: Emitter, input: Value, weight: Value, bias: Value | None = None) -> Value:
+def lower_linear(emit: Emitter, call: Linear[Value]) -> Value:
     """Gemm where the input is a matrix of floats; otherwise MatMul over the leading axes, then Add."""
+    input, weight, bias = call.input, call.weight, call.bias
     if input.dtype == torch.bool:
         emit.unsupported("torch itself multiplies no matrices of bool")
     if input.ndim == 2 and weight.ndim == 2 and input.dtype.is_floating_point:
@@ -94,5 +106,5 @@ def lower_linear(emit: Emitter, input: Value, weight: Value, bias: Value | None 
 
 
 @linear.cost
-def linear_cost(result: TensorSpec, input: TensorSpec, weight: TensorSpec, bias: TensorSpec | None = None) -> Size:
-    return result.numel() * input.shape[-1]
+def linear_cost(result: TensorSpec, call: Linear[TensorSpec]) -> Size:
+    return result.numel() * call.input.shape[-1]

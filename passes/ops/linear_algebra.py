@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,24 @@ from passes.ops.axes import axis_of
 from passes.ops.matmul import in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, promote
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
+
 # Products -------------------------------------------------------------------------------------------
 
-cross = Op("cross", functions=(torch.linalg.cross,))
+
+@dataclass(frozen=True, slots=True)
+class Cross(Record[T]):
+    input: T
+    other: T
+    dim: int | None = -1
+
+
+cross = Op("cross", Cross, functions=(torch.linalg.cross,))
 
 
 @cross.function(torch.cross)
@@ -41,61 +51,76 @@ def _axis_of_three(input: TensorSpec | Value, dim: int | None) -> int:
 
 
 @cross.shape
-def cross_shape(input: TensorSpec, other: TensorSpec, dim: int | None = -1) -> TensorSpec:
+def cross_shape(call: Cross[TensorSpec]) -> TensorSpec:
+    input, other = call.input, call.other
     check(input.ndim == other.ndim >= 1, "a cross product takes equally many axes, found {} and {}", input, other)
     check(input.dtype == other.dtype, "a cross product takes one dtype, found {} and {}", input, other)
-    axis = _axis_of_three(input, dim)
+    axis = _axis_of_three(input, call.dim)
     for operand in (input, other):
         check(operand.shape[axis] == 3, "axis {} of {} must have 3 elements", axis, operand)
     return broadcast(input, other)
 
 
 @cross.cost
-def cross_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec, dim: int | None = -1) -> Size:
+def cross_cost(result: TensorSpec, call: Cross[TensorSpec]) -> Size:
     return result.numel() * 2
 
 
 @cross.lower
-def lower_cross(emit: Emitter, input: Value, other: Value, dim: int | None = -1) -> Value:
+def lower_cross(emit: Emitter, call: Cross[Value]) -> Value:
     """Each vector's elements moved round by one, times the other's by two; less the same the other way round."""
-    axis = _axis_of_three(input, dim)
+    axis = _axis_of_three(call.input, call.dim)
     by_one, by_two = emit.ints(1, 2, 0), emit.ints(2, 0, 1)
 
     def turned(value: Value, places: Value) -> Value:
         return replace(emit.node("Gather", value, places, axis=axis), spec=value.spec)
 
     terms = [
-        times(emit, turned(input, first), turned(other, second))
+        times(emit, turned(call.input, first), turned(call.other, second))
         for first, second in ((by_one, by_two), (by_two, by_one))
     ]
-    return in_wider(emit, "Sub", *(replace(term, spec=input.spec) for term in terms))
+    return in_wider(emit, "Sub", *(replace(term, spec=call.input.spec) for term in terms))
 
 
-vecdot = Op("vecdot", functions=(torch.linalg.vecdot,))
+@dataclass(frozen=True, slots=True)
+class Vecdot(Record[T]):
+    x: T
+    y: T
+    dim: int = -1
+
+
+vecdot = Op("vecdot", Vecdot, functions=(torch.linalg.vecdot,))
 
 
 @vecdot.shape
-def vecdot_shape(x: TensorSpec, y: TensorSpec, dim: int = -1) -> TensorSpec:
-    check(x.dtype == y.dtype, "vecdot takes one dtype, found {} and {}", x, y)
+def vecdot_shape(call: Vecdot[TensorSpec]) -> TensorSpec:
+    x = call.x
+    check(x.dtype == call.y.dtype, "vecdot takes one dtype, found {} and {}", x, call.y)
     check(x.dtype.is_floating_point, "vecdot takes floating-point vectors, found {}", x)
-    found = broadcast(x, y)
-    axis = axis_of(dim, found.ndim)
+    found = broadcast(x, call.y)
+    axis = axis_of(call.dim, found.ndim)
     return found.with_shape(*found.shape[:axis], *found.shape[axis + 1 :])
 
 
 @vecdot.lower
-def lower_vecdot(emit: Emitter, x: Value, y: Value, dim: int = -1) -> Value:
-    ndim = max(x.ndim, y.ndim)
-    product = emit.node("Mul", x, y)
-    return emit.reduce("ReduceSum", product, [axis_of(dim, ndim)], False) if ndim else product
+def lower_vecdot(emit: Emitter, call: Vecdot[Value]) -> Value:
+    ndim = max(call.x.ndim, call.y.ndim)
+    product = emit.node("Mul", call.x, call.y)
+    return emit.reduce("ReduceSum", product, [axis_of(call.dim, ndim)], False) if ndim else product
 
 
 @vecdot.cost
-def vecdot_cost(result: TensorSpec, x: TensorSpec, y: TensorSpec, dim: int = -1) -> Size:
-    return broadcast(x, y).numel()
+def vecdot_cost(result: TensorSpec, call: Vecdot[TensorSpec]) -> Size:
+    return broadcast(call.x, call.y).numel()
 
 
-kron = Op("kron", functions=(torch.kron,), methods=("kron",))
+@dataclass(frozen=True, slots=True)
+class Kron(Record[T]):
+    input: T
+    other: T
+
+
+kron = Op("kron", Kron, functions=(torch.kron,), methods=("kron",))
 
 
 def _side_by_side(shape: Sequence[Size], other: Sequence[Size]) -> list[tuple[Size, Size]]:
@@ -106,22 +131,22 @@ def _side_by_side(shape: Sequence[Size], other: Sequence[Size]) -> list[tuple[Si
 
 
 @kron.shape
-def kron_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
+def kron_shape(call: Kron[TensorSpec]) -> TensorSpec:
     """The other tensor once for each element, scaled by it: sizes multiply."""
-    shape = [outer * inner for outer, inner in _side_by_side(input.shape, other.shape)]
-    return input.with_shape(*shape).with_dtype(torch.promote_types(input.dtype, other.dtype))
+    shape = [outer * inner for outer, inner in _side_by_side(call.input.shape, call.other.shape)]
+    return call.input.with_shape(*shape).with_dtype(torch.promote_types(call.input.dtype, call.other.dtype))
 
 
 @kron.cost
-def kron_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
+def kron_cost(result: TensorSpec, call: Kron[TensorSpec]) -> Size:
     return result.numel()
 
 
 @kron.lower
-def lower_kron(emit: Emitter, input: Value, other: Value) -> Value:
+def lower_kron(emit: Emitter, call: Kron[Value]) -> Value:
     """A product broadcast over axes that alternate between the two, which are then merged in pairs."""
-    pairs = _side_by_side(input.shape, other.shape)
-    outer, inner = promote(emit, input, other, dtype=emit.result.dtype)
+    pairs = _side_by_side(call.input.shape, call.other.shape)
+    outer, inner = promote(emit, call.input, call.other, dtype=emit.result.dtype)
     spread = emit.reshape(outer, list(chain.from_iterable((size, 1) for size, _ in pairs)))
     tiled = emit.reshape(inner, list(chain.from_iterable((1, size) for _, size in pairs)))
     product = times(emit, spread, tiled)
@@ -131,8 +156,21 @@ def lower_kron(emit: Emitter, input: Value, other: Value) -> Value:
 
 # Square matrices ------------------------------------------------------------------------------------
 
-det = Op("det", functions=(torch.det, torch.linalg.det), methods=("det",))
-inv = Op("inv", functions=(torch.inverse, torch.linalg.inv), methods=("inverse",))
+
+@dataclass(frozen=True, slots=True)
+class Det(Record[T]):
+    input: T
+
+
+det = Op("det", Det, functions=(torch.det, torch.linalg.det), methods=("det",))
+
+
+@dataclass(frozen=True, slots=True)
+class Inv(Record[T]):
+    input: T
+
+
+inv = Op("inv", Inv, functions=(torch.inverse, torch.linalg.inv), methods=("inverse",))
 
 # An inverse is computed from the determinants of all its minors, which is for small matrices.
 LARGEST_INVERSE = 4
@@ -145,28 +183,29 @@ def _check_square(input: TensorSpec) -> None:
 
 
 @det.shape
-def det_shape(input: TensorSpec) -> TensorSpec:
-    _check_square(input)
-    return input.with_shape(*input.shape[:-2])
+def det_shape(call: Det[TensorSpec]) -> TensorSpec:
+    _check_square(call.input)
+    return call.input.with_shape(*call.input.shape[:-2])
 
 
 @det.lower
-def lower_det(emit: Emitter, input: Value) -> Value:
-    return emit.node("Det", input)
+def lower_det(emit: Emitter, call: Det[Value]) -> Value:
+    return emit.node("Det", call.input)
 
 
 @inv.shape
-def inv_shape(input: TensorSpec) -> TensorSpec:
-    _check_square(input)
-    return input
+def inv_shape(call: Inv[TensorSpec]) -> TensorSpec:
+    _check_square(call.input)
+    return call.input
 
 
 @inv.lower
-def lower_inv(emit: Emitter, input: Value) -> Value:
+def lower_inv(emit: Emitter, call: Inv[Value]) -> Value:
     """Cramer's rule: the transposed matrix of cofactors over the determinant.
 
     Cofactor (i, j) is the determinant without row i and column j, with the sign of a checkerboard.
     """
+    input = call.input
     size = input.shape[-1]
     if not isinstance(size, int) or not 1 <= size <= LARGEST_INVERSE:
         emit.unsupported(f"ONNX has no inverse, and one of {size} rows would have too many minors")

@@ -13,6 +13,7 @@ from passes.dimension import Size
 from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -107,8 +108,14 @@ def _ranked(name: str, ranks: Ranks | None, first: TensorSpec, second: TensorSpe
     return multiplied(first, second)
 
 
+@dataclass(frozen=True, slots=True)
+class Product(Record[T]):
+    input: T
+    other: T
+
+
 def _product(name: str, functions: tuple[Callable[..., Any], ...], ranks: Ranks | None) -> None:
-    op = Op(name)
+    op = Op(name, Product)
 
     def bind(input: Any, *given: Any, **named: Any) -> Mapping[str, Any]:
         others = [*given, *(named[keyword] for keyword in SECOND_NAMES if keyword in named)]
@@ -120,60 +127,79 @@ def _product(name: str, functions: tuple[Callable[..., Any], ...], ranks: Ranks 
     op.method(name, *(("__matmul__",) if name == "matmul" else ()))(bind)
 
     @op.shape
-    def shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
-        return _ranked(name, ranks, input, other)
+    def shape(call: Product[TensorSpec]) -> TensorSpec:
+        return _ranked(name, ranks, call.input, call.other)
 
     @op.lower
-    def lower(emit: Emitter, input: Value, other: Value) -> Value:
-        return _lower_product(emit, input, other)
+    def lower(emit: Emitter, call: Product[Value]) -> Value:
+        return _lower_product(emit, call.input, call.other)
 
     @op.cost
-    def cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
-        return result.numel() * input.shape[-1]
+    def cost(result: TensorSpec, call: Product[TensorSpec]) -> Size:
+        return result.numel() * call.input.shape[-1]
 
 
 for _name, (_functions, _ranks) in PRODUCTS.items():
     _product(_name, _functions, _ranks)
 
-rmatmul = Op("rmatmul", methods=("__rmatmul__",))
+
+@dataclass(frozen=True, slots=True)
+class Rmatmul(Record[T]):
+    input: T
+    other: T
+
+
+rmatmul = Op("rmatmul", Rmatmul, methods=("__rmatmul__",))
 
 
 @rmatmul.shape
-def rmatmul_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
-    return multiplied(other, input)
+def rmatmul_shape(call: Rmatmul[TensorSpec]) -> TensorSpec:
+    return multiplied(call.other, call.input)
 
 
 @rmatmul.cost
-def rmatmul_cost(result: TensorSpec, input: TensorSpec, other: TensorSpec) -> Size:
-    return result.numel() * other.shape[-1]
+def rmatmul_cost(result: TensorSpec, call: Rmatmul[TensorSpec]) -> Size:
+    return result.numel() * call.other.shape[-1]
 
 
 @rmatmul.lower
-def lower_rmatmul(emit: Emitter, input: Value, other: Value) -> Value:
-    return _lower_product(emit, other, input)
+def lower_rmatmul(emit: Emitter, call: Rmatmul[Value]) -> Value:
+    return _lower_product(emit, call.other, call.input)
 
 
-outer = Op("outer", functions=(torch.outer, torch.ger), methods=("outer", "ger"))
+@dataclass(frozen=True, slots=True)
+class Outer(Record[T]):
+    input: T
+    vec2: T
+
+
+outer = Op("outer", Outer, functions=(torch.outer, torch.ger), methods=("outer", "ger"))
 
 
 @outer.shape
-def outer_shape(input: TensorSpec, vec2: TensorSpec) -> TensorSpec:
-    check(input.ndim == vec2.ndim == 1, "an outer product takes two vectors, found {} and {}", input, vec2)
-    return broadcast(input.with_shape(input.shape[0], 1), vec2)
+def outer_shape(call: Outer[TensorSpec]) -> TensorSpec:
+    input = call.input
+    check(input.ndim == call.vec2.ndim == 1, "an outer product takes two vectors, found {} and {}", input, call.vec2)
+    return broadcast(input.with_shape(input.shape[0], 1), call.vec2)
 
 
 @outer.lower
-def lower_outer(emit: Emitter, input: Value, vec2: Value) -> Value:
-    column, row = promote(emit, input, vec2)
+def lower_outer(emit: Emitter, call: Outer[Value]) -> Value:
+    column, row = promote(emit, call.input, call.vec2)
     return times(emit, emit.unsqueeze(column, 1), row)
 
 
 @outer.cost
-def outer_cost(result: TensorSpec, input: TensorSpec, vec2: TensorSpec) -> Size:
+def outer_cost(result: TensorSpec, call: Outer[TensorSpec]) -> Size:
     return result.numel()
 
 
-multi_dot = Op("multi_dot", functions=(torch.linalg.multi_dot,))
+@dataclass(frozen=True, slots=True)
+class MultiDot(Record[T]):
+    tensors: Sequence[T]
+
+
+multi_dot = Op("multi_dot", MultiDot, functions=(torch.linalg.multi_dot,))
 
 
 @multi_dot.function(torch.functional.chain_matmul)
@@ -182,7 +208,8 @@ def bind_chain_matmul(*matrices: Any, out: Any = None) -> Mapping[str, Any]:
 
 
 @multi_dot.shape
-def multi_dot_shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
+def multi_dot_shape(call: MultiDot[TensorSpec]) -> TensorSpec:
+    tensors = call.tensors
     check(len(tensors) >= 2, "multi_dot takes two tensors or more, found {}", len(tensors))
     for number, tensor in enumerate(tensors):
         at_end = number in (0, len(tensors) - 1)
@@ -194,9 +221,9 @@ def multi_dot_shape(tensors: Sequence[TensorSpec]) -> TensorSpec:
 
 
 @multi_dot.lower
-def lower_multi_dot(emit: Emitter, tensors: Sequence[Value]) -> Value:
-    result = tensors[0]
-    for tensor in tensors[1:]:
+def lower_multi_dot(emit: Emitter, call: MultiDot[Value]) -> Value:
+    result = call.tensors[0]
+    for tensor in call.tensors[1:]:
         assert result.spec is not None
         assert tensor.spec is not None
         result = replace(_lower_product(emit, result, tensor), spec=multiplied(result.spec, tensor.spec))
@@ -204,10 +231,10 @@ def lower_multi_dot(emit: Emitter, tensors: Sequence[Value]) -> Value:
 
 
 @multi_dot.cost
-def multi_dot_cost(result: TensorSpec, tensors: Sequence[TensorSpec]) -> Size:
+def multi_dot_cost(result: TensorSpec, call: MultiDot[TensorSpec]) -> Size:
     total: Size = 0
-    left = tensors[0]
-    for tensor in tensors[1:]:
+    left = call.tensors[0]
+    for tensor in call.tensors[1:]:
         inner = left.shape[-1]
         left = multiplied(left, tensor)
         total = total + left.numel() * inner
@@ -229,7 +256,7 @@ OPERAND_NAMES = ("mat1", "batch1", "mat", "vec1", "mat2", "batch2", "vec", "vec2
 def _added(name: str, ranks: Ranks, first: TensorSpec, second: TensorSpec) -> TensorSpec:
     """The spec of the product that is added: of `addbmm`, summed over the batch; of `addr`, the outer one."""
     if name == "addr":
-        return outer_shape(first, second)
+        return outer_shape(Outer(first, second))
     found = _ranked(name, ranks, first, second)
     return found.with_shape(*found.shape[1:]) if name == "addbmm" else found
 
@@ -248,8 +275,17 @@ def _either(emit: Emitter, name: str, input: Value, first: Value, second: Value,
     return emit.node("Or", input, times(emit, emit.unsqueeze(first, 1), second))
 
 
+@dataclass(frozen=True, slots=True)
+class SumOfProducts(Record[T]):
+    input: T
+    first: T
+    second: T
+    beta: float = 1
+    alpha: float = 1
+
+
 def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
-    op = Op(name)
+    op = Op(name, SumOfProducts)
 
     def bind(input: Any, *given: Any, beta: float = 1, alpha: float = 1, **named: Any) -> Mapping[str, Any]:
         factors = [*given, *(named[keyword] for keyword in OPERAND_NAMES if keyword in named)]
@@ -261,17 +297,17 @@ def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
     op.method(name)(bind)
 
     @op.shape
-    def shape(
-        input: TensorSpec, first: TensorSpec, second: TensorSpec, beta: float = 1, alpha: float = 1
-    ) -> TensorSpec:
-        result = _added(name, ranks, first, second)
+    def shape(call: SumOfProducts[TensorSpec]) -> TensorSpec:
+        input = call.input
+        result = _added(name, ranks, call.first, call.second)
         check(input.dtype == result.dtype, "{} takes one dtype, found {} and {}", name, input.dtype, result.dtype)
         merged = broadcast_shapes(input.shape, result.shape)
         check(merged == result.shape, "{} cannot be added to a product {}", input, result)
         return result
 
     @op.lower
-    def lower(emit: Emitter, input: Value, first: Value, second: Value, beta: float = 1, alpha: float = 1) -> Value:
+    def lower(emit: Emitter, call: SumOfProducts[Value]) -> Value:
+        input, first, second, beta, alpha = call.input, call.first, call.second, call.beta, call.alpha
         if input.dtype == torch.bool:
             return _either(emit, name, input, first, second, bool(alpha and beta))
         if name == "addmm" and emit.result.dtype.is_floating_point and _fit_attributes(input.dtype, alpha, beta):
@@ -293,10 +329,12 @@ def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
         return emit.cast(replace(found, spec=emit.result.with_dtype(wide)), emit.result.dtype)
 
     @op.cost
-    def cost(
-        result: TensorSpec, input: TensorSpec, first: TensorSpec, second: TensorSpec, beta: float = 1, alpha: float = 1
-    ) -> Size:
-        return result.numel() if name == "addr" else first.numel() * (second.shape[-1] if second.ndim > 1 else 1)
+    def cost(result: TensorSpec, call: SumOfProducts[TensorSpec]) -> Size:
+        return (
+            result.numel()
+            if name == "addr"
+            else call.first.numel() * (call.second.shape[-1] if call.second.ndim > 1 else 1)
+        )
 
 
 for _name, (_function, _sum_ranks) in SUMS.items():

@@ -8,7 +8,7 @@ mask too, or the weights are asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from passes.dimension import Size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.attention import (
+    Attention,
     attention_cost,
     attention_weights,
     check_mask,
@@ -27,18 +28,43 @@ from passes.ops.attention import (
     mask_bias,
 )
 from passes.ops.layout import transposed
-from passes.ops.linear import linear_cost, linear_shape, lower_linear
+from passes.ops.linear import Linear, linear_cost, linear_shape, lower_linear
 from passes.ops.op import Op, Owned
-from passes.ops.pad import lower_pad
+from passes.ops.pad import Pad, lower_pad
 from passes.ops.promotion import broadcast
 from passes.ops.random_numbers import refuse
+from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-multihead_attention = Op("multihead_attention", random=drops_weights)
+
+@dataclass(frozen=True, slots=True)
+class MultiheadAttention(Record[T]):
+    query: T
+    key: T
+    value: T
+    embed_dim: int
+    num_heads: int
+    in_weights: Sequence[T]
+    out_weight: T
+    in_bias: T | None = None
+    out_bias: T | None = None
+    bias_k: T | None = None
+    bias_v: T | None = None
+    add_zero_attn: bool = False
+    dropout_p: float = 0.0
+    key_padding_mask: T | None = None
+    attn_mask: T | None = None
+    is_causal: bool = False
+    need_weights: bool = True
+    average_attn_weights: bool = True
+    batch_first: bool = False
+
+
+multihead_attention = Op("multihead_attention", MultiheadAttention, random=drops_weights)
 
 
 @multihead_attention.function(F.multi_head_attention_forward)
@@ -110,40 +136,23 @@ def _follows_hint(is_causal: bool, key_padding_mask: Any, need_weights: bool) ->
 
 
 @multihead_attention.shape
-def multihead_attention_shape(
-    query: TensorSpec,
-    key: TensorSpec,
-    value: TensorSpec,
-    embed_dim: int,
-    num_heads: int,
-    in_weights: Sequence[TensorSpec],
-    out_weight: TensorSpec,
-    in_bias: TensorSpec | None = None,
-    out_bias: TensorSpec | None = None,
-    bias_k: TensorSpec | None = None,
-    bias_v: TensorSpec | None = None,
-    add_zero_attn: bool = False,
-    dropout_p: float = 0.0,
-    key_padding_mask: TensorSpec | None = None,
-    attn_mask: TensorSpec | None = None,
-    is_causal: bool = False,
-    need_weights: bool = True,
-    average_attn_weights: bool = True,
-    batch_first: bool = False,
-) -> tuple[TensorSpec, TensorSpec | None]:
+def multihead_attention_shape(call: MultiheadAttention[TensorSpec]) -> tuple[TensorSpec, TensorSpec | None]:
     """The result, shaped as the query, and the weights: [N, L, S] on average, [N, heads, L, S] of each head."""
+    query, embed_dim, num_heads = call.query, call.embed_dim, call.num_heads
     check(embed_dim % num_heads == 0, "embed_dim is {}, which {} heads do not divide", embed_dim, num_heads)
-    check((bias_k is None) == (bias_v is None), "a bias is added to keys and values, or to neither")
-    check(not is_causal or attn_mask is not None, "is_causal is a hint about a mask, but there is no mask")
-    _check_sequences(query, key, value, embed_dim, batch_first)
-    _check_projections((query, key, value), in_weights, in_bias, embed_dim)
-    sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
-    hint = _follows_hint(is_causal, key_padding_mask, need_weights)
-    _check_masks(query, sizes, key_padding_mask, None if hint else attn_mask)
-    result = linear_shape(query, out_weight, out_bias)
-    if not need_weights:
+    check((call.bias_k is None) == (call.bias_v is None), "a bias is added to keys and values, or to neither")
+    check(not call.is_causal or call.attn_mask is not None, "is_causal is a hint about a mask, but there is no mask")
+    _check_sequences(query, call.key, call.value, embed_dim, call.batch_first)
+    _check_projections((query, call.key, call.value), call.in_weights, call.in_bias, embed_dim)
+    sizes = _sizes(
+        query, call.key, embed_dim, num_heads, (call.bias_k is not None) + call.add_zero_attn, call.batch_first
+    )
+    hint = _follows_hint(call.is_causal, call.key_padding_mask, call.need_weights)
+    _check_masks(query, sizes, call.key_padding_mask, None if hint else call.attn_mask)
+    result = linear_shape(Linear(query, call.out_weight, call.out_bias))
+    if not call.need_weights:
         return result, None
-    heads = () if average_attn_weights else (num_heads,)
+    heads = () if call.average_attn_weights else (num_heads,)
     return result, query.with_shape(*(() if query.ndim == 2 else (sizes.batch,)), *heads, sizes.queries, sizes.all_keys)
 
 
@@ -170,7 +179,12 @@ def _check_projections(
     packed = len(weights) == 1
     rows = 3 * embed_dim if packed else embed_dim
     for operand, weight in zip(operands, [*weights] * 3 if packed else weights, strict=True):
-        check(linear_shape(operand, weight).shape[-1] == rows, "a projection needs {} rows, found {}", rows, weight)
+        check(
+            linear_shape(Linear(operand, weight)).shape[-1] == rows,
+            "a projection needs {} rows, found {}",
+            rows,
+            weight,
+        )
     if bias is not None:
         check(bias.shape == (3 * embed_dim,), "the projections need {} biases, found {}", 3 * embed_dim, bias)
 
@@ -189,65 +203,59 @@ def _check_masks(query: TensorSpec, sizes: Sizes, padding: TensorSpec | None, ma
 
 @multihead_attention.cost
 def multihead_attention_cost(
-    result: Any, query: TensorSpec, key: TensorSpec, value: TensorSpec, embed_dim: int, num_heads: int,
-    in_weights: Sequence[TensorSpec], out_weight: TensorSpec, bias_k: Any, add_zero_attn: bool, batch_first: bool,
-    **_: Any,
-) -> Size:  # fmt: skip
+    result: Any, call: MultiheadAttention[TensorSpec]) -> Size:  # fmt: skip
     """The projections, and attention in each head."""
-    projections: Size = linear_cost(result[0], query, out_weight)
-    for operand in (query, key, value):
-        projections = projections + linear_cost(operand.with_shape(*operand.shape[:-1], embed_dim), operand, out_weight)
-    sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
+    query = call.query
+    projections: Size = linear_cost(result[0], Linear(query, call.out_weight))
+    for operand in (query, call.key, call.value):
+        projections = projections + linear_cost(
+            operand.with_shape(*operand.shape[:-1], call.embed_dim), Linear(operand, call.out_weight)
+        )
+    sizes = _sizes(
+        query,
+        call.key,
+        call.embed_dim,
+        call.num_heads,
+        (call.bias_k is not None) + call.add_zero_attn,
+        call.batch_first,
+    )
     queries, keys = (
         query.with_shape(sizes.batch, sizes.heads, length, sizes.width) for length in (sizes.queries, sizes.all_keys)
     )
-    return projections + attention_cost(queries, queries, keys, keys)
+    return projections + attention_cost(queries, Attention(queries, keys, keys))
 
 
 # Lowering -----------------------------------------------------------------------------------------
 
 
 @multihead_attention.lower
-def lower_multihead_attention(
-    emit: Emitter,
-    query: Value,
-    key: Value,
-    value: Value,
-    embed_dim: int,
-    num_heads: int,
-    in_weights: Sequence[Value],
-    out_weight: Value,
-    in_bias: Value | None = None,
-    out_bias: Value | None = None,
-    bias_k: Value | None = None,
-    bias_v: Value | None = None,
-    add_zero_attn: bool = False,
-    dropout_p: float = 0.0,
-    key_padding_mask: Value | None = None,
-    attn_mask: Value | None = None,
-    is_causal: bool = False,
-    need_weights: bool = True,
-    average_attn_weights: bool = True,
-    batch_first: bool = False,
-) -> tuple[Value, Value | None]:
+def lower_multihead_attention(emit: Emitter, call: MultiheadAttention[Value]) -> tuple[Value, Value | None]:
     """Everything between the projections is [N, heads, length, width]."""
-    if dropout_p > 0:
+    query = call.query
+    if call.dropout_p > 0:
         refuse(emit)
-    sizes = _sizes(query, key, embed_dim, num_heads, (bias_k is not None) + add_zero_attn, batch_first)
-    projected = _projected(emit, (query, key, value), in_weights, in_bias)
-    queries, keys, values = (_in_heads(emit, operand, sizes, batch_first) for operand in projected)
-    zeros = [emit.constant(torch.zeros(embed_dim, dtype=query.dtype))] if add_zero_attn else []
-    keys = _with_rows(emit, keys, [*([bias_k] if bias_k else []), *zeros], sizes)
-    values = _with_rows(emit, values, [*([bias_v] if bias_v else []), *zeros], sizes)
-    hint = _follows_hint(is_causal, key_padding_mask, need_weights)
-    bias = _bias(emit, sizes, key_padding_mask, None if hint else attn_mask, computed_in(query.dtype))
-    if need_weights:
+    sizes = _sizes(
+        query,
+        call.key,
+        call.embed_dim,
+        call.num_heads,
+        (call.bias_k is not None) + call.add_zero_attn,
+        call.batch_first,
+    )
+    projected = _projected(emit, (query, call.key, call.value), call.in_weights, call.in_bias)
+    queries, keys, values = (_in_heads(emit, operand, sizes, call.batch_first) for operand in projected)
+    zeros = [emit.constant(torch.zeros(call.embed_dim, dtype=query.dtype))] if call.add_zero_attn else []
+    keys = _with_rows(emit, keys, [*([call.bias_k] if call.bias_k else []), *zeros], sizes)
+    values = _with_rows(emit, values, [*([call.bias_v] if call.bias_v else []), *zeros], sizes)
+    hint = _follows_hint(call.is_causal, call.key_padding_mask, call.need_weights)
+    bias = _bias(emit, sizes, call.key_padding_mask, None if hint else call.attn_mask, computed_in(query.dtype))
+    if call.need_weights:
         attended, weights = _attended_with_weights(emit, queries, keys, values, bias)
-        weights = _weights_result(emit, weights, average_attn_weights)
+        weights = _weights_result(emit, weights, call.average_attn_weights)
     else:
-        attended, weights = lower_attention(emit, queries, keys, values, bias, is_causal=hint), None
-    in_order = transposed(emit, attended, (0, 2, 1, 3) if batch_first else (2, 0, 1, 3))
-    return lower_linear(emit, emit.reshape(in_order, query.shape), out_weight, out_bias), weights
+        attended, weights = lower_attention(emit, Attention(queries, keys, values, bias, is_causal=hint)), None
+    in_order = transposed(emit, attended, (0, 2, 1, 3) if call.batch_first else (2, 0, 1, 3))
+    return lower_linear(emit, Linear(emit.reshape(in_order, query.shape), call.out_weight, call.out_bias)), weights
 
 
 def _projected(
@@ -255,12 +263,15 @@ def _projected(
 ) -> Sequence[Value]:
     """Query, key and value projected; in one product where they are one tensor and their weights are packed."""
     if len(weights) == 1 and operands.count(operands[0]) == 3:
-        spec = linear_shape(operands[0].known, weights[0].known)
-        return _thirds(emit, replace(lower_linear(emit, operands[0], weights[0], bias), spec=spec), -1)
+        spec = linear_shape(Linear(operands[0].known, weights[0].known))
+        return _thirds(emit, replace(lower_linear(emit, Linear(operands[0], weights[0], bias)), spec=spec), -1)
     weights = _thirds(emit, weights[0], 0) if len(weights) == 1 else weights
     biases: Sequence[Value | None] = _thirds(emit, bias, 0) if bias is not None else (None, None, None)
     return [
-        replace(lower_linear(emit, operand, weight, own_bias), spec=linear_shape(operand.known, weight.known))
+        replace(
+            lower_linear(emit, Linear(operand, weight, own_bias)),
+            spec=linear_shape(Linear(operand.known, weight.known)),
+        )
         for operand, weight, own_bias in zip(operands, weights, biases, strict=True)
     ]
 
@@ -306,7 +317,7 @@ def _bias(emit: Emitter, sizes: Sizes, padding: Value | None, mask: Value | None
     for bias in more:
         total = replace(emit.node("Add", total, bias), spec=broadcast(total.known, bias.known))
     spec = total.known.with_shape(*total.shape[:-1], sizes.all_keys)
-    return replace(lower_pad(emit, total, [0, sizes.added]), spec=spec)
+    return replace(lower_pad(emit, Pad(total, [0, sizes.added])), spec=spec)
 
 
 def _attended_with_weights(

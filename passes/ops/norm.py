@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from passes.dimension import hint, product
 from passes.errors import TracerWarning, check
 from passes.ops.op import Inference, Op, Owned
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -26,8 +27,37 @@ if TYPE_CHECKING:
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
-batch_norm = Op("batch_norm", functions=(F.batch_norm,))
-instance_norm = Op("instance_norm", functions=(F.instance_norm,))
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm(Record[T]):
+    input: T
+    running_mean: T | None
+    running_var: T | None
+    weight: T | None = None
+    bias: T | None = None
+    training: bool = False
+    momentum: float | None = 0.1
+    eps: float = 1e-5
+    ranks: tuple[int, ...] | None = None
+
+
+batch_norm = Op("batch_norm", BatchNorm, functions=(F.batch_norm,))
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceNorm(Record[T]):
+    input: T
+    running_mean: T | None = None
+    running_var: T | None = None
+    weight: T | None = None
+    bias: T | None = None
+    use_input_stats: bool = True
+    momentum: float | None = 0.1
+    eps: float = 1e-5
+    ranks: tuple[int, int] | None = None
+
+
+instance_norm = Op("instance_norm", InstanceNorm, functions=(F.instance_norm,))
 
 
 # Spellings ----------------------------------------------------------------------------------------
@@ -98,15 +128,20 @@ for _cls, _pair in INSTANCE_NORMS.items():
 
 
 @batch_norm.infer(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
-def infer_norm(module: nn.Module, input: TensorSpec, **_: Any) -> Inference:
+def infer_batch_norm(module: nn.Module, call: BatchNorm[TensorSpec]) -> Inference:
+    return _features(call.input)
+
+
+def _features(input: TensorSpec) -> Inference:
     check(input.ndim >= 2, "a lazy norm needs an input of at least 2 axes, found {}", input.ndim)
     num_features = input.shape[1]
     return Inference({"num_features": num_features}, dict.fromkeys(OWNED, (num_features,)))
 
 
 @instance_norm.infer(nn.LazyInstanceNorm1d, nn.LazyInstanceNorm2d, nn.LazyInstanceNorm3d)
-def infer_instance_norm(module: Any, input: TensorSpec, **_: Any) -> Inference:
+def infer_instance_norm(module: Any, call: InstanceNorm[TensorSpec]) -> Inference:
     """As torch does, the second axis counts the features, even of an input without a batch axis; with a warning."""
+    input = call.input
     if input.ndim == module._get_no_batch_dim():
         kind, channels, taken = type(module).__name__, input.shape[0], input.shape[1]
         remedy = "give the sample a batch axis"
@@ -115,7 +150,7 @@ def infer_instance_norm(module: Any, input: TensorSpec, **_: Any) -> Inference:
         )
         check(channels == taken, "{}, but its channels are the first, {}", fault, channels, remedy=remedy)
         warnings.warn(f"{fault}; {remedy}", TracerWarning, stacklevel=2)
-    return infer_norm(module, input)
+    return _features(input)
 
 
 # Shapes -------------------------------------------------------------------------------------------
@@ -153,56 +188,38 @@ def check_rank(input: TensorSpec, ranks: tuple[int, ...] | None) -> None:
 
 
 @batch_norm.shape
-def batch_norm_shape(
-    input: TensorSpec,
-    running_mean: TensorSpec | None,
-    running_var: TensorSpec | None,
-    weight: TensorSpec | None = None,
-    bias: TensorSpec | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    ranks: tuple[int, ...] | None = None,
-) -> TensorSpec:
+def batch_norm_shape(call: BatchNorm[TensorSpec]) -> TensorSpec:
+    input = call.input
     check_floating(input)
-    check_rank(input, ranks)
-    check(eps > 0 or (eps == 0 and not training), "eps must be positive, found {}", eps)
-    if training:
+    check_rank(input, call.ranks)
+    check(call.eps > 0 or (call.eps == 0 and not call.training), "eps must be positive, found {}", call.eps)
+    if call.training:
         values = product((input.shape[0], *input.shape[2:]))
         check(values != 1, "expected more than 1 value per channel to take statistics of, found 1")
     else:
         check(
-            running_mean is not None and running_var is not None,
+            call.running_mean is not None and call.running_var is not None,
             "running_mean and running_var must be given unless batch statistics are used",
         )
-    _check_channels(input, input.shape[1], running_mean, running_var, weight, bias)
+    _check_channels(input, input.shape[1], call.running_mean, call.running_var, call.weight, call.bias)
     return input
 
 
 @instance_norm.shape
-def instance_norm_shape(
-    input: TensorSpec,
-    running_mean: TensorSpec | None = None,
-    running_var: TensorSpec | None = None,
-    weight: TensorSpec | None = None,
-    bias: TensorSpec | None = None,
-    use_input_stats: bool = True,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    ranks: tuple[int, int] | None = None,
-) -> TensorSpec:
+def instance_norm_shape(call: InstanceNorm[TensorSpec]) -> TensorSpec:
+    input = call.input
     check_floating(input)
-    check_rank(input, ranks)
-    channel_axis = 0 if _is_unbatched(input, ranks) else 1
-    if use_input_stats:
+    check_rank(input, call.ranks)
+    channel_axis = 0 if _is_unbatched(input, call.ranks) else 1
+    if call.use_input_stats:
         values = product(input.shape[channel_axis + 1 :])
         check(values != 1, "expected more than 1 spatial element to take statistics of, found 1")
     else:
         check(
-            running_mean is not None and running_var is not None,
+            call.running_mean is not None and call.running_var is not None,
             "running_mean and running_var must be given unless the input's own statistics are used",
         )
-    _check_channels(input, input.shape[channel_axis], running_mean, running_var, weight, bias)
+    _check_channels(input, input.shape[channel_axis], call.running_mean, call.running_var, call.weight, call.bias)
     return input
 
 
@@ -226,47 +243,29 @@ def _is_unbatched(input: TensorSpec | Value, ranks: tuple[int, int] | None) -> b
 
 
 @batch_norm.lower
-def lower_batch_norm(
-    emit: Emitter,
-    input: Value,
-    running_mean: Value | None,
-    running_var: Value | None,
-    weight: Value | None = None,
-    bias: Value | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    ranks: tuple[int, ...] | None = None,
-) -> Value:
-    if training:
-        return normalized(emit, input, (0, *range(2, input.ndim)), eps, weight, bias, trailing=input.ndim - 2)
-    assert running_mean is not None
-    assert running_var is not None
-    return _with_statistics(emit, input, running_mean, running_var, weight, bias, eps)
+def lower_batch_norm(emit: Emitter, call: BatchNorm[Value]) -> Value:
+    input = call.input
+    if call.training:
+        return normalized(
+            emit, input, (0, *range(2, input.ndim)), call.eps, call.weight, call.bias, trailing=input.ndim - 2
+        )
+    assert call.running_mean is not None
+    assert call.running_var is not None
+    return _with_statistics(emit, input, call.running_mean, call.running_var, call.weight, call.bias, call.eps)
 
 
 @instance_norm.lower
-def lower_instance_norm(
-    emit: Emitter,
-    input: Value,
-    running_mean: Value | None = None,
-    running_var: Value | None = None,
-    weight: Value | None = None,
-    bias: Value | None = None,
-    use_input_stats: bool = True,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    ranks: tuple[int, int] | None = None,
-) -> Value:
+def lower_instance_norm(emit: Emitter, call: InstanceNorm[Value]) -> Value:
+    input = call.input
     batched = input
-    if _is_unbatched(input, ranks):
+    if _is_unbatched(input, call.ranks):
         batched = replace(emit.unsqueeze(input, 0), spec=TensorSpec((1, *input.shape), input.dtype))
-    if use_input_stats:
-        result = _instances(emit, batched, weight, bias, eps)
+    if call.use_input_stats:
+        result = _instances(emit, batched, call.weight, call.bias, call.eps)
     else:
-        assert running_mean is not None
-        assert running_var is not None
-        result = _with_statistics(emit, batched, running_mean, running_var, weight, bias, eps)
+        assert call.running_mean is not None
+        assert call.running_var is not None
+        result = _with_statistics(emit, batched, call.running_mean, call.running_var, call.weight, call.bias, call.eps)
     return result if batched is input else emit.squeeze(result, 0)
 
 

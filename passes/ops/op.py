@@ -2,27 +2,31 @@
 
 An op file declares, for each op it covers,
 
-    linear = Op("linear", functions=(F.linear,))
+    @dataclass(frozen=True, slots=True)
+    class Linear(Record[T]): ...                          # its arguments, by the names and in the order of torch's
 
-    @linear.shape
-    def linear_shape(input, weight, bias=None): ...        # specs in, spec out; its parameters are the signature
+    linear = Op("linear", Linear, functions=(F.linear,))
 
     @linear.module(nn.Linear, nn.LazyLinear)
-    def bind_linear(module, input): ...                    # a module call as arguments of that signature
+    def bind_linear(module, input): ...                   # a module call as arguments of that signature
+
+    @linear.shape
+    def linear_shape(call: Linear[TensorSpec]): ...       # specs in, spec out
 
     @linear.lower
-    def lower_linear(emit, input, weight, bias=None): ...  # ONNX values in, ONNX values out
+    def lower_linear(emit, call: Linear[Value]): ...      # ONNX values in, ONNX values out
 
-Every spelling resolves to the same op, and its arguments are bound once to the one signature; shape rule
-and lowering read the same bound arguments. Registering a spelling twice raises.
+Every spelling resolves to the same op, and its arguments are bound once to the op's record, which shape rule, identity,
+cost and lowering all take. Registering a spelling twice raises.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -30,10 +34,7 @@ from torch import fx, nn
 from passes.dimension import Size
 from passes.errors import CaptureError
 from passes.nested import ATOMS, leaves, map_structure
-from passes.spec import TensorSpec
-
-if TYPE_CHECKING:
-    pass
+from passes.ops.record import CONSTANTS, Owned, Record, is_star, map_leaves
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 Adapter = Callable[..., Mapping[str, Any]]
@@ -44,20 +45,13 @@ PARAMETER_SYNONYMS = {
     "indices": "indices_or_sections", "sections": "indices_or_sections",
 }  # fmt: skip
 
-# What an annotation names where the parameter takes a tensor, or may; any other takes numbers, strings and the like.
-_OF_TENSORS = ("TensorSpec", "Value", "Operand", "Any")
+# What a field's type names where it takes a tensor, or may; any other takes numbers, strings and the like.
+_OF_TENSORS = re.compile(r"\b(T|Any)\b")
 
 # Arguments that change neither the shape nor what is computed, accepted by every spelling.
 WITHOUT_EFFECT = frozenset(
     {"inplace", "memory_format", "non_blocking", "copy", "requires_grad", "pin_memory", "layout", "out"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """A parameter or buffer of the module that is being called, by its path in that module."""
-
-    name: str
 
 
 def tensor_at(module: nn.Module, path: str) -> torch.Tensor | None:
@@ -81,10 +75,10 @@ class Inference:
 
 @dataclass(slots=True)
 class BoundCall:
-    """A node's arguments, bound to its op's signature. Leaves may be `fx.Node` and `Owned`."""
+    """A node's arguments, bound to its op's record, in which `fx.Node` and `Owned` stand for values."""
 
     op: Op
-    arguments: dict[str, Any]
+    record: Record[Any]
     module: nn.Module | None = None
     path: str = ""
 
@@ -92,10 +86,10 @@ class BoundCall:
 class Op:
     """One operation of the compiler (see the module's docstring).
 
-    `functions` and `methods` are spellings whose parameters are those of the shape rule, in the same order
-    (a trailing star argument takes sizes either one by one or as one sequence). A spelling with
-    other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the parameters that take
-    no tensor, `of_either` those that take a size or a tensor, as the annotations of the shape rule have it.
+    `record` declares its arguments. `functions` and `methods` are spellings that take just these, in the same order
+    (a `star` takes sizes either one by one or as one sequence). A spelling with other parameters is declared
+    with `function` or `method` and an adapter. `of_numbers` are the arguments that take no tensor, `of_either` those
+    that take a size or a tensor, as the record's types have it.
     `view` says that the result may lie in an operand's memory, `random` that computing it may move torch's
     random state, or with which arguments it may.
     """
@@ -103,13 +97,15 @@ class Op:
     def __init__(
         self,
         name: str,
+        record: type[Record[Any]],
         *,
         functions: tuple[Callable[..., Any], ...] = (),
         methods: tuple[str, ...] = (),
         view: bool = False,
-        random: bool | Callable[[Mapping[str, Any]], bool] = False,
+        random: bool | Callable[[Any], bool] = False,
     ):
         self.name = name
+        self.record = record
         self.view = view
         self.random = random
         self.shape_rule: Callable[..., Any] | None = None
@@ -119,9 +115,7 @@ class Op:
         self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
         self.of_numbers: set[str] = set()
         self.of_either: set[str] = set()
-        self._parameters: tuple[str, ...] = ()
-        self._defaults: dict[str, Any] = {}
-        self._star: str | None = None
+        self._declare(record)
         for target in functions:
             _register(FUNCTIONS, target, (self, None))
         for method in methods:
@@ -132,40 +126,40 @@ class Op:
 
     # Declaring ----------------------------------------------------------------------------------
 
-    def shape(self, rule: Rule) -> Rule:
-        """Declares the shape rule; its parameters become the op's signature."""
-        self.shape_rule = rule
-        declared = inspect.signature(rule).parameters.values()
-        for parameter in declared:
-            annotation = str(parameter.annotation)
-            if not any(word in annotation for word in _OF_TENSORS):
-                self.of_numbers.add(parameter.name)
-            elif "Size" in annotation:
-                self.of_either.add(parameter.name)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                self._star = parameter.name
+    def _declare(self, record: type[Record[Any]]) -> None:
+        """Reads the signature off the record's fields."""
+        self._parameters: tuple[str, ...] = ()
+        self._defaults: dict[str, Any] = {}
+        self._star: str | None = None
+        for field in fields(record):  # type: ignore[arg-type]  # records are dataclasses, their base is none
+            if _OF_TENSORS.search(str(field.type)) is None:
+                self.of_numbers.add(field.name)
+            elif "Size" in str(field.type):
+                self.of_either.add(field.name)
+            if is_star(field):
+                self._star = field.name
             else:
-                self._parameters += (parameter.name,)
-                if parameter.default is not parameter.empty:
-                    self._defaults[parameter.name] = parameter.default
+                self._parameters += (field.name,)
+                if field.default is not MISSING:
+                    self._defaults[field.name] = field.default
+
+    def shape(self, rule: Rule) -> Rule:
+        """Declares the shape rule: the record of specs to the result's value."""
+        self.shape_rule = rule
         return rule
 
     def lower(self, lowering: Rule) -> Rule:
-        """Declares the ONNX lowering: the emitter first, then the shape rule's parameters."""
-        names = tuple(inspect.signature(lowering).parameters)[1:]
-        expected = (*self._parameters, self._star) if self._star else self._parameters
-        if set(names) != set(expected):
-            raise TypeError(f"{self.name}: the lowering takes {names}, the shape rule {expected}")
+        """Declares the ONNX lowering: the emitter and the record of values to the resulting values."""
         self.lowering = lowering
         return lowering
 
     def cost(self, rule: Rule) -> Rule:
-        """Declares the multiply-adds: the result's value first, then the shape rule's parameters."""
+        """Declares the multiply-adds: from the result's value and the record of specs."""
         self.cost_rule = rule
         return rule
 
     def identity(self, rule: Rule) -> Rule:
-        """Declares when the result is the first operand: the result's value, then the shape rule's parameters."""
+        """Declares when the result is the first operand: from the result's value and the record of specs."""
         self.identity_rule = rule
         return rule
 
@@ -200,7 +194,7 @@ class Op:
         return declare
 
     def infer(self, *classes: type[nn.Module]) -> Callable[[Rule], Rule]:
-        """Declares how lazy classes follow from the input: the module, then the op's arguments as specs."""
+        """Declares how lazy classes follow from the input: the module, then the record of specs."""
 
         def declare(rule: Rule) -> Rule:
             for cls in classes:
@@ -211,8 +205,8 @@ class Op:
 
     # Binding ------------------------------------------------------------------------------------
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], adapter: Adapter | None = None) -> dict[str, Any]:
-        """The arguments by the names of the op's signature, defaults filled in.
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], adapter: Adapter | None = None) -> Record[Any]:
+        """The arguments as the op's record, defaults filled in.
 
         Raises CaptureError where they do not fit, as the call itself would raise TypeError.
         """
@@ -235,7 +229,7 @@ class Op:
                 if name not in self._defaults:
                     raise CaptureError(f"{self.name} is called without its argument {name!r}")
                 bound[name] = self._defaults[name]
-        return bound
+        return self.record(**bound)
 
     def _bind_star(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         positional = [name for name in self._parameters if name not in self._defaults]
@@ -261,18 +255,9 @@ class Op:
             elif keyword not in WITHOUT_EFFECT:
                 raise CaptureError(f"{self.name} does not take an argument {keyword!r}")
 
-    def is_random(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether computing it with these bound arguments may move torch's random state."""
-        return self.random(arguments) if callable(self.random) else self.random
-
-    def call(self, function: Callable[..., Any], *first: Any, arguments: Mapping[str, Any]) -> Any:
-        """Calls a rule or lowering with evaluated arguments, spreading a star argument last."""
-        if self._star is None:
-            return function(*first, **arguments)
-        rest = dict(arguments)
-        star = rest.pop(self._star)
-        positional = [rest.pop(name) for name in self._parameters if name not in self._defaults]
-        return function(*first, *positional, *star, **rest)
+    def is_random(self, record: Record[Any]) -> bool:
+        """Whether computing it with these arguments may move torch's random state."""
+        return self.random(record) if callable(self.random) else self.random
 
 
 FUNCTIONS: dict[Callable[..., Any], tuple[Op, Adapter | None]] = {}
@@ -331,7 +316,7 @@ def given_as_numbers(
         bound = op.bind(args, kwargs, adapter)
     except CaptureError:  # it is told where the call gets its value
         return
-    for name, value in bound.items():
+    for name, value in bound.named().items():
         if name in op.of_numbers or name in op.of_either:
             yield from ((name, leaf, name in op.of_numbers) for leaf in leaves(value) if type(leaf) is fx.Node)
         elif type(value) is tuple or type(value) is slice:
@@ -367,7 +352,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
                 remedy="give its forward the arguments that it declares",
             ) from error
         arguments = {name: _known(module, value) for name, value in given.items()}
-        return BoundCall(op, op.bind((), arguments) if op._star is None else arguments, module, str(node.target))
+        return BoundCall(op, op.bind((), arguments), module, str(node.target))
     if node.op == "call_function":
         found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
     elif node.op == "call_method":
@@ -394,7 +379,7 @@ def _call_text(node: fx.Node) -> str:
 def _known(module: nn.Module, value: Any) -> Any:
     """None in place of an `Owned` that the module does not have (`bias=False`), its number in place of a tensor."""
     kind = type(value)
-    if kind in ATOMS or (kind is tuple and _CONSTANTS.issuperset(map(type, value))):
+    if kind in ATOMS or (kind is tuple and CONSTANTS.issuperset(map(type, value))):
         return value
     if isinstance(value, Owned):
         return None if tensor_at(module, value.name) is None else value
@@ -403,17 +388,4 @@ def _known(module: nn.Module, value: Any) -> Any:
     )
 
 
-_CONSTANTS = ATOMS - {fx.Node}
-
-
-def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """The argument structure with every `fx.Node` and `Owned` replaced by `leaf(it)`."""
-    kind = type(value)
-    if kind is fx.Node or kind is Owned:
-        return leaf(value)
-    if kind in ATOMS or (kind is tuple and _CONSTANTS.issuperset(map(type, value))):
-        return value
-    return map_structure(value, lambda item: leaf(item) if type(item) is fx.Node or type(item) is Owned else item)
-
-
-__all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "TensorSpec", "bind_node"]
+__all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "bind_node", "map_leaves"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -41,14 +43,22 @@ def top(
     return (values if working == input.dtype else emit.cast(values, input.dtype)), positions
 
 
-topk = Op("topk", functions=(torch.topk,), methods=("topk",))
+@dataclass(frozen=True, slots=True)
+class Topk(Record[T]):
+    input: T
+    k: Size
+    dim: int = -1
+    largest: bool = True
+    sorted: bool = True
+
+
+topk = Op("topk", Topk, functions=(torch.topk,), methods=("topk",))
 
 
 @topk.shape
-def topk_shape(
-    input: TensorSpec, k: Size, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[TensorSpec, TensorSpec]:
-    axis = axis_of(dim, input.ndim)
+def topk_shape(call: Topk[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
+    input, k = call.input, call.k
+    axis = axis_of(call.dim, input.ndim)
     size = input.shape[axis] if input.ndim else 1
     check(k >= 0, "topk of {} elements", k)
     check(k <= size, "topk of {} elements, but axis {} has only {}", k, axis, size, remedy="ask for at most {2}")
@@ -57,74 +67,100 @@ def topk_shape(
 
 
 @topk.lower
-def lower_topk(
-    emit: Emitter, input: Value, k: Size, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[Value, Value]:
-    return top(emit, input, k, dim, largest, sorted)
+def lower_topk(emit: Emitter, call: Topk[Value]) -> tuple[Value, Value]:
+    return top(emit, call.input, call.k, call.dim, call.largest, call.sorted)
 
 
-sort = Op("sort", functions=(torch.sort,), methods=("sort",))
-argsort = Op("argsort", functions=(torch.argsort,), methods=("argsort",))
-msort = Op("msort", functions=(torch.msort,), methods=("msort",))
+@dataclass(frozen=True, slots=True)
+class Sort(Record[T]):
+    input: T
+    dim: int = -1
+    descending: bool = False
+    stable: bool | None = None
+
+
+sort = Op("sort", Sort, functions=(torch.sort,), methods=("sort",))
+
+
+@dataclass(frozen=True, slots=True)
+class Argsort(Record[T]):
+    input: T
+    dim: int = -1
+    descending: bool = False
+    stable: bool | None = None
+
+
+argsort = Op("argsort", Argsort, functions=(torch.argsort,), methods=("argsort",))
+
+
+@dataclass(frozen=True, slots=True)
+class Msort(Record[T]):
+    input: T
+
+
+msort = Op("msort", Msort, functions=(torch.msort,), methods=("msort",))
 
 
 @sort.shape
-def sort_shape(
-    input: TensorSpec, dim: int = -1, descending: bool = False, stable: bool | None = None
-) -> tuple[TensorSpec, TensorSpec]:
-    axis_of(dim, input.ndim)
-    return input, input.with_dtype(torch.int64)
+def sort_shape(call: Sort[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
+    axis_of(call.dim, call.input.ndim)
+    return call.input, call.input.with_dtype(torch.int64)
 
 
 @sort.lower
-def lower_sort(
-    emit: Emitter, input: Value, dim: int = -1, descending: bool = False, stable: bool | None = None
-) -> tuple[Value, Value]:
-    return top(emit, input, None, dim, descending)
+def lower_sort(emit: Emitter, call: Sort[Value]) -> tuple[Value, Value]:
+    return top(emit, call.input, None, call.dim, call.descending)
 
 
 @argsort.shape
-def argsort_shape(input: TensorSpec, dim: int = -1, descending: bool = False, stable: bool | None = None) -> TensorSpec:
-    return sort_shape(input, dim, descending)[1]
+def argsort_shape(call: Argsort[TensorSpec]) -> TensorSpec:
+    return sort_shape(Sort(call.input, call.dim, call.descending))[1]
 
 
 @argsort.lower
-def lower_argsort(
-    emit: Emitter, input: Value, dim: int = -1, descending: bool = False, stable: bool | None = None
-) -> Value:
-    return top(emit, input, None, dim, descending)[1]
+def lower_argsort(emit: Emitter, call: Argsort[Value]) -> Value:
+    return top(emit, call.input, None, call.dim, call.descending)[1]
 
 
 @msort.shape
-def msort_shape(input: TensorSpec) -> TensorSpec:
-    return sort_shape(input, 0)[0]
+def msort_shape(call: Msort[TensorSpec]) -> TensorSpec:
+    return sort_shape(Sort(call.input, 0))[0]
 
 
 @msort.lower
-def lower_msort(emit: Emitter, input: Value) -> Value:
-    return top(emit, input, None, 0, False)[0]
+def lower_msort(emit: Emitter, call: Msort[Value]) -> Value:
+    return top(emit, call.input, None, 0, False)[0]
 
 
-kthvalue = Op("kthvalue", functions=(torch.kthvalue,), methods=("kthvalue",))
+@dataclass(frozen=True, slots=True)
+class Kthvalue(Record[T]):
+    input: T
+    k: int
+    dim: int = -1
+    keepdim: bool = False
+
+
+kthvalue = Op("kthvalue", Kthvalue, functions=(torch.kthvalue,), methods=("kthvalue",))
 
 
 @kthvalue.shape
-def kthvalue_shape(input: TensorSpec, k: int, dim: int = -1, keepdim: bool = False) -> tuple[TensorSpec, TensorSpec]:
-    axis = axis_of(dim, input.ndim)
+def kthvalue_shape(call: Kthvalue[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
+    input, k = call.input, call.k
+    axis = axis_of(call.dim, input.ndim)
     size = input.shape[axis] if input.ndim else 1
     check(k >= 1, "the smallest element is number 1, not {}", k)
     check(k <= size, "element number {} is asked for, but axis {} has only {}", k, axis, size)
-    shape = [1 if i == axis else size for i, size in enumerate(input.shape) if keepdim or i != axis]
+    shape = [1 if i == axis else size for i, size in enumerate(input.shape) if call.keepdim or i != axis]
     found = input.with_shape(*shape)
     return found, found.with_dtype(torch.int64)
 
 
 @kthvalue.lower
-def lower_kthvalue(emit: Emitter, input: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+def lower_kthvalue(emit: Emitter, call: Kthvalue[Value]) -> tuple[Value, Value]:
     """The last of the k smallest."""
-    values, positions = top(emit, input, k, dim, False)
-    if not input.ndim:
+    values, positions = top(emit, call.input, call.k, call.dim, False)
+    if not call.input.ndim:
         return values, positions
-    axis = axis_of(dim, input.ndim)
-    last = emit.ints(-1) if keepdim else emit.constant(torch.tensor(-1))
+    axis = axis_of(call.dim, call.input.ndim)
+    last = emit.ints(-1) if call.keepdim else emit.constant(torch.tensor(-1))
     return emit.node("Gather", values, last, axis=axis), emit.node("Gather", positions, last, axis=axis)

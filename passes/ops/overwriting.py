@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,18 +14,28 @@ from passes.ops.assignment import chosen, counted
 from passes.ops.creation import filled
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes, is_number
+from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-copy = Op("copy", methods=("copy_",))
+
+@dataclass(frozen=True, slots=True)
+class Copy(Record[T]):
+    input: T
+    src: Any
+    non_blocking: bool = False
+
+
+copy = Op("copy", Copy, methods=("copy_",))
 
 
 @copy.shape
-def copy_shape(input: TensorSpec, src: Any, non_blocking: bool = False) -> TensorSpec:
+def copy_shape(call: Copy[TensorSpec]) -> TensorSpec:
     """The source in the tensor's shape and dtype."""
+    input, src = call.input, call.src
     if isinstance(src, TensorSpec):
         fits = broadcast_shapes(input.shape, src.shape) == input.shape
         check(fits, "{} cannot be copied into {}", src, input)
@@ -34,11 +45,17 @@ def copy_shape(input: TensorSpec, src: Any, non_blocking: bool = False) -> Tenso
 
 
 @copy.lower
-def lower_copy(emit: Emitter, input: Value, src: Any, non_blocking: bool = False) -> Value:
-    return expanded(emit, as_value(emit, src, input.dtype), input.shape)
+def lower_copy(emit: Emitter, call: Copy[Value]) -> Value:
+    return expanded(emit, as_value(emit, call.src, call.input.dtype), call.input.shape)
 
 
-fill = Op("fill", functions=(torch.fill, torch.fill_), methods=("fill_",))
+@dataclass(frozen=True, slots=True)
+class Fill(Record[T]):
+    input: T
+    value: Any
+
+
+fill = Op("fill", Fill, functions=(torch.fill, torch.fill_), methods=("fill_",))
 
 
 @fill.function(torch.zero_)
@@ -55,21 +72,29 @@ def _check_value(value: Any) -> None:
 
 
 @fill.shape
-def fill_shape(input: TensorSpec, value: Any) -> TensorSpec:
-    _check_value(value)
-    return input
+def fill_shape(call: Fill[TensorSpec]) -> TensorSpec:
+    _check_value(call.value)
+    return call.input
 
 
 @fill.lower
-def lower_fill(emit: Emitter, input: Value, value: Any) -> Value:
-    return filled(emit, value)
+def lower_fill(emit: Emitter, call: Fill[Value]) -> Value:
+    return filled(emit, call.value)
 
 
-fill_diagonal = Op("fill_diagonal", methods=("fill_diagonal_",))
+@dataclass(frozen=True, slots=True)
+class FillDiagonal(Record[T]):
+    input: T
+    fill_value: Any
+    wrap: bool = False
+
+
+fill_diagonal = Op("fill_diagonal", FillDiagonal, methods=("fill_diagonal_",))
 
 
 @fill_diagonal.shape
-def fill_diagonal_shape(input: TensorSpec, fill_value: Any, wrap: bool = False) -> TensorSpec:
+def fill_diagonal_shape(call: FillDiagonal[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim >= 2, "a diagonal runs through 2 axes or more, found {}", input)
     check(
         input.ndim == 2 or all(size == input.shape[0] for size in input.shape),
@@ -80,16 +105,17 @@ def fill_diagonal_shape(input: TensorSpec, fill_value: Any, wrap: bool = False) 
 
 
 @fill_diagonal.lower
-def lower_fill_diagonal(emit: Emitter, input: Value, fill_value: Any, wrap: bool = False) -> Value:
+def lower_fill_diagonal(emit: Emitter, call: FillDiagonal[Value]) -> Value:
     """Every `s`-th element, `s` being one step along each axis.
 
     A matrix taller than it is wide starts anew below its diagonal with `wrap`; without, it keeps to its first square.
     """
+    input = call.input
     step = sum((product(input.shape[axis + 1 :]) for axis in range(input.ndim)), start=0)
     rows, width = input.shape[0], input.shape[-1]
     numbers = counted(emit, 0, product(input.shape))
     on_diagonal = emit.node("Equal", emit.node("Mod", numbers, emit.operand(step, torch.int64)), emit.ints(0))
-    if not wrap and input.ndim == 2 and (isinstance(rows, Dim) or isinstance(width, Dim) or rows > width):
+    if not call.wrap and input.ndim == 2 and (isinstance(rows, Dim) or isinstance(width, Dim) or rows > width):
         within = emit.node("Less", numbers, emit.operand(width * width, torch.int64))
         on_diagonal = emit.node("And", on_diagonal, within)
-    return chosen(emit, emit.reshape(on_diagonal, input.shape), as_value(emit, fill_value, input.dtype), input)
+    return chosen(emit, emit.reshape(on_diagonal, input.shape), as_value(emit, call.fill_value, input.dtype), input)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch.nn.modules import padding as layers
 from passes.dimension import Dim, Size
 from passes.errors import check
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -28,7 +30,16 @@ TO_THE_END = 2**63 - 1
 
 Pairs = list[tuple[Size, Size]]
 
-pad = Op("pad", functions=(F.pad, torch._C._nn.pad))
+
+@dataclass(frozen=True, slots=True)
+class Pad(Record[T]):
+    input: T
+    pad: Sequence[Size]
+    mode: str = "constant"
+    value: float | None = None
+
+
+pad = Op("pad", Pad, functions=(F.pad, torch._C._nn.pad))
 
 
 @pad.function(torch.constant_pad_nd)
@@ -57,14 +68,15 @@ for _name, _mode in (("reflection", "reflect"), ("replication", "replicate"), ("
 
 
 @pad.shape
-def pad_shape(input: TensorSpec, pad: Sequence[Size], mode: str = "constant", value: float | None = None) -> TensorSpec:
+def pad_shape(call: Pad[TensorSpec]) -> TensorSpec:
     """`before + size + after` on each axis, after the checks of the mode."""
+    input, pad, mode = call.input, call.pad, call.mode
     check(mode in MODES, "padding mode {!r} is none of {}", mode, ", ".join(MODES))
     check(len(pad) % 2 == 0, "padding comes in pairs of (before, after), found {} numbers", len(pad))
     axes = len(pad) // 2
     check(axes <= input.ndim, "{} axes are padded, but the input has only {}", axes, input.ndim)
     if mode != "constant":
-        check(value in (None, 0), "{} padding takes no value, found {}", mode, value)
+        check(call.value in (None, 0), "{} padding takes no value, found {}", mode, call.value)
         check(
             1 <= axes <= 3 and input.ndim - axes in (1, 2),
             "{} padding of {} axes needs an input of {} or {} axes, found {}",
@@ -104,21 +116,18 @@ def _check_amounts(mode: str, axis: int, size: Size, before: Size, after: Size) 
 
 
 @pad.identity
-def pad_identity(
-    result: TensorSpec, input: TensorSpec, pad: Sequence[Size], mode: str = "constant", value: float | None = None
-) -> bool:
-    return all(isinstance(amount, int) and amount == 0 for amount in pad)
+def pad_identity(result: TensorSpec, call: Pad[TensorSpec]) -> bool:
+    return all(isinstance(amount, int) and amount == 0 for amount in call.pad)
 
 
 @pad.lower
-def lower_pad(
-    emit: Emitter, input: Value, pad: Sequence[Size], mode: str = "constant", value: float | None = None
-) -> Value:
+def lower_pad(emit: Emitter, call: Pad[Value]) -> Value:
     """Slice for what is cropped, Pad for what is added.
 
     Torch wraps around what cropping has left, but reflects and replicates what was there before it.
     """
-    pairs = _per_axis(pad, input.ndim)
+    input, mode = call.input, call.mode
+    pairs = _per_axis(call.pad, input.ndim)
     crops: Pairs = [(_crop(before, mode), _crop(after, mode)) for before, after in pairs]
     grows: Pairs = [(before - less, after - fewer) for (before, after), (less, fewer) in zip(pairs, crops, strict=True)]
     crop_first = mode in ("constant", "circular")
@@ -128,7 +137,7 @@ def lower_pad(
             result = _wrapped(emit, result, grows)
         else:
             amounts = emit.sizes([before for before, _ in grows] + [after for _, after in grows])
-            fill = emit.scalar(value, input) if mode == "constant" and value else None
+            fill = emit.scalar(call.value, input) if mode == "constant" and call.value else None
             result = emit.node("Pad", result, amounts, fill, mode=ONNX_MODES[mode])
     return result if crop_first else _cropped(emit, result, crops)
 

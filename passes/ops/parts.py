@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,37 +12,56 @@ from passes.dimension import Size
 from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
-from passes.ops.indexing import along, getitem_shape, lower_getitem
+from passes.ops.indexing import Getitem, along, getitem_shape, lower_getitem
 from passes.ops.layout import same_size, transposed
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.ops.repetition import FAR
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
+
 # A part of an axis ----------------------------------------------------------------------------------
 
-select = Op("select", functions=(torch.select,), methods=("select",), view=True)
+
+@dataclass(frozen=True, slots=True)
+class Select(Record[T]):
+    input: T
+    dim: int
+    index: Size | T
+
+
+select = Op("select", Select, functions=(torch.select,), methods=("select",), view=True)
 
 
 @select.shape
-def select_shape(input: TensorSpec, dim: int, index: Size | TensorSpec) -> TensorSpec:
-    return getitem_shape(input, along(input.ndim, dim, index))
+def select_shape(call: Select[TensorSpec]) -> TensorSpec:
+    return getitem_shape(Getitem(call.input, along(call.input.ndim, call.dim, call.index)))
 
 
 @select.lower
-def lower_select(emit: Emitter, input: Value, dim: int, index: Any) -> Value:
-    return lower_getitem(emit, input, along(input.ndim, dim, index))
+def lower_select(emit: Emitter, call: Select[Value]) -> Value:
+    return lower_getitem(emit, Getitem(call.input, along(call.input.ndim, call.dim, call.index)))
 
 
-narrow = Op("narrow", functions=(torch.narrow,), methods=("narrow",), view=True)
+@dataclass(frozen=True, slots=True)
+class Narrow(Record[T]):
+    input: T
+    dim: int
+    start: Size
+    length: Size
+
+
+narrow = Op("narrow", Narrow, functions=(torch.narrow,), methods=("narrow",), view=True)
 
 
 @narrow.shape
-def narrow_shape(input: TensorSpec, dim: int, start: Size, length: Size) -> TensorSpec:
+def narrow_shape(call: Narrow[TensorSpec]) -> TensorSpec:
+    input, start, length = call.input, call.start, call.length
     check(input.ndim >= 1, "a 0-d tensor cannot be narrowed")
-    axis = axis_of(dim, input.ndim)
+    axis = axis_of(call.dim, input.ndim)
     size = input.shape[axis]
     check(-size <= start and start <= size, "start {} is out of range for axis {} of size {}", start, axis, size)
     check(length >= 0, "a part cannot have the length {}", length)
@@ -60,11 +79,12 @@ def narrow_shape(input: TensorSpec, dim: int, start: Size, length: Size) -> Tens
 
 
 @narrow.lower
-def lower_narrow(emit: Emitter, input: Value, dim: int, start: Size, length: Size) -> Value:
-    axis = axis_of(dim, input.ndim)
+def lower_narrow(emit: Emitter, call: Narrow[Value]) -> Value:
+    start = call.start
+    axis = axis_of(call.dim, call.input.ndim)
     backwards = isinstance(start, int) and start < 0
-    end = FAR if backwards and same_size(start + length, 0) else start + length
-    return emit.slice(input, axis, start, end)
+    end = FAR if backwards and same_size(start + call.length, 0) else start + call.length
+    return emit.slice(call.input, axis, start, end)
 
 
 def strided(input: torch.Tensor, size: Sequence[int], stride: Sequence[int], offset: int) -> torch.Tensor:
@@ -72,49 +92,67 @@ def strided(input: torch.Tensor, size: Sequence[int], stride: Sequence[int], off
     return torch.as_strided(input.contiguous(), size, stride, offset)
 
 
-in_strides = Op("strided", functions=(strided,), view=True)
+@dataclass(frozen=True, slots=True)
+class InStrides(Record[T]):
+    input: T
+    size: Sequence[int]
+    stride: Sequence[int]
+    offset: int
+
+
+in_strides = Op("strided", InStrides, functions=(strided,), view=True)
 
 
 @in_strides.shape
-def strided_shape(input: TensorSpec, size: Sequence[int], stride: Sequence[int], offset: int) -> TensorSpec:
-    return input.with_shape(*size)
+def strided_shape(call: InStrides[TensorSpec]) -> TensorSpec:
+    return call.input.with_shape(*call.size)
 
 
 @in_strides.lower
-def lower_strided(emit: Emitter, input: Value, size: Sequence[int], stride: Sequence[int], offset: int) -> Value:
-    (length,) = input.shape
+def lower_strided(emit: Emitter, call: InStrides[Value]) -> Value:
+    (length,) = call.input.shape
     assert isinstance(length, int)
-    positions = torch.arange(length).as_strided(tuple(size), tuple(stride), offset)
-    return emit.node("Gather", input, emit.constant(positions.contiguous()), axis=0)
+    positions = torch.arange(length).as_strided(tuple(call.size), tuple(call.stride), call.offset)
+    return emit.node("Gather", call.input, emit.constant(positions.contiguous()), axis=0)
 
 
-unfold = Op("unfold_axis", methods=("unfold",), view=True)
+@dataclass(frozen=True, slots=True)
+class Unfold(Record[T]):
+    input: T
+    dimension: int
+    size: int
+    step: int
+
+
+unfold = Op("unfold_axis", Unfold, methods=("unfold",), view=True)
 
 
 @unfold.shape
-def unfold_shape(input: TensorSpec, dimension: int, size: int, step: int) -> TensorSpec:
-    axis = axis_of(dimension, input.ndim)
+def unfold_shape(call: Unfold[TensorSpec]) -> TensorSpec:
+    input, size = call.input, call.size
+    axis = axis_of(call.dimension, input.ndim)
     length = input.shape[axis] if input.ndim else 1
-    check(step > 0, "windows must move by at least 1, found {}", step)
+    check(call.step > 0, "windows must move by at least 1, found {}", call.step)
     check(size >= 0, "a window cannot have the size {}", size)
     check(size <= length, "a window of {} does not fit axis {} of size {}", size, axis, length)
     if not input.ndim:
         return input.with_shape(size)
-    return input.with_shape(*input.shape[:axis], (length - size) // step + 1, *input.shape[axis + 1 :], size)
+    return input.with_shape(*input.shape[:axis], (length - size) // call.step + 1, *input.shape[axis + 1 :], size)
 
 
 @unfold.lower
-def lower_unfold(emit: Emitter, input: Value, dimension: int, size: int, step: int) -> Value:
+def lower_unfold(emit: Emitter, call: Unfold[Value]) -> Value:
     """Each window's positions gathered along the axis; the axis within the window then goes last."""
+    input = call.input
     if not input.ndim:
-        return emit.reshape(input, [1]) if size else emit.slice(emit.reshape(input, [1]), 0, 0, 0)
-    axis = axis_of(dimension, input.ndim)
+        return emit.reshape(input, [1]) if call.size else emit.slice(emit.reshape(input, [1]), 0, 0, 0)
+    axis = axis_of(call.dimension, input.ndim)
     count = emit.result.shape[axis]
-    starts = emit.unsqueeze(counted(emit, 0, count, step), 1)
-    within = emit.constant(torch.arange(size))
+    starts = emit.unsqueeze(counted(emit, 0, count, call.step), 1)
+    within = emit.constant(torch.arange(call.size))
     fixed = isinstance(count, int)
     positions = (
-        emit.constant(torch.arange(0, count * step, step)[:, None] + torch.arange(size))
+        emit.constant(torch.arange(0, count * call.step, call.step)[:, None] + torch.arange(call.size))
         if fixed
         else emit.node("Add", starts, within)
     )
@@ -127,22 +165,29 @@ def lower_unfold(emit: Emitter, input: Value, dimension: int, size: int, step: i
 TRIANGLES = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}
 
 
+@dataclass(frozen=True, slots=True)
+class Triangle(Record[T]):
+    input: T
+    diagonal: int = 0
+
+
 def _triangle(name: str, upper: bool) -> None:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, Triangle, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(input: TensorSpec, diagonal: int = 0) -> TensorSpec:
-        check(input.ndim >= 2, "{} takes a tensor of 2 axes or more, found {}", name, input.ndim)
-        return input
+    def shape(call: Triangle[TensorSpec]) -> TensorSpec:
+        check(call.input.ndim >= 2, "{} takes a tensor of 2 axes or more, found {}", name, call.input.ndim)
+        return call.input
 
     @op.lower
-    def lower(emit: Emitter, input: Value, diagonal: Any = 0) -> Value:
+    def lower(emit: Emitter, call: Triangle[Value]) -> Value:
         """Trilu since opset 14; before, a choice by column minus row."""
-        offset = replace(emit.operand(diagonal, torch.int64), spec=TensorSpec((), torch.int64))
+        input = call.input
+        offset = replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
         if emit.opset >= 14:
             # onnxruntime has no Trilu for the narrow integers.
             wide = emit.cast(input, TRIANGLES.get(input.dtype, input.dtype))
-            result = emit.node("Trilu", wide, None if same_size(diagonal, 0) else offset, upper=int(upper))
+            result = emit.node("Trilu", wide, None if same_size(call.diagonal, 0) else offset, upper=int(upper))
             return emit.cast(replace(result, spec=wide.spec), input.dtype)
         rows, columns = (counted(emit, 0, size) for size in input.shape[-2:])
         difference = emit.node("Sub", columns, emit.unsqueeze(rows, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,15 +14,55 @@ from torch.nn import functional as F
 from passes.dimension import product
 from passes.errors import check
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.ops.windows import Sizes, Windows, check_rank, per_axis
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-max_pool = Op("max_pool")
-avg_pool = Op("avg_pool")
-lp_pool = Op("lp_pool")
+
+@dataclass(frozen=True, slots=True)
+class MaxPool(Record[T]):
+    input: T
+    rank: int
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    dilation: Sizes = 1
+    ceil_mode: bool = False
+    return_indices: bool = False
+
+
+max_pool = Op("max_pool", MaxPool)
+
+
+@dataclass(frozen=True, slots=True)
+class AvgPool(Record[T]):
+    input: T
+    rank: int
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+
+avg_pool = Op("avg_pool", AvgPool)
+
+
+@dataclass(frozen=True, slots=True)
+class LpPool(Record[T]):
+    input: T
+    rank: int
+    norm_type: float
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    ceil_mode: bool = False
+
+
+lp_pool = Op("lp_pool", LpPool)
 
 
 # Spellings ----------------------------------------------------------------------------------------
@@ -146,37 +187,21 @@ def bind_lp_pool_module(module: nn.Module, input: Any) -> Mapping[str, Any]:
 
 
 @max_pool.shape
-def max_pool_shape(
-    input: TensorSpec,
-    rank: int,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> TensorSpec | tuple[TensorSpec, TensorSpec]:
-    check_rank(input, rank)
+def max_pool_shape(call: MaxPool[TensorSpec]) -> TensorSpec | tuple[TensorSpec, TensorSpec]:
+    input = call.input
+    check_rank(input, call.rank)
     check(input.dtype != torch.bool, "a maximum pool takes numbers, found {}", input.dtype)
-    windows = Windows(input, rank, kernel_size, stride, padding, dilation, ceil_mode)
-    result = input.with_shape(*input.shape[:-rank], *windows.counts)
-    return (result, result.with_dtype(torch.int64)) if return_indices else result
+    windows = Windows(input, call.rank, call.kernel_size, call.stride, call.padding, call.dilation, call.ceil_mode)
+    result = input.with_shape(*input.shape[: -call.rank], *windows.counts)
+    return (result, result.with_dtype(torch.int64)) if call.return_indices else result
 
 
 @avg_pool.shape
-def avg_pool_shape(
-    input: TensorSpec,
-    rank: int,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> TensorSpec:
+def avg_pool_shape(call: AvgPool[TensorSpec]) -> TensorSpec:
+    input, rank = call.input, call.rank
     check_rank(input, rank)
-    check(divisor_override != 0, "divisor_override must not be 0")
-    windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
+    check(call.divisor_override != 0, "divisor_override must not be 0")
+    windows = Windows(input, rank, call.kernel_size, call.stride, call.padding, 1, call.ceil_mode)
     if rank == 3:  # torch asks this of a 3d average alone, whatever its padding
         for size, kernel in zip(windows.sizes, windows.kernel, strict=True):
             check(size >= kernel, "the window of {} elements is larger than an axis of {}", kernel, size)
@@ -184,15 +209,8 @@ def avg_pool_shape(
 
 
 @lp_pool.shape
-def lp_pool_shape(
-    input: TensorSpec,
-    rank: int,
-    norm_type: float,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    ceil_mode: bool = False,
-) -> TensorSpec:
-    return avg_pool_shape(input, rank, kernel_size, stride, 0, ceil_mode)
+def lp_pool_shape(call: LpPool[TensorSpec]) -> TensorSpec:
+    return avg_pool_shape(AvgPool(call.input, call.rank, call.kernel_size, call.stride, 0, call.ceil_mode))
 
 
 # Lowerings ----------------------------------------------------------------------------------------
@@ -217,25 +235,16 @@ def batched(emit: Emitter, input: Value, rank: int, pool: Callable[[Value], Sequ
 
 
 @max_pool.lower
-def lower_max_pool(
-    emit: Emitter,
-    input: Value,
-    rank: int,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Value | tuple[Value, Value]:
+def lower_max_pool(emit: Emitter, call: MaxPool[Value]) -> Value | tuple[Value, Value]:
     """MaxPool. ONNX counts the places of maxima through the whole tensor, torch within each plane."""
-    if input.dtype == torch.int64:
+    rank = call.rank
+    if call.input.dtype == torch.int64:
         emit.unsupported("ONNX has no MaxPool of int64, and no wider dtype")
-    windows = Windows(input, rank, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = Windows(call.input, rank, call.kernel_size, call.stride, call.padding, call.dilation, call.ceil_mode)
     pads = windows.pads()
     # onnxruntime refuses a padding as large as the kernel, which a dilated window may need at the end.
     apart = any(size >= kernel for size, kernel in zip(pads, windows.kernel * 2, strict=True))
-    if apart and return_indices:
+    if apart and call.return_indices:
         emit.unsupported("the places of maxima where the last dilated window reaches a kernel's size beyond the input")
 
     def pool(x: Value) -> tuple[Value, ...]:
@@ -245,15 +254,15 @@ def lower_max_pool(
         return emit.nodes(
             "MaxPool",
             x,
-            outputs=2 if return_indices else 1,
+            outputs=2 if call.return_indices else 1,
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
             pads=None if apart else pads,
             dilations=list(windows.dilation),
         )
 
-    result, *places = batched(emit, input, rank, pool)
-    if not return_indices:
+    result, *places = batched(emit, call.input, rank, pool)
+    if not call.return_indices:
         return result
     plane = emit.size(product(windows.sizes))
     return result, emit.node("Mod", places[0], plane)
@@ -264,25 +273,16 @@ def _lowest(dtype: torch.dtype) -> float:
 
 
 @avg_pool.lower
-def lower_avg_pool(
-    emit: Emitter,
-    input: Value,
-    rank: int,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Value:
+def lower_avg_pool(emit: Emitter, call: AvgPool[Value]) -> Value:
     """AveragePool. Padding counts for torch, what `ceil_mode` adds behind it does not: it is padded away first."""
+    input = call.input
     if not input.dtype.is_floating_point:
         emit.unsupported(f"ONNX has no AveragePool of {input.dtype}, whose means are rounded to whole numbers")
-    windows = Windows(input, rank, kernel_size, stride, padding, 1, ceil_mode)
+    windows = Windows(input, call.rank, call.kernel_size, call.stride, call.padding, 1, call.ceil_mode)
     pads = windows.pads()
     own = [*windows.padding, *windows.padding]
-    summed = divisor_override is not None
-    mixed = count_include_pad and not summed and pads != own
+    summed = call.divisor_override is not None
+    mixed = call.count_include_pad and not summed and pads != own
 
     def pool(x: Value) -> tuple[Value, ...]:
         if mixed and any(own):
@@ -293,31 +293,26 @@ def lower_avg_pool(
             kernel_shape=list(windows.kernel),
             strides=list(windows.stride),
             pads=[after - before for after, before in zip(pads, own, strict=True)] if mixed else pads,
-            count_include_pad=int(summed or (count_include_pad and not mixed)) or None,
+            count_include_pad=int(summed or (call.count_include_pad and not mixed)) or None,
         )
-        if divisor_override is not None:
-            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / divisor_override, input))
+        if call.divisor_override is not None:
+            node = emit.node("Mul", node, emit.scalar(math.prod(windows.kernel) / call.divisor_override, input))
         return (node,)
 
-    return batched(emit, input, rank, pool)[0]
+    return batched(emit, input, call.rank, pool)[0]
 
 
 @lp_pool.lower
-def lower_lp_pool(
-    emit: Emitter,
-    input: Value,
-    rank: int,
-    norm_type: float,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    ceil_mode: bool = False,
-) -> Value:
+def lower_lp_pool(emit: Emitter, call: LpPool[Value]) -> Value:
     """torch's own formula: the average of x^p, times the window's size, to 1/p; not a number where that is negative."""
-    power = emit.node("Pow", input, emit.scalar(float(norm_type), input))
-    mean = lower_avg_pool(emit, type(input)(power.name, input.spec), rank, kernel_size, stride, 0, ceil_mode)
-    window = math.prod(per_axis("kernel_size", kernel_size, rank))
+    input = call.input
+    power = emit.node("Pow", input, emit.scalar(float(call.norm_type), input))
+    mean = lower_avg_pool(
+        emit, AvgPool(type(input)(power.name, input.spec), call.rank, call.kernel_size, call.stride, 0, call.ceil_mode)
+    )
+    window = math.prod(per_axis("kernel_size", call.kernel_size, call.rank))
     total = emit.node("Mul", mean, emit.scalar(float(window), input))
-    return emit.node("Pow", total, emit.scalar(1.0 / norm_type, input))
+    return emit.node("Pow", total, emit.scalar(1.0 / call.norm_type, input))
 
 
 __all__ = ["batched"]

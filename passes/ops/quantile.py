@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.ordering import top
 from passes.ops.promotion import as_value
+from passes.ops.record import Record, T
 from passes.ops.reduction import check_not_empty, reduced
 from passes.spec import TensorSpec
 
@@ -41,53 +42,71 @@ def _not_a_number_if_any(emit: Emitter, result: Value, input: Value, axis: int) 
 
 # Medians --------------------------------------------------------------------------------------------
 
-median = Op("median", functions=(torch.median,), methods=("median",))
+
+@dataclass(frozen=True, slots=True)
+class Median(Record[T]):
+    input: T
+    dim: int | None = None
+    keepdim: bool = False
+
+
+median = Op("median", Median, functions=(torch.median,), methods=("median",))
 
 
 @median.shape
-def median_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False) -> Any:
+def median_shape(call: Median[TensorSpec]) -> Any:
     """Of an even number of elements, the lower of the two in the middle; along an axis, with its position."""
-    if dim is None:
+    input = call.input
+    if call.dim is None:
         return input.with_shape()
-    check_not_empty(input, dim, "median")
-    values = reduced(input, axis_of(dim, input.ndim), keepdim)
+    check_not_empty(input, call.dim, "median")
+    values = reduced(input, axis_of(call.dim, input.ndim), call.keepdim)
     return values, values.with_dtype(torch.int64)
 
 
 @median.lower
-def lower_median(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> Any:
+def lower_median(emit: Emitter, call: Median[Value]) -> Any:
     """The last of the smaller half."""
-    row, axis = _in_a_row(emit, input, dim)
+    row, axis = _in_a_row(emit, call.input, call.dim)
     size = row.shape[axis]
     if size == 0:
         emit.unsupported("there is no median of nothing")
     values, positions = top(emit, row, (size + 1) // 2, axis, largest=False)
     last = emit.ints(-1)
     middle = _not_a_number_if_any(emit, emit.node("Gather", values, last, axis=axis), row, axis)
-    if dim is None:
+    if call.dim is None:
         return emit.squeeze(middle, 0)
     place = emit.node("Gather", positions, last, axis=axis)
     if row.dtype.is_floating_point:
         unordered = emit.cast(emit.node("IsNaN", row), torch.int32)
         found = emit.node("IsNaN", middle)
         place = emit.node("Where", found, emit.node("ArgMax", unordered, axis=axis, keepdims=1), place)
-    if keepdim and input.ndim:
+    if call.keepdim and call.input.ndim:
         return middle, place
     return emit.squeeze(middle, axis), emit.squeeze(place, axis)
 
 
 # Quantiles ------------------------------------------------------------------------------------------
 
-quantile = Op("quantile", functions=(torch.quantile,), methods=("quantile",))
+
+@dataclass(frozen=True, slots=True)
+class Quantile(Record[T]):
+    input: T
+    q: Any
+    dim: int | None = None
+    keepdim: bool = False
+    interpolation: str = "linear"
+
+
+quantile = Op("quantile", Quantile, functions=(torch.quantile,), methods=("quantile",))
 
 
 @quantile.shape
-def quantile_shape(
-    input: TensorSpec, q: Any, dim: int | None = None, keepdim: bool = False, interpolation: str = "linear"
-) -> TensorSpec:
+def quantile_shape(call: Quantile[TensorSpec]) -> TensorSpec:
     """Several quantiles go along a new first axis."""
+    input, q = call.input, call.q
     check(input.dtype in (torch.float32, torch.float64), "quantile takes float32 or float64, found {}", input.dtype)
-    check(interpolation in INTERPOLATIONS, "{!r} is none of {}", interpolation, ", ".join(INTERPOLATIONS))
+    check(call.interpolation in INTERPOLATIONS, "{!r} is none of {}", call.interpolation, ", ".join(INTERPOLATIONS))
     check(input.numel() != 0, "there are no quantiles of nothing, found {}", input)
     several: tuple[Size, ...] = ()
     if isinstance(q, TensorSpec):
@@ -96,34 +115,33 @@ def quantile_shape(
         several = q.shape
     else:
         check(0 <= q <= 1, "a quantile lies between 0 and 1, found {}", q)
-    if dim is not None:
-        axis_of(dim, input.ndim)
-    found = reduced(input, dim, keepdim)
+    if call.dim is not None:
+        axis_of(call.dim, input.ndim)
+    found = reduced(input, call.dim, call.keepdim)
     return found.with_shape(*several, *found.shape)
 
 
 @quantile.lower
-def lower_quantile(
-    emit: Emitter, input: Value, q: Any, dim: int | None = None, keepdim: bool = False, interpolation: str = "linear"
-) -> Value:
+def lower_quantile(emit: Emitter, call: Quantile[Value]) -> Value:
     """Of n elements in their order, what lies at q(n - 1), or between the two beside it."""
-    row, axis = _in_a_row(emit, input, dim)
+    input = call.input
+    row, axis = _in_a_row(emit, input, call.dim)
     ordered, _ = top(emit, row, None, axis, largest=False)
-    quantiles = emit.reshape(as_value(emit, q, input.dtype), [product(getattr(q, "shape", ()))])
+    quantiles = emit.reshape(as_value(emit, call.q, input.dtype), [product(getattr(call.q, "shape", ()))])
     rank = emit.node("Mul", quantiles, emit.operand(row.shape[axis] - 1, input.dtype))
-    rounded = {"lower": "Floor", "higher": "Ceil", "nearest": "Round"}.get(interpolation)
+    rounded = {"lower": "Floor", "higher": "Ceil", "nearest": "Round"}.get(call.interpolation)
     if rounded is not None:
         found = _at(emit, ordered, emit.node(rounded, rank), axis)
     else:
         floor = emit.node("Floor", rank)
         below, above = (_at(emit, ordered, place, axis) for place in (floor, emit.node("Ceil", rank)))
-        weight = emit.scalar(0.5, input) if interpolation == "midpoint" else emit.node("Sub", rank, floor)
-        if interpolation == "linear" and row.ndim - axis > 1:
+        weight = emit.scalar(0.5, input) if call.interpolation == "midpoint" else emit.node("Sub", rank, floor)
+        if call.interpolation == "linear" and row.ndim - axis > 1:
             weight = emit.unsqueeze(weight, *range(1, row.ndim - axis))
         found = emit.node("Add", below, emit.node("Mul", weight, emit.node("Sub", above, below)))
     found = _not_a_number_if_any(emit, found, row, axis)
     shape = [*row.shape]
-    shape[axis] = product(getattr(q, "shape", ()))
+    shape[axis] = product(getattr(call.q, "shape", ()))
     front = transposed(emit, replace(found, spec=emit.result.with_shape(*shape)), moved(row.ndim, [axis], [0]))
     return emit.reshape(front, emit.result.shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.op import Op
-from passes.ops.pad import lower_pad
+from passes.ops.pad import Pad, lower_pad
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -20,11 +22,59 @@ if TYPE_CHECKING:
 
 Pair = int | Sequence[int]
 
-pixel_shuffle = Op("pixel_shuffle", functions=(torch.pixel_shuffle,), view=True)
-pixel_unshuffle = Op("pixel_unshuffle", functions=(torch.pixel_unshuffle,), view=True)
-channel_shuffle = Op("channel_shuffle", functions=(torch.channel_shuffle, torch.native_channel_shuffle), view=True)
-unfold = Op("unfold", functions=(F.unfold,))
-fold = Op("fold", functions=(F.fold,))
+
+@dataclass(frozen=True, slots=True)
+class PixelShuffle(Record[T]):
+    input: T
+    upscale_factor: int
+
+
+pixel_shuffle = Op("pixel_shuffle", PixelShuffle, functions=(torch.pixel_shuffle,), view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PixelUnshuffle(Record[T]):
+    input: T
+    downscale_factor: int
+
+
+pixel_unshuffle = Op("pixel_unshuffle", PixelUnshuffle, functions=(torch.pixel_unshuffle,), view=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelShuffle(Record[T]):
+    input: T
+    groups: int
+
+
+channel_shuffle = Op(
+    "channel_shuffle", ChannelShuffle, functions=(torch.channel_shuffle, torch.native_channel_shuffle), view=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfold(Record[T]):
+    input: T
+    kernel_size: Pair
+    dilation: Pair = 1
+    padding: Pair = 0
+    stride: Pair = 1
+
+
+unfold = Op("unfold", Unfold, functions=(F.unfold,))
+
+
+@dataclass(frozen=True, slots=True)
+class Fold(Record[T]):
+    input: T
+    output_size: Size | Sequence[Size]
+    kernel_size: Pair
+    dilation: Pair = 1
+    padding: Pair = 0
+    stride: Pair = 1
+
+
+fold = Op("fold", Fold, functions=(F.fold,))
 
 
 # Shuffles -----------------------------------------------------------------------------------------
@@ -39,23 +89,24 @@ _BLOCK = "make the channels a multiple of upscale_factor squared"
 
 
 @pixel_shuffle.shape
-def pixel_shuffle_shape(input: TensorSpec, upscale_factor: int) -> TensorSpec:
+def pixel_shuffle_shape(call: PixelShuffle[TensorSpec]) -> TensorSpec:
     """[*, C·r², H, W] to [*, C, H·r, W·r]."""
-    r = _check_factor(input, upscale_factor)
-    *lead, channels, height, width = input.shape
+    r = _check_factor(call.input, call.upscale_factor)
+    *lead, channels, height, width = call.input.shape
     check(channels % (r * r) == 0, "the input's {} channels do not divide by {} * {}", channels, r, r, remedy=_BLOCK)
-    return input.with_shape(*lead, channels // (r * r), height * r, width * r)
+    return call.input.with_shape(*lead, channels // (r * r), height * r, width * r)
 
 
 @pixel_shuffle.lower
-def lower_pixel_shuffle(emit: Emitter, input: Value, upscale_factor: int) -> Value:
+def lower_pixel_shuffle(emit: Emitter, call: PixelShuffle[Value]) -> Value:
     """DepthToSpace of a batch of images; runtimes have it for floating point alone, so others are transposed."""
+    input = call.input
     if input.dtype.is_floating_point:
         images = input if input.ndim == 4 else emit.reshape(input, [product(input.shape[:-3]), *input.shape[-3:]])
-        shuffled = emit.node("DepthToSpace", images, blocksize=upscale_factor, mode="CRD")
+        shuffled = emit.node("DepthToSpace", images, blocksize=call.upscale_factor, mode="CRD")
         return shuffled if input.ndim == 4 else emit.reshape(shuffled, emit.result.shape)
     *_, channels, height, width = input.shape
-    r = upscale_factor
+    r = call.upscale_factor
     blocks = emit.reshape(input, [product(input.shape[:-3]), channels // (r * r), r, r, height, width])
     return emit.reshape(emit.node("Transpose", blocks, perm=[0, 1, 4, 2, 5, 3]), emit.result.shape)
 
@@ -66,21 +117,21 @@ def bind_pixel_unshuffle(module: nn.PixelUnshuffle, input: Any) -> Mapping[str, 
 
 
 @pixel_unshuffle.shape
-def pixel_unshuffle_shape(input: TensorSpec, downscale_factor: int) -> TensorSpec:
+def pixel_unshuffle_shape(call: PixelUnshuffle[TensorSpec]) -> TensorSpec:
     """[*, C, H·r, W·r] to [*, C·r², H, W]."""
-    r = _check_factor(input, downscale_factor)
-    *lead, channels, height, width = input.shape
+    r = _check_factor(call.input, call.downscale_factor)
+    *lead, channels, height, width = call.input.shape
     for what, size in (("height", height), ("width", width)):
         check(size % r == 0, "the {} {} does not divide by {}", what, size, r)
-    return input.with_shape(*lead, channels * r * r, height // r, width // r)
+    return call.input.with_shape(*lead, channels * r * r, height // r, width // r)
 
 
 @pixel_unshuffle.lower
-def lower_pixel_unshuffle(emit: Emitter, input: Value, downscale_factor: int) -> Value:
+def lower_pixel_unshuffle(emit: Emitter, call: PixelUnshuffle[Value]) -> Value:
     """Blocks apart, their elements before the places. (SpaceToDepth orders the channels differently.)"""
-    *_, channels, height, width = input.shape
-    r = downscale_factor
-    blocks = emit.reshape(input, [product(input.shape[:-3]), channels, height // r, r, width // r, r])
+    *_, channels, height, width = call.input.shape
+    r = call.downscale_factor
+    blocks = emit.reshape(call.input, [product(call.input.shape[:-3]), channels, height // r, r, width // r, r])
     return emit.reshape(emit.node("Transpose", blocks, perm=[0, 1, 3, 5, 2, 4]), emit.result.shape)
 
 
@@ -96,7 +147,8 @@ def bind_channel_shuffle(module: nn.ChannelShuffle, input: Any) -> Mapping[str, 
 
 
 @channel_shuffle.shape
-def channel_shuffle_shape(input: TensorSpec, groups: int) -> TensorSpec:
+def channel_shuffle_shape(call: ChannelShuffle[TensorSpec]) -> TensorSpec:
+    input, groups = call.input, call.groups
     check(input.ndim >= 3, "the input needs at least 3 axes, found {}", input)
     check(groups >= 1, "groups is {}, but must be at least 1", groups)
     check(input.shape[1] % groups == 0, "the input's {} channels do not divide into {} groups", input.shape[1], groups)
@@ -104,9 +156,10 @@ def channel_shuffle_shape(input: TensorSpec, groups: int) -> TensorSpec:
 
 
 @channel_shuffle.lower
-def lower_channel_shuffle(emit: Emitter, input: Value, groups: int) -> Value:
+def lower_channel_shuffle(emit: Emitter, call: ChannelShuffle[Value]) -> Value:
+    input = call.input
     batch, channels, *rest = input.shape
-    grouped = emit.reshape(input, [batch, groups, channels // groups, *rest])
+    grouped = emit.reshape(input, [batch, call.groups, channels // call.groups, *rest])
     perm = [0, 2, 1, *range(3, input.ndim + 1)]
     return emit.reshape(emit.node("Transpose", grouped, perm=perm), input.shape)
 
@@ -127,28 +180,26 @@ def bind_unfold(module: nn.Unfold, input: Any) -> Mapping[str, Any]:
 
 
 @unfold.shape
-def unfold_shape(
-    input: TensorSpec, kernel_size: Pair, dilation: Pair = 1, padding: Pair = 0, stride: Pair = 1
-) -> TensorSpec:
+def unfold_shape(call: Unfold[TensorSpec]) -> TensorSpec:
     """[N, C, H, W] to [N, C·kh·kw, blocks]."""
+    input = call.input
     check(input.ndim in (3, 4), "unfold takes [N, C, H, W] or [C, H, W], found {}", input)
     check(0 not in [size for size in input.shape[-3:] if isinstance(size, int)], "the input {} is empty", input)
     *lead, channels, height, width = input.shape
-    blocks = _block_counts((height, width), kernel_size, dilation, padding, stride)
-    kernel = _pair("kernel_size", kernel_size, 1)
+    blocks = _block_counts((height, width), call.kernel_size, call.dilation, call.padding, call.stride)
+    kernel = _pair("kernel_size", call.kernel_size, 1)
     return input.with_shape(*lead, channels * kernel[0] * kernel[1], product(blocks))
 
 
 @unfold.lower
-def lower_unfold(
-    emit: Emitter, input: Value, kernel_size: Pair, dilation: Pair = 1, padding: Pair = 0, stride: Pair = 1
-) -> Value:
+def lower_unfold(emit: Emitter, call: Unfold[Value]) -> Value:
     """Pad, then for each axis one Gather of every block's places: [N, C, kh, H', kw, W'], columns last."""
-    kernel, steps = _pair("kernel_size", kernel_size, 1), _pair("stride", stride, 1)
-    spreads, pads = _pair("dilation", dilation, 1), _pair("padding", padding, 0)
-    blocks = _block_counts(input.shape[-2:], kernel_size, dilation, padding, stride)
+    input = call.input
+    kernel, steps = _pair("kernel_size", call.kernel_size, 1), _pair("stride", call.stride, 1)
+    spreads, pads = _pair("dilation", call.dilation, 1), _pair("padding", call.padding, 0)
+    blocks = _block_counts(input.shape[-2:], call.kernel_size, call.dilation, call.padding, call.stride)
     last = input.ndim - 1
-    result = lower_pad(emit, input, (pads[1], pads[1], pads[0], pads[0]))
+    result = lower_pad(emit, Pad(input, (pads[1], pads[1], pads[0], pads[0])))
     for axis, index in ((last, 1), (last - 1, 0)):
         places = _places(emit, kernel[index], spreads[index], blocks[index], steps[index])
         result = emit.node("Gather", result, places, axis=axis)
@@ -185,20 +236,14 @@ def bind_fold(module: nn.Fold, input: Any) -> Mapping[str, Any]:
 
 
 @fold.shape
-def fold_shape(
-    input: TensorSpec,
-    output_size: Size | Sequence[Size],
-    kernel_size: Pair,
-    dilation: Pair = 1,
-    padding: Pair = 0,
-    stride: Pair = 1,
-) -> TensorSpec:
+def fold_shape(call: Fold[TensorSpec]) -> TensorSpec:
     """[N, C·kh·kw, blocks] to [N, C, H, W]."""
+    input = call.input
     check(input.ndim in (2, 3), "fold takes [N, C * kernel, blocks] or [C * kernel, blocks], found {}", input)
     check(0 not in [size for size in input.shape[-2:] if isinstance(size, int)], "the input {} is empty", input)
     *lead, columns, found = input.shape
-    kernel = _pair("kernel_size", kernel_size, 1)
-    height, width = _image_size(output_size)
+    kernel = _pair("kernel_size", call.kernel_size, 1)
+    height, width = _image_size(call.output_size)
     area = kernel[0] * kernel[1]
     check(
         columns % area == 0,
@@ -207,25 +252,18 @@ def fold_shape(
         area,
         kernel,
     )
-    expected = product(_block_counts((height, width), kernel_size, dilation, padding, stride))
+    expected = product(_block_counts((height, width), call.kernel_size, call.dilation, call.padding, call.stride))
     check(found == expected, "an image of {} x {} has {} blocks, but the input has {}", height, width, expected, found)
     return input.with_shape(*lead, columns // area, height, width)
 
 
 @fold.lower
-def lower_fold(
-    emit: Emitter,
-    input: Value,
-    output_size: Size | Sequence[Size],
-    kernel_size: Pair,
-    dilation: Pair = 1,
-    padding: Pair = 0,
-    stride: Pair = 1,
-) -> Value:
+def lower_fold(emit: Emitter, call: Fold[Value]) -> Value:
     """Col2Im; before opset 18 a transposed convolution whose kernels each hold a single 1."""
-    kernel, steps = _pair("kernel_size", kernel_size, 1), _pair("stride", stride, 1)
-    spreads, pads = _pair("dilation", dilation, 1), _pair("padding", padding, 0)
-    size = _image_size(output_size)
+    input = call.input
+    kernel, steps = _pair("kernel_size", call.kernel_size, 1), _pair("stride", call.stride, 1)
+    spreads, pads = _pair("dilation", call.dilation, 1), _pair("padding", call.padding, 0)
+    size = _image_size(call.output_size)
     batched = input if input.ndim == 3 else emit.unsqueeze(input, 0)
     geometry: dict[str, Any] = {"dilations": list(spreads), "pads": [*pads, *pads], "strides": list(steps)}
     if emit.opset >= 18:
@@ -234,7 +272,7 @@ def lower_fold(
     channels = emit.result.shape[-3]
     if not isinstance(channels, int) or not input.dtype.is_floating_point:
         emit.unsupported(f"fold of {input.dtype} with {channels} channels needs Col2Im of opset 18")
-    blocks = _block_counts(size, kernel_size, dilation, padding, stride)
+    blocks = _block_counts(size, call.kernel_size, call.dilation, call.padding, call.stride)
     left = [
         length - ((count - 1) * step - 2 * pad + spread * (reach - 1) + 1)
         for length, count, step, pad, spread, reach in zip(size, blocks, steps, pads, spreads, kernel, strict=True)

@@ -9,7 +9,7 @@ below. With `proj_size`, an LSTM's hidden state is multiplied by a matrix before
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from passes.dimension import Size, product
 from passes.errors import NeedsDataError, check
 from passes.ops.layout import transposed
 from passes.ops.op import Op, Owned
+from passes.ops.record import Record, T, star
 from passes.ops.recurrent_cell import (
     GRU,
     LSTM,
@@ -40,8 +41,31 @@ from passes.spec import TensorSpec
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-recurrent = Op("recurrent")
-packing = Op("packing", functions=(torch._pack_padded_sequence, torch._pad_packed_sequence))
+
+@dataclass(frozen=True, slots=True)
+class Recurrent(Record[T]):
+    kind: Kind
+    input: T
+    hx: Any
+    params: Sequence[T]
+    has_biases: bool
+    num_layers: int
+    dropout: float
+    train: bool
+    bidirectional: bool
+    batch_first: bool
+    as_module: bool = False
+
+
+recurrent = Op("recurrent", Recurrent)
+
+
+@dataclass(frozen=True, slots=True)
+class Packing(Record[T]):
+    arguments: tuple[Any, ...] = star()
+
+
+packing = Op("packing", Packing, functions=(torch._pack_padded_sequence, torch._pad_packed_sequence))
 
 
 def packed_error() -> NeedsDataError:
@@ -52,7 +76,7 @@ def packed_error() -> NeedsDataError:
 
 
 @packing.shape
-def packing_shape(*arguments: Any) -> Any:
+def packing_shape(call: Packing[TensorSpec]) -> Any:
     raise packed_error()
 
 
@@ -117,79 +141,56 @@ def _layers(params: Sequence[Any], has_biases: bool, num_layers: int, directions
 
 
 @recurrent.shape
-def recurrent_shape(
-    kind: Kind,
-    input: TensorSpec,
-    hx: Any,
-    params: Sequence[TensorSpec],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    as_module: bool = False,
-) -> Any:
+def recurrent_shape(call: Recurrent[TensorSpec]) -> Any:
     """(output, h), and for an LSTM (output, (h, c)); its function gives (output, h, c), and takes batches only."""
-    ranks = (2, 3) if as_module else (3,)
+    kind, input = call.kind, call.input
+    ranks = (2, 3) if call.as_module else (3,)
     check(
         input.ndim in ranks,
         "a recurrent layer takes an input of {} axes, found {}", " or ".join(map(str, ranks)), input,
         remedy="give it [batch, steps, features] with batch_first=True, [steps, batch, features] without",
     )  # fmt: skip
-    is_batched, directions = input.ndim == 3, 2 if bidirectional else 1
-    steps = input.shape[1 if is_batched and batch_first else 0]
+    is_batched, directions = input.ndim == 3, 2 if call.bidirectional else 1
+    steps = input.shape[1 if is_batched and call.batch_first else 0]
     check(steps >= 1, "a sequence needs at least 1 step, found {}", steps)
     features = input.shape[-1]
-    for layer in _layers(params, has_biases, num_layers, directions):
+    for layer in _layers(call.params, call.has_biases, call.num_layers, directions):
         for weights in layer:
             check_weights(kind, weights, features, input.dtype)
             sizes = state_sizes(kind, weights)
         features = directions * sizes[0]
-    lead = (num_layers * directions, *([input.shape[0 if batch_first else 1]] if is_batched else []))
+    lead = (call.num_layers * directions, *([input.shape[0 if call.batch_first else 1]] if is_batched else []))
     states = tuple(input.with_shape(*lead, size) for size in sizes[: kind.states])
-    check_states(kind, hx, [state.shape for state in states], input.dtype)
+    check_states(kind, call.hx, [state.shape for state in states], input.dtype)
     output = input.with_shape(*input.shape[:-1], features)
-    return (output, states) if as_module and kind.states > 1 else (output, *states)
+    return (output, states) if call.as_module and kind.states > 1 else (output, *states)
 
 
 @recurrent.cost
-def recurrent_cost(result: Any, input: TensorSpec, params: Sequence[TensorSpec], **_: Any) -> Size:
+def recurrent_cost(result: Any, call: Recurrent[TensorSpec]) -> Size:
     """At every step, the products with all matrices."""
-    return product(input.shape[:-1]) * sum((weight.numel() for weight in params if weight.ndim == 2), 0)
+    return product(call.input.shape[:-1]) * sum((weight.numel() for weight in call.params if weight.ndim == 2), 0)
 
 
 # Lowering -----------------------------------------------------------------------------------------
 
 
 @recurrent.lower
-def lower_recurrent(
-    emit: Emitter,
-    kind: Kind,
-    input: Value,
-    hx: Any,
-    params: Sequence[Value],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-    as_module: bool = False,
-) -> Any:
+def lower_recurrent(emit: Emitter, call: Recurrent[Value]) -> Any:
     """ONNX's operator for each layer; a Scan over the cell where there is a projection, which ONNX does not know, or
     float64, which onnxruntime does not compute there. Low precision is computed in float32 in a Scan."""
-    if train and dropout > 0 and num_layers > 1:
+    input = call.input
+    if call.train and call.dropout > 0 and call.num_layers > 1:
         emit.unsupported("dropout between the layers is random in training")
-    directions = 2 if bidirectional else 1
-    layers = _layers(params, has_biases, num_layers, directions)
+    directions = 2 if call.bidirectional else 1
+    layers = _layers(call.params, call.has_biases, call.num_layers, directions)
     is_scan = input.dtype == torch.float64 or layers[0][0].weight_hr is not None
     dtype = torch.float32 if is_scan and input.dtype == torch.float16 else WIDE.dtype(input.dtype, emit.opset)
     run = _scanned_layer if is_scan else _operator_layer
 
-    sequence = _time_first(emit, emit.cast(input, dtype), batch_first)
+    sequence = _time_first(emit, emit.cast(input, dtype), call.batch_first)
     batch = sequence.shape[1]
-    initials = _initial(emit, kind, hx, dtype, num_layers, directions)
+    initials = _initial(emit, call.kind, call.hx, dtype, call.num_layers, directions)
     may_be_empty = not is_scan and not (isinstance(batch, int) and batch > 0)
     if may_be_empty:
         rows = _missing_rows(emit, batch)
@@ -198,7 +199,7 @@ def lower_recurrent(
     finals = []
     for layer, initial in zip(layers, initials, strict=True):
         weights = [each.cast(emit, dtype) for each in layer]
-        sequence, *final = run(emit, kind, weights, sequence, initial, batch)
+        sequence, *final = run(emit, call.kind, weights, sequence, initial, batch)
         finals.append(final)
     states = [_joined(emit, parts, 0) for parts in zip(*finals, strict=True)]
     if may_be_empty:
@@ -206,11 +207,11 @@ def lower_recurrent(
 
     if input.ndim == 2:
         sequence, *states = (emit.squeeze(value, 1) for value in (sequence, *states))
-    elif batch_first:
+    elif call.batch_first:
         sequence = emit.node("Transpose", sequence, perm=[1, 0, 2])
     if dtype != input.dtype:
         sequence, *states = (emit.cast(value, input.dtype) for value in (sequence, *states))
-    return (sequence, tuple(states)) if as_module and kind.states > 1 else (sequence, *states)
+    return (sequence, tuple(states)) if call.as_module and call.kind.states > 1 else (sequence, *states)
 
 
 def _time_first(emit: Emitter, input: Value, batch_first: bool) -> Value:

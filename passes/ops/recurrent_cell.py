@@ -23,6 +23,7 @@ from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.elementwise import NEVER, Native
 from passes.ops.op import Op, Owned
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
@@ -152,7 +153,20 @@ def from_state(emit: Emitter, state: Value, weights: Weights) -> Value:
 
 # Cells --------------------------------------------------------------------------------------------
 
-cell = Op("recurrent_cell")
+
+@dataclass(frozen=True, slots=True)
+class RecurrentCell(Record[T]):
+    kind: Kind
+    input: T
+    hx: Any
+    weight_ih: T
+    weight_hh: T
+    bias_ih: T | None = None
+    bias_hh: T | None = None
+    unbatched: bool = False
+
+
+cell = Op("recurrent_cell", RecurrentCell)
 
 
 def bind_cell(kind: Kind, module: Any, input: Any, hx: Any = None) -> Mapping[str, Any]:
@@ -182,50 +196,33 @@ def bind_rnn_cell(module: nn.RNNCell, input: Any, hx: Any = None) -> Mapping[str
 
 
 @cell.shape
-def cell_shape(
-    kind: Kind,
-    input: TensorSpec,
-    hx: Any,
-    weight_ih: TensorSpec,
-    weight_hh: TensorSpec,
-    bias_ih: TensorSpec | None = None,
-    bias_hh: TensorSpec | None = None,
-    unbatched: bool = False,
-) -> Any:
+def cell_shape(call: RecurrentCell[TensorSpec]) -> Any:
     """[batch, input_size] or [input_size] -> h, or (h, c) for an LSTM, of hidden_size features.
 
     A function takes batches only, and states.
     """
-    ranks = (1, 2) if unbatched else (2,)
+    kind, input = call.kind, call.input
+    ranks = (1, 2) if call.unbatched else (2,)
     check(input.ndim in ranks, "a cell takes an input of {} axes, found {}", " or ".join(map(str, ranks)), input)
-    weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh)
+    weights = Weights(call.weight_ih, call.weight_hh, call.bias_ih, call.bias_hh)
     check_weights(kind, weights, input.shape[-1], input.dtype)
-    state = input.with_shape(*input.shape[:-1], weight_hh.shape[1])
-    check_states(kind, hx, [state.shape] * kind.states, input.dtype)
+    state = input.with_shape(*input.shape[:-1], call.weight_hh.shape[1])
+    check_states(kind, call.hx, [state.shape] * kind.states, input.dtype)
     return (state,) * kind.states if kind.states > 1 else state
 
 
 @cell.lower
-def lower_cell(
-    emit: Emitter,
-    kind: Kind,
-    input: Value,
-    hx: Any,
-    weight_ih: Value,
-    weight_hh: Value,
-    bias_ih: Value | None = None,
-    bias_hh: Value | None = None,
-    unbatched: bool = False,
-) -> Any:
+def lower_cell(emit: Emitter, call: RecurrentCell[Value]) -> Any:
     """The formulas of the module's docstring, on a batch of one where there is none; no states are one row of zeros."""
-    dtype, hidden = WIDE.dtype(input.dtype, emit.opset), weight_hh.shape[1]
-    weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh).cast(emit, dtype)
+    kind, input = call.kind, call.input
+    dtype, hidden = WIDE.dtype(input.dtype, emit.opset), call.weight_hh.shape[1]
+    weights = Weights(call.weight_ih, call.weight_hh, call.bias_ih, call.bias_hh).cast(emit, dtype)
 
     def batch(value: Value) -> Value:
         value = emit.cast(value, dtype)
         return value if input.ndim == 2 else emit.unsqueeze(value, 0)
 
-    given = states_of(kind, hx)
+    given = states_of(kind, call.hx)
     states = (
         [batch(s) for s in given] if given else [emit.constant(torch.zeros(1, int(hidden), dtype=dtype))] * kind.states
     )
@@ -239,6 +236,6 @@ def lower_cell(
 
 
 @cell.cost
-def cell_cost(result: Any, input: TensorSpec, weight_ih: TensorSpec, weight_hh: TensorSpec, **_: Any) -> Size:
+def cell_cost(result: Any, call: RecurrentCell[TensorSpec]) -> Size:
     """The products with both weights."""
-    return product(input.shape[:-1]) * (weight_ih.numel() + weight_hh.numel())
+    return product(call.input.shape[:-1]) * (call.weight_ih.numel() + call.weight_hh.numel())

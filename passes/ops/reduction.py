@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -19,6 +19,7 @@ from passes.ops.integer_reduction import exact_product, exact_sum, is_inexact
 from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -131,36 +132,41 @@ ACCUMULATIONS: tuple[tuple[str, str, Callable[..., torch.dtype], Callable[..., N
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Accumulation(Record[T]):
+    input: T
+    dim: Dims = None
+    keepdim: bool = False
+    dtype: torch.dtype | None = None
+
+
 def _accumulation(
     name: str, op_type: str, dtype_of: Callable[..., torch.dtype], refuse: Callable[[TensorSpec, Dims], None]
 ) -> Op:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, Accumulation, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(
-        input: TensorSpec, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-    ) -> TensorSpec:
-        refuse(input, dim)
-        return reduced(input, dim, keepdim, dtype_of(input, dtype))
+    def shape(call: Accumulation[TensorSpec]) -> TensorSpec:
+        refuse(call.input, call.dim)
+        return reduced(call.input, call.dim, call.keepdim, dtype_of(call.input, call.dtype))
 
     @op.lower
-    def lower(
-        emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-    ) -> Value:
+    def lower(emit: Emitter, call: Accumulation[Value]) -> Value:
+        input, dim, dtype = call.input, call.dim, call.dtype
         value = input
         if name == "nansum" and input.dtype.is_floating_point:
             numbers = emit.node("Where", emit.node("IsNaN", input), emit.scalar(0, input), input)
             value = type(input)(numbers.name, input.spec)
         dtype = emit.result.dtype
         if op_type == "ReduceMean":
-            return mean_of(emit, input, emit.cast(value, dtype), dim, keepdim, dtype)
+            return mean_of(emit, input, emit.cast(value, dtype), dim, call.keepdim, dtype)
         working = SUMMED_IN.get(dtype, dtype)
         value = emit.cast(emit.cast(value, dtype), working)
         if is_inexact(op_type, input.dtype, dtype, reduced_size(input, dim)):
             exact = exact_sum if op_type == "ReduceSum" else exact_product
-            result = exact(emit, value, reduced_axes(input, dim), keepdim)
+            result = exact(emit, value, reduced_axes(input, dim), call.keepdim)
         else:
-            result = reduce(emit, op_type, input, value, dim, keepdim)
+            result = reduce(emit, op_type, input, value, dim, call.keepdim)
         return result if working == dtype else emit.cast(result, dtype)
 
     return op
@@ -169,55 +175,74 @@ def _accumulation(
 for _accumulated in ACCUMULATIONS:
     _accumulation(*_accumulated)
 
-nanmean = Op("nanmean", functions=(torch.nanmean,), methods=("nanmean",))
+
+@dataclass(frozen=True, slots=True)
+class Nanmean(Record[T]):
+    input: T
+    dim: Dims = None
+    keepdim: bool = False
+    dtype: torch.dtype | None = None
+
+
+nanmean = Op("nanmean", Nanmean, functions=(torch.nanmean,), methods=("nanmean",))
 
 
 @nanmean.shape
-def nanmean_shape(
-    input: TensorSpec, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> TensorSpec:
+def nanmean_shape(call: Nanmean[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(category(input.dtype) >= 2, "nanmean needs a floating-point input, found {}", input)
-    return reduced(input, dim, keepdim, mean_dtype(input, dtype))
+    return reduced(input, call.dim, call.keepdim, mean_dtype(input, call.dtype))
 
 
 @nanmean.lower
-def lower_nanmean(
-    emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> Value:
+def lower_nanmean(emit: Emitter, call: Nanmean[Value]) -> Value:
     """The sum of what is a number, over how many there are."""
-    value = emit.cast(input, emit.result.dtype)
+    value = emit.cast(call.input, emit.result.dtype)
     numbers = emit.node("Not", emit.node("IsNaN", value))
     kept = emit.node("Where", numbers, value, emit.scalar(0, emit.result.dtype))
-    count = reduce(emit, "ReduceSum", input, emit.cast(numbers, emit.result.dtype), dim, keepdim)
-    return emit.node("Div", reduce(emit, "ReduceSum", input, kept, dim, keepdim), count)
+    count = reduce(emit, "ReduceSum", call.input, emit.cast(numbers, emit.result.dtype), call.dim, call.keepdim)
+    return emit.node("Div", reduce(emit, "ReduceSum", call.input, kept, call.dim, call.keepdim), count)
 
 
-logsumexp = Op("logsumexp", functions=(torch.logsumexp, torch.special.logsumexp), methods=("logsumexp",))
+@dataclass(frozen=True, slots=True)
+class Logsumexp(Record[T]):
+    input: T
+    dim: Dims
+    keepdim: bool = False
+
+
+logsumexp = Op("logsumexp", Logsumexp, functions=(torch.logsumexp, torch.special.logsumexp), methods=("logsumexp",))
 
 
 @logsumexp.shape
-def logsumexp_shape(input: TensorSpec, dim: Dims, keepdim: bool = False) -> TensorSpec:
-    return reduced(input, dim, keepdim, float_dtype(input.dtype))
+def logsumexp_shape(call: Logsumexp[TensorSpec]) -> TensorSpec:
+    return reduced(call.input, call.dim, call.keepdim, float_dtype(call.input.dtype))
 
 
 @logsumexp.lower
-def lower_logsumexp(emit: Emitter, input: Value, dim: Dims, keepdim: bool = False) -> Value:
-    value = emit.cast(input, emit.result.dtype)
-    return reduce(emit, "ReduceLogSumExp", input, value, dim, keepdim)
+def lower_logsumexp(emit: Emitter, call: Logsumexp[Value]) -> Value:
+    value = emit.cast(call.input, emit.result.dtype)
+    return reduce(emit, "ReduceLogSumExp", call.input, value, call.dim, call.keepdim)
 
 
-count_nonzero = Op("count_nonzero", functions=(torch.count_nonzero,), methods=("count_nonzero",))
+@dataclass(frozen=True, slots=True)
+class CountNonzero(Record[T]):
+    input: T
+    dim: Dims = None
+
+
+count_nonzero = Op("count_nonzero", CountNonzero, functions=(torch.count_nonzero,), methods=("count_nonzero",))
 
 
 @count_nonzero.shape
-def count_nonzero_shape(input: TensorSpec, dim: Dims = None) -> TensorSpec:
-    return reduced(input, dim, False, torch.int64)
+def count_nonzero_shape(call: CountNonzero[TensorSpec]) -> TensorSpec:
+    return reduced(call.input, call.dim, False, torch.int64)
 
 
 @count_nonzero.lower
-def lower_count_nonzero(emit: Emitter, input: Value, dim: Dims = None) -> Value:
-    counted = emit.cast(emit.cast(input, torch.bool), torch.int64)
-    return reduce(emit, "ReduceSum", input, counted, dim, False)
+def lower_count_nonzero(emit: Emitter, call: CountNonzero[Value]) -> Value:
+    counted = emit.cast(emit.cast(call.input, torch.bool), torch.int64)
+    return reduce(emit, "ReduceSum", call.input, counted, call.dim, False)
 
 
 # Spread -------------------------------------------------------------------------------------------
@@ -241,34 +266,43 @@ def bind_spread(
     return {"input": input, "dim": dim, "keepdim": keepdim, "correction": correction, **named}
 
 
+@dataclass(frozen=True, slots=True)
+class Spread(Record[T]):
+    input: T
+    dim: Dims = None
+    keepdim: bool = False
+    correction: float = 1
+
+
 def _spread(name: str, root: bool, with_mean: bool) -> Op:
-    op = Op(name)
+    op = Op(name, Spread)
     op.function(getattr(torch, name))(bind_spread)
     if hasattr(torch.Tensor, name):
         op.method(name)(bind_spread)
 
     @op.shape
-    def shape(input: TensorSpec, dim: Dims = None, keepdim: bool = False, correction: float = 1) -> Any:
-        check(category(input.dtype) >= 2, "{} needs a floating-point input, found {}", name, input)
-        found = reduced(input, dim, keepdim)
+    def shape(call: Spread[TensorSpec]) -> Any:
+        check(category(call.input.dtype) >= 2, "{} needs a floating-point input, found {}", name, call.input)
+        found = reduced(call.input, call.dim, call.keepdim)
         return (found, found) if with_mean else found
 
     @op.lower
-    def lower(emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False, correction: float = 1) -> Any:
+    def lower(emit: Emitter, call: Spread[Value]) -> Any:
         """The sum of squared differences from the mean, over the number of elements less the correction."""
+        input, dim = call.input, call.dim
         centre = reduce(emit, "ReduceMean", input, input, dim, True)
         difference = emit.node("Sub", input, centre)
         count = reduced_size(input, dim)
-        if correction == 0:
-            spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, keepdim)
+        if call.correction == 0:
+            spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, call.keepdim)
         else:
-            total = reduce(emit, "ReduceSumSquare", input, difference, dim, keepdim)
-            spread = emit.node("Div", total, _freedom(emit, count, correction, input.dtype))
+            total = reduce(emit, "ReduceSumSquare", input, difference, dim, call.keepdim)
+            spread = emit.node("Div", total, _freedom(emit, count, call.correction, input.dtype))
         if root:
             spread = emit.node("Sqrt", spread)
         if not with_mean:
             return spread
-        mean = mean_of(emit, input, input, dim, keepdim)
+        mean = mean_of(emit, input, input, dim, call.keepdim)
         # torch goes from element to element, so that after an infinite one the mean is no number, as is the spread.
         return spread, emit.node("Add", mean, emit.node("Sub", spread, spread))
 
@@ -320,36 +354,59 @@ def lower_position(emit: Emitter, op_type: str, input: Value, dim: int | None, k
     return emit.node("Reshape", position, emit.ints(*[1] * input.ndim)) if keepdim and input.ndim else position
 
 
+@dataclass(frozen=True, slots=True)
+class Extreme(Record[T]):
+    input: T
+    dim: Dims = ()
+    keepdim: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Position(Record[T]):
+    input: T
+    dim: int | None = None
+    keepdim: bool = False
+
+
 def _reduced_extremes(name: str) -> None:
     op_type = f"Reduce{name.capitalize()}"
 
-    extreme = Op(f"a{name}", functions=(getattr(torch, f"a{name}"),), methods=(f"a{name}",))
+    extreme = Op(f"a{name}", Extreme, functions=(getattr(torch, f"a{name}"),), methods=(f"a{name}",))
 
     @extreme.shape
-    def extreme_shape(input: TensorSpec, dim: Dims = (), keepdim: bool = False) -> TensorSpec:
-        check_not_empty(input, dim, f"a{name}")
-        return reduced(input, dim, keepdim)
+    def extreme_shape(call: Extreme[TensorSpec]) -> TensorSpec:
+        check_not_empty(call.input, call.dim, f"a{name}")
+        return reduced(call.input, call.dim, call.keepdim)
 
     @extreme.lower
-    def lower(emit: Emitter, input: Value, dim: Dims = (), keepdim: bool = False) -> Value:
-        return lower_extreme(emit, op_type, input, dim, keepdim)
+    def lower(emit: Emitter, call: Extreme[Value]) -> Value:
+        return lower_extreme(emit, op_type, call.input, call.dim, call.keepdim)
 
-    position = Op(f"arg{name}", functions=(getattr(torch, f"arg{name}"),), methods=(f"arg{name}",))
+    position = Op(f"arg{name}", Position, functions=(getattr(torch, f"arg{name}"),), methods=(f"arg{name}",))
 
     @position.shape
-    def position_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False) -> TensorSpec:
+    def position_shape(call: Position[TensorSpec]) -> TensorSpec:
+        dim = call.dim
         check(dim is None or isinstance(dim, int), "arg{} takes one axis, found {}", name, dim)
-        check_not_empty(input, dim, f"arg{name}")
-        return reduced(input, dim, keepdim, torch.int64)
+        check_not_empty(call.input, dim, f"arg{name}")
+        return reduced(call.input, dim, call.keepdim, torch.int64)
 
     @position.lower
-    def lower_arg(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-        return lower_position(emit, f"Arg{name.capitalize()}", input, dim, keepdim)
+    def lower_arg(emit: Emitter, call: Position[Value]) -> Value:
+        return lower_position(emit, f"Arg{name.capitalize()}", call.input, call.dim, call.keepdim)
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes(Record[T]):
+    input: T
+    dim: int | None = None
+    keepdim: bool = False
+    other: Any = None
 
 
 def _extremes(name: str, lower_pair: Callable[..., Value]) -> None:
     """`max(x)`, `max(x, dim, keepdim)` with the positions beside the values, and `max(x, other)`."""
-    op = Op(name)
+    op = Op(name, Extremes)
     reduction, position = f"Reduce{name.capitalize()}", f"Arg{name.capitalize()}"
 
     @op.function(getattr(torch, name))
@@ -361,67 +418,86 @@ def _extremes(name: str, lower_pair: Callable[..., Value]) -> None:
         return {"input": input, "dim": dim, "keepdim": keepdim, "other": other, **named}
 
     @op.shape
-    def shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False, other: Any = None) -> Any:
-        if other is not None:
-            return broadcast(input, other)
+    def shape(call: Extremes[TensorSpec]) -> Any:
+        dim = call.dim
+        if call.other is not None:
+            return broadcast(call.input, call.other)
         check(dim is None or isinstance(dim, int), "{} takes one axis, found {}; use a{} for several", name, dim, name)
-        check_not_empty(input, dim, name)
-        values = reduced(input, dim, keepdim)
+        check_not_empty(call.input, dim, name)
+        values = reduced(call.input, dim, call.keepdim)
         return values if dim is None else (values, values.with_dtype(torch.int64))
 
     @op.lower
-    def lower(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False, other: Any = None) -> Any:
-        if other is not None:
-            working = Native(small_integers=NEVER).dtype(result_dtype(input, other), emit.opset)
-            extreme = lower_pair(emit, *promote(emit, input, other, dtype=working))
+    def lower(emit: Emitter, call: Extremes[Value]) -> Any:
+        input = call.input
+        if call.other is not None:
+            working = Native(small_integers=NEVER).dtype(result_dtype(input, call.other), emit.opset)
+            extreme = lower_pair(emit, *promote(emit, input, call.other, dtype=working))
             return extreme if working == emit.result.dtype else emit.cast(extreme, emit.result.dtype)
-        values = lower_extreme(emit, reduction, input, dim, keepdim)
-        return values if dim is None else (values, lower_position(emit, position, input, dim, keepdim))
+        values = lower_extreme(emit, reduction, input, call.dim, call.keepdim)
+        return values if call.dim is None else (values, lower_position(emit, position, input, call.dim, call.keepdim))
 
 
 for _name, _pair in {"max": lower_maximum, "min": lower_minimum}.items():
     _reduced_extremes(_name)
     _extremes(_name, _pair)
 
-aminmax = Op("aminmax", functions=(torch.aminmax,), methods=("aminmax",))
+
+@dataclass(frozen=True, slots=True)
+class Aminmax(Record[T]):
+    input: T
+    dim: int | None = None
+    keepdim: bool = False
+
+
+aminmax = Op("aminmax", Aminmax, functions=(torch.aminmax,), methods=("aminmax",))
 
 
 @aminmax.shape
-def aminmax_shape(input: TensorSpec, dim: int | None = None, keepdim: bool = False) -> tuple[TensorSpec, TensorSpec]:
-    check_not_empty(input, dim, "aminmax")
-    found = reduced(input, dim, keepdim)
+def aminmax_shape(call: Aminmax[TensorSpec]) -> tuple[TensorSpec, TensorSpec]:
+    check_not_empty(call.input, call.dim, "aminmax")
+    found = reduced(call.input, call.dim, call.keepdim)
     return found, found
 
 
 @aminmax.lower
-def lower_aminmax(emit: Emitter, input: Value, dim: int | None = None, keepdim: bool = False) -> tuple[Value, Value]:
-    low, high = (lower_extreme(emit, op_type, input, dim, keepdim) for op_type in ("ReduceMin", "ReduceMax"))
+def lower_aminmax(emit: Emitter, call: Aminmax[Value]) -> tuple[Value, Value]:
+    low, high = (
+        lower_extreme(emit, op_type, call.input, call.dim, call.keepdim) for op_type in ("ReduceMin", "ReduceMax")
+    )
     return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Truth(Record[T]):
+    input: T
+    dim: Dims = None
+    keepdim: bool = False
 
 
 # Truth --------------------------------------------------------------------------------------------
 
 
 def _truth(name: str, op_type: str) -> None:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, Truth, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(input: TensorSpec, dim: Dims = None, keepdim: bool = False) -> TensorSpec:
+    def shape(call: Truth[TensorSpec]) -> TensorSpec:
         """bool, but for bytes, which once stood for bool. An empty list of axes reduces nothing here."""
-        found = input if no_axes(dim) else reduced(input, dim, keepdim)
-        return found.with_dtype(torch.uint8 if input.dtype == torch.uint8 else torch.bool)
+        found = call.input if no_axes(call.dim) else reduced(call.input, call.dim, call.keepdim)
+        return found.with_dtype(torch.uint8 if call.input.dtype == torch.uint8 else torch.bool)
 
     @op.lower
-    def lower(emit: Emitter, input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
-        truth = emit.cast(input, torch.bool)
-        if no_axes(dim):
+    def lower(emit: Emitter, call: Truth[Value]) -> Value:
+        truth = emit.cast(call.input, torch.bool)
+        if no_axes(call.dim):
             return emit.cast(truth, emit.result.dtype)
         # Of no elements, runtimes reduce numbers but not bool.
-        count = reduced_size(input, dim)
+        count = reduced_size(call.input, call.dim)
         some = isinstance(count, int) and count > 0
         working = EXTREMES.dtype(torch.bool, emit.opset) if some else torch.uint8
         truth = emit.cast(truth, working)
-        found = reduce(emit, op_type, truth, truth, dim, keepdim)
+        found = reduce(emit, op_type, truth, truth, call.dim, call.keepdim)
         if not some:
             found, working = emit.cast(found, torch.bool), torch.bool
         return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)

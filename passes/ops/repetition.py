@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from passes.dimension import Dim, Size, product
 from passes.errors import NeedsDataError, check
 from passes.ops.axes import axes_of, axis_of
-from passes.ops.layout import keeps_shape, same_size, swapped, transpose_shape, transposed
+from passes.ops.layout import Transpose, keeps_shape, same_size, swapped, transpose_shape, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
+from passes.ops.record import Record, T, star
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ def expanded(emit: Emitter, value: Value, shape: Sequence[Size]) -> Value:
     return replace(emit.node("Expand", value, target), spec=value.spec.with_shape(*shape))
 
 
-expand = Op("expand", functions=(torch.broadcast_to,), methods=("expand", "broadcast_to"), view=True)
+@dataclass(frozen=True, slots=True)
+class Expand(Record[T]):
+    input: T
+    size: tuple[Size, ...] = star()
+
+
+expand = Op("expand", Expand, functions=(torch.broadcast_to,), methods=("expand", "broadcast_to"), view=True)
 expand.identity(keeps_shape)
 
 
@@ -50,7 +57,8 @@ _REPEATS = "give a number for each of the {1} axes, 1 for those that stay"
 
 
 @expand.shape
-def expand_shape(input: TensorSpec, *size: Size) -> TensorSpec:
+def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
+    input, size = call.input, call.size
     lead = len(size) - input.ndim
     check(lead >= 0, "a tensor of {} axes cannot be expanded to the {} sizes {}", input.ndim, len(size), size)
     shape: list[Size] = []
@@ -78,36 +86,49 @@ def expand_shape(input: TensorSpec, *size: Size) -> TensorSpec:
 
 
 @expand.lower
-def lower_expand(emit: Emitter, input: Value, *size: Size) -> Value:
-    return expanded(emit, input, emit.result.shape)
+def lower_expand(emit: Emitter, call: Expand[Value]) -> Value:
+    return expanded(emit, call.input, emit.result.shape)
 
 
-expand_as = Op("expand_as", methods=("expand_as",), view=True)
+@dataclass(frozen=True, slots=True)
+class ExpandAs(Record[T]):
+    input: T
+    other: T
+
+
+expand_as = Op("expand_as", ExpandAs, methods=("expand_as",), view=True)
 expand_as.identity(keeps_shape)
 
 
 @expand_as.shape
-def expand_as_shape(input: TensorSpec, other: TensorSpec) -> TensorSpec:
-    return expand_shape(input, *other.shape)
+def expand_as_shape(call: ExpandAs[TensorSpec]) -> TensorSpec:
+    return expand_shape(Expand(call.input, call.other.shape))
 
 
 @expand_as.lower
-def lower_expand_as(emit: Emitter, input: Value, other: Value) -> Value:
-    return expanded(emit, input, emit.result.shape)
+def lower_expand_as(emit: Emitter, call: ExpandAs[Value]) -> Value:
+    return expanded(emit, call.input, emit.result.shape)
 
 
-broadcast_tensors = Op("broadcast_tensors", functions=(torch.functional.broadcast_tensors,), view=True)
+@dataclass(frozen=True, slots=True)
+class BroadcastTensors(Record[T]):
+    tensors: tuple[T, ...] = star()
+
+
+broadcast_tensors = Op(
+    "broadcast_tensors", BroadcastTensors, functions=(torch.functional.broadcast_tensors,), view=True
+)
 
 
 @broadcast_tensors.shape
-def broadcast_tensors_shape(*tensors: TensorSpec) -> tuple[TensorSpec, ...]:
-    shape = broadcast_shapes(*(tensor.shape for tensor in tensors))
-    return tuple(tensor.with_shape(*shape) for tensor in tensors)
+def broadcast_tensors_shape(call: BroadcastTensors[TensorSpec]) -> tuple[TensorSpec, ...]:
+    shape = broadcast_shapes(*(tensor.shape for tensor in call.tensors))
+    return tuple(tensor.with_shape(*shape) for tensor in call.tensors)
 
 
 @broadcast_tensors.lower
-def lower_broadcast_tensors(emit: Emitter, *tensors: Value) -> tuple[Value, ...]:
-    return tuple(expanded(emit, tensor, emit.result[0].shape) for tensor in tensors)
+def lower_broadcast_tensors(emit: Emitter, call: BroadcastTensors[Value]) -> tuple[Value, ...]:
+    return tuple(expanded(emit, tensor, emit.result[0].shape) for tensor in call.tensors)
 
 
 # A whole tensor several times -----------------------------------------------------------------------
@@ -127,28 +148,40 @@ def _lower_tiled(emit: Emitter, input: Value, counts: Sequence[Size]) -> Value:
     return lifted if once else emit.node("Tile", lifted, emit.sizes(counts))
 
 
-repeat = Op("repeat", methods=("repeat",))
+@dataclass(frozen=True, slots=True)
+class Repeat(Record[T]):
+    input: T
+    repeats: tuple[Size, ...] = star()
+
+
+repeat = Op("repeat", Repeat, methods=("repeat",))
 repeat.identity(keeps_shape)
 
 
 @repeat.shape
-def repeat_shape(input: TensorSpec, *repeats: Size) -> TensorSpec:
+def repeat_shape(call: Repeat[TensorSpec]) -> TensorSpec:
     check(
-        len(repeats) >= input.ndim,
+        len(call.repeats) >= call.input.ndim,
         "{} repeats are given for a tensor of {} axes",
-        len(repeats),
-        input.ndim,
+        len(call.repeats),
+        call.input.ndim,
         remedy=_REPEATS,
     )
-    return _tiled(input, repeats)
+    return _tiled(call.input, call.repeats)
 
 
 @repeat.lower
-def lower_repeat(emit: Emitter, input: Value, *repeats: Size) -> Value:
-    return _lower_tiled(emit, input, repeats)
+def lower_repeat(emit: Emitter, call: Repeat[Value]) -> Value:
+    return _lower_tiled(emit, call.input, call.repeats)
 
 
-tile = Op("tile", functions=(torch.tile,), methods=("tile",))
+@dataclass(frozen=True, slots=True)
+class Tile(Record[T]):
+    input: T
+    dims: tuple[Size, ...] = star()
+
+
+tile = Op("tile", Tile, functions=(torch.tile,), methods=("tile",))
 tile.identity(keeps_shape)
 
 
@@ -157,29 +190,38 @@ def _padded(dims: Sequence[Size], ndim: int) -> tuple[Size, ...]:
 
 
 @tile.shape
-def tile_shape(input: TensorSpec, *dims: Size) -> TensorSpec:
-    return _tiled(input, _padded(dims, input.ndim))
+def tile_shape(call: Tile[TensorSpec]) -> TensorSpec:
+    return _tiled(call.input, _padded(call.dims, call.input.ndim))
 
 
 @tile.lower
-def lower_tile(emit: Emitter, input: Value, *dims: Size) -> Value:
-    return _lower_tiled(emit, input, _padded(dims, input.ndim))
+def lower_tile(emit: Emitter, call: Tile[Value]) -> Value:
+    return _lower_tiled(emit, call.input, _padded(call.dims, call.input.ndim))
 
 
-repeat_interleave = Op("repeat_interleave", functions=(torch.repeat_interleave,), methods=("repeat_interleave",))
+@dataclass(frozen=True, slots=True)
+class RepeatInterleave(Record[T]):
+    input: T
+    repeats: Size | T
+    dim: int | None = None
+    output_size: Size | None = None
+
+
+repeat_interleave = Op(
+    "repeat_interleave", RepeatInterleave, functions=(torch.repeat_interleave,), methods=("repeat_interleave",)
+)
 
 
 @repeat_interleave.shape
-def repeat_interleave_shape(
-    input: TensorSpec, repeats: Size | TensorSpec, dim: int | None = None, output_size: Size | None = None
-) -> TensorSpec:
+def repeat_interleave_shape(call: RepeatInterleave[TensorSpec]) -> TensorSpec:
+    input, repeats, dim = call.input, call.repeats, call.dim
     check(dim is None or input.ndim >= 1, "a 0-d tensor has no axis {}", dim)
     flat = input.with_shape(input.numel()) if dim is None else input
     axis = axis_of(dim or 0, flat.ndim)
     if isinstance(repeats, TensorSpec):
-        if output_size is None:
+        if call.output_size is None:
             raise NeedsDataError("how often each element is repeated depends on data, and so does the shape")
-        length: Size = output_size
+        length: Size = call.output_size
     else:
         check(isinstance(repeats, Dim) or repeats >= 0, "elements cannot be repeated {} times", repeats)
         length = flat.shape[axis] * repeats
@@ -187,18 +229,17 @@ def repeat_interleave_shape(
 
 
 @repeat_interleave.lower
-def lower_repeat_interleave(
-    emit: Emitter, input: Value, repeats: Any, dim: int | None = None, output_size: Size | None = None
-) -> Value:
+def lower_repeat_interleave(emit: Emitter, call: RepeatInterleave[Value]) -> Value:
     """A new axis after the repeated one, expanded and merged into it."""
-    if not isinstance(repeats, (int, Dim)):
+    input = call.input
+    if not isinstance(call.repeats, (int, Dim)):
         emit.unsupported("how often each element is repeated depends on data")
-    if dim is None:
+    if call.dim is None:
         input = _flat(emit, input)
-    axis = axis_of(dim or 0, input.ndim)
-    shape = [*input.shape[: axis + 1], repeats, *input.shape[axis + 1 :]]
+    axis = axis_of(call.dim or 0, input.ndim)
+    shape = [*input.shape[: axis + 1], call.repeats, *input.shape[axis + 1 :]]
     ones: list[Size] = [1] * len(shape)
-    ones[axis + 1] = repeats
+    ones[axis + 1] = call.repeats
     repeated = emit.node("Expand", emit.unsqueeze(input, axis + 1), emit.sizes(ones))
     return emit.reshape(repeated, emit.result.shape)
 
@@ -209,31 +250,43 @@ def _flat(emit: Emitter, value: Value) -> Value:
 
 # Another order along axes ---------------------------------------------------------------------------
 
-flip = Op("flip", functions=(torch.flip,), methods=("flip",))
+
+@dataclass(frozen=True, slots=True)
+class Flip(Record[T]):
+    input: T
+    dims: tuple[int, ...] = star()
+
+
+flip = Op("flip", Flip, functions=(torch.flip,), methods=("flip",))
 
 
 @flip.shape
-def flip_shape(input: TensorSpec, *dims: int) -> TensorSpec:
-    axes_of(dims, input.ndim)
-    return input
+def flip_shape(call: Flip[TensorSpec]) -> TensorSpec:
+    axes_of(call.dims, call.input.ndim)
+    return call.input
 
 
 @flip.lower
-def lower_flip(emit: Emitter, input: Value, *dims: int) -> Value:
-    return _flipped(emit, input, axes_of(dims, input.ndim) if input.ndim else ())
+def lower_flip(emit: Emitter, call: Flip[Value]) -> Value:
+    return _flipped(emit, call.input, axes_of(call.dims, call.input.ndim) if call.input.ndim else ())
+
+
+@dataclass(frozen=True, slots=True)
+class FlipFixed(Record[T]):
+    input: T
 
 
 def _flip_fixed(name: str, axis: int) -> None:
-    op = Op(name, functions=(getattr(torch, name),), methods=(name,))
+    op = Op(name, FlipFixed, functions=(getattr(torch, name),), methods=(name,))
 
     @op.shape
-    def shape(input: TensorSpec) -> TensorSpec:
-        check(input.ndim > axis, "{} takes a tensor of {} axes or more, found {}", name, axis + 1, input.ndim)
-        return input
+    def shape(call: FlipFixed[TensorSpec]) -> TensorSpec:
+        check(call.input.ndim > axis, "{} takes a tensor of {} axes or more, found {}", name, axis + 1, call.input.ndim)
+        return call.input
 
     @op.lower
-    def lower(emit: Emitter, input: Value) -> Value:
-        return _flipped(emit, input, (axis,))
+    def lower(emit: Emitter, call: FlipFixed[Value]) -> Value:
+        return _flipped(emit, call.input, (axis,))
 
 
 _flip_fixed("flipud", 0)
@@ -249,26 +302,41 @@ def _flipped(emit: Emitter, value: Value, axes: Sequence[int]) -> Value:
     return replace(result, spec=value.spec)
 
 
-rot90 = Op("rot90", functions=(torch.rot90,), methods=("rot90",))
+@dataclass(frozen=True, slots=True)
+class Rot90(Record[T]):
+    input: T
+    k: int = 1
+    dims: Sequence[int] = (0, 1)
+
+
+rot90 = Op("rot90", Rot90, functions=(torch.rot90,), methods=("rot90",))
 
 
 @rot90.shape
-def rot90_shape(input: TensorSpec, k: int = 1, dims: Sequence[int] = (0, 1)) -> TensorSpec:
+def rot90_shape(call: Rot90[TensorSpec]) -> TensorSpec:
+    input = call.input
     check(input.ndim >= 2, "rot90 takes a tensor of 2 axes or more, found {}", input.ndim)
-    check(len(dims) == 2, "rot90 turns a plane of 2 axes, found {}", len(dims))
-    first, second = axes_of(dims, input.ndim)
-    return transpose_shape(input, first, second) if k % 2 else input
+    check(len(call.dims) == 2, "rot90 turns a plane of 2 axes, found {}", len(call.dims))
+    first, second = axes_of(call.dims, input.ndim)
+    return transpose_shape(Transpose(input, first, second)) if call.k % 2 else input
 
 
 @rot90.lower
-def lower_rot90(emit: Emitter, input: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Value:
+def lower_rot90(emit: Emitter, call: Rot90[Value]) -> Value:
     """Half a turn reverses both axes; a quarter turn reverses one and swaps them."""
-    first, second = axes_of(dims, input.ndim)
-    turned = _flipped(emit, input, [(), (second,), (first, second), (first,)][k % 4])
-    return transposed(emit, turned, swapped(input.ndim, first, second)) if k % 2 else turned
+    first, second = axes_of(call.dims, call.input.ndim)
+    turned = _flipped(emit, call.input, [(), (second,), (first, second), (first,)][call.k % 4])
+    return transposed(emit, turned, swapped(call.input.ndim, first, second)) if call.k % 2 else turned
 
 
-roll = Op("roll", functions=(torch.roll,), methods=("roll",))
+@dataclass(frozen=True, slots=True)
+class Roll(Record[T]):
+    input: T
+    shifts: Size | Sequence[Size]
+    dims: int | Sequence[int] | None = None
+
+
+roll = Op("roll", Roll, functions=(torch.roll,), methods=("roll",))
 
 
 def _rolls(
@@ -287,17 +355,16 @@ def _rolls(
 
 
 @roll.shape
-def roll_shape(input: TensorSpec, shifts: Size | Sequence[Size], dims: int | Sequence[int] | None = None) -> TensorSpec:
-    _rolls(input, shifts, dims)
-    return input
+def roll_shape(call: Roll[TensorSpec]) -> TensorSpec:
+    _rolls(call.input, call.shifts, call.dims)
+    return call.input
 
 
 @roll.lower
-def lower_roll(
-    emit: Emitter, input: Value, shifts: Size | Sequence[Size], dims: int | Sequence[int] | None = None
-) -> Value:
+def lower_roll(emit: Emitter, call: Roll[Value]) -> Value:
     """Along each axis, the last `shift` elements before the others."""
-    rolls = _rolls(input, shifts, dims)
+    input, dims = call.input, call.dims
+    rolls = _rolls(input, call.shifts, dims)
     flat = dims is None or dims == () or dims == []
     value = _flat(emit, input) if flat else input
     shape = value.shape

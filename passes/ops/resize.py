@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from passes.dimension import Size, hint, is_static
 from passes.errors import UnsupportedOpError, check
-from passes.ops.adaptive_pool import lower_adaptive_avg_pool
+from passes.ops.adaptive_pool import AdaptiveAvgPool, lower_adaptive_avg_pool
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -48,7 +49,19 @@ NEAREST_ATTRIBUTES = {
     "nearest-exact": {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"},
 }
 
-interpolate = Op("interpolate", functions=(F.interpolate,))
+
+@dataclass(frozen=True, slots=True)
+class Interpolate(Record[T]):
+    input: T
+    size: PerAxis = None
+    scale_factor: PerAxis = None
+    mode: str = "nearest"
+    align_corners: bool | None = None
+    recompute_scale_factor: bool | None = None
+    antialias: bool = False
+
+
+interpolate = Op("interpolate", Interpolate, functions=(F.interpolate,))
 
 
 @interpolate.module(nn.Upsample)
@@ -120,19 +133,12 @@ PerAxis: TypeAlias = Any
 
 
 @interpolate.shape
-def interpolate_shape(
-    input: TensorSpec,
-    size: PerAxis = None,
-    scale_factor: PerAxis = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> TensorSpec:
+def interpolate_shape(call: Interpolate[TensorSpec]) -> TensorSpec:
     """[N, C, *spatial] with the spatial sizes asked for."""
+    input, mode = call.input, call.mode
     check(mode in SPATIAL_AXES, "the mode {!r} is none of {}", mode, ", ".join(SPATIAL_AXES))
-    check((size is None) != (scale_factor is None), "either size or scale_factor must be given, and not both")
-    check(size is None or not recompute_scale_factor, "recompute_scale_factor has no meaning with a size")
+    check((call.size is None) != (call.scale_factor is None), "either size or scale_factor must be given, and not both")
+    check(call.size is None or not call.recompute_scale_factor, "recompute_scale_factor has no meaning with a size")
     check(
         input.ndim - 2 in SPATIAL_AXES[mode],
         "{} takes an input of {} axes, found {}",
@@ -141,11 +147,11 @@ def interpolate_shape(
         input,
     )
     if mode in PICKING or mode == "area":
-        check(align_corners is None, "align_corners has no meaning for {}", mode)
-    check(not antialias or mode in ANTIALIASED, "{} cannot be antialiased, only {}", mode, ", ".join(ANTIALIASED))
+        check(call.align_corners is None, "align_corners has no meaning for {}", mode)
+    check(not call.antialias or mode in ANTIALIASED, "{} cannot be antialiased, only {}", mode, ", ".join(ANTIALIASED))
     if mode == "lanczos":
-        check(antialias and not align_corners, "lanczos needs antialias=True, and no align_corners")
-    axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
+        check(call.antialias and not call.align_corners, "lanczos needs antialias=True, and no align_corners")
+    axes = _axes(input, call.size, call.scale_factor, mode, call.recompute_scale_factor)
     after = [axis.after for axis in axes]
     check(
         all(new >= (mode != "area") for new in after),
@@ -159,40 +165,23 @@ def interpolate_shape(
 
 
 @interpolate.identity
-def interpolate_is_identity(
-    result: TensorSpec,
-    input: TensorSpec,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> bool:
+def interpolate_is_identity(result: TensorSpec, call: Interpolate[TensorSpec]) -> bool:
     return all(
         _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0)
-        for axis in _axes(input, size, scale_factor, mode, recompute_scale_factor)
+        for axis in _axes(call.input, call.size, call.scale_factor, call.mode, call.recompute_scale_factor)
     )
 
 
 @interpolate.cost
-def interpolate_cost(result: TensorSpec, input: TensorSpec, mode: str, **_: Any) -> Size:
+def interpolate_cost(result: TensorSpec, call: Interpolate[TensorSpec]) -> Size:
     """One multiply-add per neighbour; antialiasing, whose windows grow with the factor, is counted as if without."""
-    return result.numel() * NEIGHBOURS[mode] ** (input.ndim - 2) if mode in NEIGHBOURS else 0
+    return result.numel() * NEIGHBOURS[call.mode] ** (call.input.ndim - 2) if call.mode in NEIGHBOURS else 0
 
 
 @interpolate.lower
-def lower_interpolate(
-    emit: Emitter,
-    input: Value,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Value:
-    axes = _axes(input, size, scale_factor, mode, recompute_scale_factor)
+def lower_interpolate(emit: Emitter, call: Interpolate[Value]) -> Value:
+    input, mode, antialias = call.input, call.mode, call.antialias
+    axes = _axes(input, call.size, call.scale_factor, mode, call.recompute_scale_factor)
     if mode in PICKING:
         channels = min(hint(input.shape[1]), 2)
         precision = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -204,15 +193,15 @@ def lower_interpolate(
         emit.unsupported(f"ONNX does not round {mode} resampling of {input.dtype} as torch does")
     if mode == "area":
         return _average(emit, input, axes)
-    if mode == "lanczos" or (antialias and (align_corners or emit.opset < 18)) or _is_taken_for_a_copy(axes):
-        return _product(emit, input, axes, mode, align_corners, antialias)
+    if mode == "lanczos" or (antialias and (call.align_corners or emit.opset < 18)) or _is_taken_for_a_copy(axes):
+        return _product(emit, input, axes, mode, call.align_corners, antialias)
     cubic = mode == "bicubic"
     return _resize(
         emit,
         input,
         axes,
         mode="cubic" if cubic else "linear",
-        coordinate_transformation_mode="align_corners" if align_corners else "half_pixel",
+        coordinate_transformation_mode="align_corners" if call.align_corners else "half_pixel",
         # Torch takes the coefficient of PIL where it antialiases like PIL.
         cubic_coeff_a=(-0.5 if antialias else -0.75) if cubic else None,
         antialias=1 if antialias else None,
@@ -357,7 +346,7 @@ def _average(emit: Emitter, input: Value, axes: Sequence[Axis]) -> Value:
     if all(ratio is not None and ratio.numerator == 1 for ratio in ratios):
         window = [ratio.denominator for ratio in ratios if ratio is not None]
         return emit.node("AveragePool", input, kernel_shape=window, strides=window)
-    return lower_adaptive_avg_pool(emit, input, len(axes), [axis.after for axis in axes])
+    return lower_adaptive_avg_pool(emit, AdaptiveAvgPool(input, len(axes), [axis.after for axis in axes]))
 
 
 def _product(

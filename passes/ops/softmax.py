@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,17 +12,47 @@ from torch.nn import functional as F
 
 from passes.errors import check
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-softmax = Op("softmax", functions=(F.softmax, torch.softmax, torch.special.softmax), methods=("softmax",))
+
+@dataclass(frozen=True, slots=True)
+class Softmax(Record[T]):
+    input: T
+    dim: int | None = None
+    dtype: torch.dtype | None = None
+    _stacklevel: int = 3
+
+
+softmax = Op("softmax", Softmax, functions=(F.softmax, torch.softmax, torch.special.softmax), methods=("softmax",))
 log_softmax = Op(
-    "log_softmax", functions=(F.log_softmax, torch.log_softmax, torch.special.log_softmax), methods=("log_softmax",)
+    "log_softmax",
+    Softmax,
+    functions=(F.log_softmax, torch.log_softmax, torch.special.log_softmax),
+    methods=("log_softmax",),
 )
-softmin = Op("softmin", functions=(F.softmin,))
-softmax2d = Op("softmax2d")
+
+
+@dataclass(frozen=True, slots=True)
+class Softmin(Record[T]):
+    input: T
+    dim: int | None = None
+    dtype: torch.dtype | None = None
+    _stacklevel: int = 3
+
+
+softmin = Op("softmin", Softmin, functions=(F.softmin,))
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax2d(Record[T]):
+    input: T
+
+
+softmax2d = Op("softmax2d", Softmax2d)
 
 
 @softmax.module(nn.Softmax)
@@ -33,18 +64,17 @@ def bind_softmax(module: Any, input: Any) -> Mapping[str, Any]:
 
 @softmax.shape
 @log_softmax.shape
-def softmax_shape(
-    input: TensorSpec, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
-) -> TensorSpec:
+def softmax_shape(call: Softmax[TensorSpec]) -> TensorSpec:
+    input = call.input
     rank = max(input.ndim, 1)
     check(
-        dim is None or -rank <= dim < rank,
+        call.dim is None or -rank <= call.dim < rank,
         "dim is {}, but the input has {} axes",
-        dim,
+        call.dim,
         input.ndim,
         remedy="use dim=-1 for the last axis",
     )
-    result = input.with_dtype(dtype or input.dtype)
+    result = input.with_dtype(call.dtype or input.dtype)
     check(
         result.dtype.is_floating_point,
         "softmax needs a floating-point input, found {}",
@@ -55,28 +85,22 @@ def softmax_shape(
 
 
 @softmin.shape
-def softmin_shape(
-    input: TensorSpec, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
-) -> TensorSpec:
-    check(input.dtype != torch.bool, "softmin negates its input, which is bool")
-    return softmax_shape(input, dim, dtype)
+def softmin_shape(call: Softmin[TensorSpec]) -> TensorSpec:
+    check(call.input.dtype != torch.bool, "softmin negates its input, which is bool")
+    return softmax_shape(Softmax(call.input, call.dim, call.dtype))
 
 
 @softmax.lower
-def lower_softmax(
-    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
-) -> Value:
-    return _along(emit, "Softmax", emit.cast(input, emit.result.dtype), dim)
+def lower_softmax(emit: Emitter, call: Softmax[Value]) -> Value:
+    return _along(emit, "Softmax", emit.cast(call.input, emit.result.dtype), call.dim)
 
 
 @log_softmax.lower
-def lower_log_softmax(
-    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
-) -> Value:
-    value = emit.cast(input, emit.result.dtype)
+def lower_log_softmax(emit: Emitter, call: Softmax[Value]) -> Value:
+    value = emit.cast(call.input, emit.result.dtype)
     if emit.result.dtype == torch.float64 and emit.result.ndim:
-        return _log_softmax_of_double(emit, value, _axis(emit.result.ndim, dim))
-    return _along(emit, "LogSoftmax", value, dim)
+        return _log_softmax_of_double(emit, value, _axis(emit.result.ndim, call.dim))
+    return _along(emit, "LogSoftmax", value, call.dim)
 
 
 def _log_softmax_of_double(emit: Emitter, value: Value, axis: int) -> Value:
@@ -87,13 +111,11 @@ def _log_softmax_of_double(emit: Emitter, value: Value, axis: int) -> Value:
 
 
 @softmin.lower
-def lower_softmin(
-    emit: Emitter, input: Value, dim: int | None = None, dtype: torch.dtype | None = None, _stacklevel: int = 3
-) -> Value:
+def lower_softmin(emit: Emitter, call: Softmin[Value]) -> Value:
     """softmax(-x); the negation comes before the cast, as in torch, where unsigned integers wrap around."""
-    if input.dtype == torch.uint8:
+    if call.input.dtype == torch.uint8:
         emit.unsupported("softmin of uint8: ONNX does not negate unsigned integers")
-    return _along(emit, "Softmax", emit.cast(emit.node("Neg", input), emit.result.dtype), dim)
+    return _along(emit, "Softmax", emit.cast(emit.node("Neg", call.input), emit.result.dtype), call.dim)
 
 
 def _along(emit: Emitter, op_type: str, input: Value, dim: int | None) -> Value:
@@ -116,12 +138,12 @@ def bind_softmax2d(module: nn.Softmax2d, input: Any) -> Mapping[str, Any]:
 
 
 @softmax2d.shape
-def softmax2d_shape(input: TensorSpec) -> TensorSpec:
-    check(input.ndim in (3, 4), "Softmax2d needs an input of 3 or 4 axes, found {}", input.ndim)
-    return softmax_shape(input, -3)
+def softmax2d_shape(call: Softmax2d[TensorSpec]) -> TensorSpec:
+    check(call.input.ndim in (3, 4), "Softmax2d needs an input of 3 or 4 axes, found {}", call.input.ndim)
+    return softmax_shape(Softmax(call.input, -3))
 
 
 @softmax2d.lower
-def lower_softmax2d(emit: Emitter, input: Value) -> Value:
+def lower_softmax2d(emit: Emitter, call: Softmax2d[Value]) -> Value:
     """Over the channels at each position."""
-    return _along(emit, "Softmax", input, -3)
+    return _along(emit, "Softmax", call.input, -3)

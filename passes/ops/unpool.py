@@ -7,7 +7,7 @@ another one is asked for that the pool would have taken to the same size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.op import Op
+from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.ops.windows import Sizes, per_axis
 from passes.spec import TensorSpec, shape_text
@@ -25,7 +26,19 @@ from passes.spec import TensorSpec, shape_text
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-max_unpool = Op("max_unpool")
+
+@dataclass(frozen=True, slots=True)
+class MaxUnpool(Record[T]):
+    rank: int
+    input: T
+    indices: T
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    output_size: Sequence[Size] | None = None
+
+
+max_unpool = Op("max_unpool", MaxUnpool)
 
 
 def unpool_arguments(
@@ -53,15 +66,8 @@ for _rank, (_function, _layer) in enumerate(_RANKS, start=1):
 
 
 @max_unpool.shape
-def max_unpool_shape(
-    rank: int,
-    input: TensorSpec,
-    indices: TensorSpec,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    output_size: Sequence[Size] | None = None,
-) -> TensorSpec:
+def max_unpool_shape(call: MaxUnpool[TensorSpec]) -> TensorSpec:
+    rank, input, indices = call.rank, call.input, call.indices
     check(
         input.ndim in (rank + 1, rank + 2),
         "a {}d unpool needs an input of {} or {} axes, found {}",
@@ -75,19 +81,19 @@ def max_unpool_shape(
         input,
         shape_text(indices.shape),
     )
-    steps = per_axis("stride", kernel_size if stride is None else stride, rank)
-    check(min(steps) > 0, "stride must be positive, found {}", stride)
+    steps = per_axis("stride", call.kernel_size if call.stride is None else call.stride, rank)
+    check(min(steps) > 0, "stride must be positive, found {}", call.stride)
     usual = [
         (size - 1) * step + kernel - 2 * pad
         for size, step, kernel, pad in zip(
             input.shape[-rank:],
             steps,
-            per_axis("kernel_size", kernel_size, rank),
-            per_axis("padding", padding, rank),
+            per_axis("kernel_size", call.kernel_size, rank),
+            per_axis("padding", call.padding, rank),
             strict=True,
         )
     ]
-    sizes = usual if output_size is None else _asked(rank, output_size, usual, steps)
+    sizes = usual if call.output_size is None else _asked(rank, call.output_size, usual, steps)
     check(all(size >= 0 for size in sizes), "the result would have the spatial sizes {}", shape_text(tuple(sizes)))
     return input.with_shape(*input.shape[:-rank], *sizes)
 
@@ -112,23 +118,18 @@ def _asked(rank: int, output_size: Sequence[Size], usual: Sequence[Size], steps:
 
 
 @max_unpool.lower
-def lower_max_unpool(
-    emit: Emitter,
-    rank: int,
-    input: Value,
-    indices: Value,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    output_size: Sequence[Size] | None = None,
-) -> Value:
+def lower_max_unpool(emit: Emitter, call: MaxUnpool[Value]) -> Value:
     """ScatterElements into planes of zeros. ONNX's MaxUnpool counts indices through the whole tensor, torch in a plane.
 
     An input's planes are taken together as the rows of a matrix.
     """
     shape: tuple[Size, ...] = emit.result.shape
-    count, before, after = product(shape[:-rank]), product(input.shape[-rank:]), product(shape[-rank:])
-    empty = expanded(emit, emit.scalar(0, input), [count, after])
-    places, maxima = (emit.reshape(value, [count, before]) for value in (indices, input))
+    count, before, after = (
+        product(shape[: -call.rank]),
+        product(call.input.shape[-call.rank :]),
+        product(shape[-call.rank :]),
+    )
+    empty = expanded(emit, emit.scalar(0, call.input), [count, after])
+    places, maxima = (emit.reshape(value, [count, before]) for value in (call.indices, call.input))
     planes = emit.node("ScatterElements", empty, places, maxima, axis=1)
     return emit.reshape(replace(planes, spec=emit.result.with_shape(count, after)), shape)

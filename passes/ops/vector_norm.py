@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -13,14 +13,36 @@ from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.op import Op
 from passes.ops.promotion import as_value
+from passes.ops.record import Record, T
 from passes.ops.reduction import Dims, check_not_empty, reduce, reduced
 from passes.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx_emitter import Emitter, Value
 
-vector_norm = Op("vector_norm", functions=(torch.linalg.vector_norm,))
-matrix_norm = Op("matrix_norm", functions=(torch.linalg.matrix_norm,))
+
+@dataclass(frozen=True, slots=True)
+class VectorNorm(Record[T]):
+    input: T
+    ord: float = 2
+    dim: Dims = None
+    keepdim: bool = False
+    dtype: torch.dtype | None = None
+
+
+vector_norm = Op("vector_norm", VectorNorm, functions=(torch.linalg.vector_norm,))
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixNorm(Record[T]):
+    input: T
+    ord: float | str = "fro"
+    dim: tuple[int, int] = (-2, -1)
+    keepdim: bool = False
+    dtype: torch.dtype | None = None
+
+
+matrix_norm = Op("matrix_norm", MatrixNorm, functions=(torch.linalg.matrix_norm,))
 
 
 def check_floating(input: TensorSpec, dtype: torch.dtype | None) -> torch.dtype:
@@ -30,13 +52,12 @@ def check_floating(input: TensorSpec, dtype: torch.dtype | None) -> torch.dtype:
 
 
 @vector_norm.shape
-def vector_norm_shape(
-    input: TensorSpec, ord: float = 2, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> TensorSpec:
+def vector_norm_shape(call: VectorNorm[TensorSpec]) -> TensorSpec:
+    ord = call.ord
     check(isinstance(ord, (int, float)), "the order of a vector norm is a number, not {}", ord)
     if ord < 0 or ord == math.inf:
-        check_not_empty(input, dim, f"a norm of order {ord}")
-    return reduced(input, dim, keepdim, check_floating(input, dtype))
+        check_not_empty(call.input, call.dim, f"a norm of order {ord}")
+    return reduced(call.input, call.dim, call.keepdim, check_floating(call.input, call.dtype))
 
 
 @vector_norm.function(torch.norm)
@@ -54,15 +75,8 @@ def bind_norm(
 
 
 @vector_norm.lower
-def lower_vector_norm(
-    emit: Emitter,
-    input: Value,
-    ord: float = 2,
-    dim: Dims = None,
-    keepdim: bool = False,
-    dtype: torch.dtype | None = None,
-) -> Value:
-    return norm_of(emit, emit.cast(input, emit.result.dtype), ord, dim, keepdim)
+def lower_vector_norm(emit: Emitter, call: VectorNorm[Value]) -> Value:
+    return norm_of(emit, emit.cast(call.input, emit.result.dtype), call.ord, call.dim, call.keepdim)
 
 
 def norm_of(emit: Emitter, value: Value, ord: float, dim: Dims, keepdim: bool) -> Value:
@@ -81,50 +95,54 @@ def norm_of(emit: Emitter, value: Value, ord: float, dim: Dims, keepdim: bool) -
 
 
 @matrix_norm.shape
-def matrix_norm_shape(
-    input: TensorSpec,
-    ord: float | str = "fro",
-    dim: tuple[int, int] = (-2, -1),
-    keepdim: bool = False,
-    dtype: torch.dtype | None = None,
-) -> TensorSpec:
+def matrix_norm_shape(call: MatrixNorm[TensorSpec]) -> TensorSpec:
+    input, dim = call.input, call.dim
     check(input.ndim >= 2, "a matrix norm needs a tensor of at least 2 axes, found {}", input)
     check(not isinstance(dim, int) and len(dim) == 2, "a matrix has two axes, found {}", dim)
     check(
-        ord in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf),
+        call.ord in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf),
         "a matrix norm is fro, nuc, ±1, ±2 or ±inf, not {}",
-        ord,
+        call.ord,
     )
-    return reduced(input, dim, keepdim, check_floating(input, dtype))
+    return reduced(input, dim, call.keepdim, check_floating(input, call.dtype))
 
 
 @matrix_norm.lower
-def lower_matrix_norm(
-    emit: Emitter,
-    input: Value,
-    ord: float | str = "fro",
-    dim: tuple[int, int] = (-2, -1),
-    keepdim: bool = False,
-    dtype: torch.dtype | None = None,
-) -> Value:
+def lower_matrix_norm(emit: Emitter, call: MatrixNorm[Value]) -> Value:
     """Order 1: the largest column sum of magnitudes; infinity: the largest row sum; negative: the smallest."""
-    value = emit.cast(input, emit.result.dtype)
+    ord = call.ord
+    value = emit.cast(call.input, emit.result.dtype)
     if isinstance(ord, str) or abs(ord) == 2:
         if ord != "fro":
             emit.unsupported(f"the matrix norm of order {ord} needs singular values")
-        return reduce(emit, "ReduceL2", input, value, dim, keepdim)
-    rows, columns = axes_of(dim, input.ndim)
+        return reduce(emit, "ReduceL2", call.input, value, call.dim, call.keepdim)
+    rows, columns = axes_of(call.dim, call.input.ndim)
     summed, searched = (rows, columns) if abs(ord) == 1 else (columns, rows)
     sums = emit.reduce("ReduceL1", value, [summed], True)
     sums = replace(sums, spec=value.known.with_shape(*(1 if i == summed else n for i, n in enumerate(value.shape))))
     extreme = reduce(emit, "ReduceMax" if ord > 0 else "ReduceMin", sums, sums, searched, True)
-    return extreme if keepdim else emit.squeeze(extreme, rows, columns)
+    return extreme if call.keepdim else emit.squeeze(extreme, rows, columns)
 
 
 # A number, the name of a matrix norm, or None.
 Order: TypeAlias = Any
 
-norm = Op("norm", functions=(torch.linalg.norm,))
+
+@dataclass(frozen=True, slots=True)
+class Norm(Record[T]):
+    input: T
+    ord: Order = None
+    dim: Dims = None
+    keepdim: bool = False
+    dtype: torch.dtype | None = None
+
+
+norm = Op("norm", Norm, functions=(torch.linalg.norm,))
+
+
+def _as_matrix_norm(call: Norm[T]) -> MatrixNorm[T]:
+    rows_and_columns: Any = (-2, -1) if call.dim is None else call.dim
+    return MatrixNorm(call.input, call.ord, rows_and_columns, call.keepdim, call.dtype)
 
 
 def is_matrix_norm(input: TensorSpec | Value, ord: Any, dim: Dims) -> bool:
@@ -135,28 +153,21 @@ def is_matrix_norm(input: TensorSpec | Value, ord: Any, dim: Dims) -> bool:
 
 
 @norm.shape
-def norm_shape(
-    input: TensorSpec, ord: Order = None, dim: Dims = None, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> TensorSpec:
+def norm_shape(call: Norm[TensorSpec]) -> TensorSpec:
+    input, ord, dim = call.input, call.ord, call.dim
     if is_matrix_norm(input, ord, dim):
-        return matrix_norm_shape(input, ord, (-2, -1) if dim is None else dim, keepdim, dtype)  # type: ignore[arg-type]
+        return matrix_norm_shape(_as_matrix_norm(call))
     check(
         ord is None or dim is not None or input.ndim == 1,
         "linalg.norm with an order needs a vector or a matrix, found {}",
         input,
     )
-    return vector_norm_shape(input, 2 if ord is None else ord, dim, keepdim, dtype)
+    return vector_norm_shape(VectorNorm(input, 2 if ord is None else ord, dim, call.keepdim, call.dtype))
 
 
 @norm.lower
-def lower_norm(
-    emit: Emitter,
-    input: Value,
-    ord: Any = None,
-    dim: Any = None,
-    keepdim: bool = False,
-    dtype: torch.dtype | None = None,
-) -> Value:
-    if is_matrix_norm(input, ord, dim):
-        return lower_matrix_norm(emit, input, ord, (-2, -1) if dim is None else dim, keepdim, dtype)
-    return lower_vector_norm(emit, input, 2 if ord is None else ord, dim, keepdim, dtype)
+def lower_norm(emit: Emitter, call: Norm[Value]) -> Value:
+    ord, dim = call.ord, call.dim
+    if is_matrix_norm(call.input, ord, dim):
+        return lower_matrix_norm(emit, _as_matrix_norm(call))
+    return lower_vector_norm(emit, VectorNorm(call.input, 2 if ord is None else ord, dim, call.keepdim, call.dtype))

@@ -235,5 +235,5 @@ def test_cost(keys: int) -> None:
     q, k, v = torch.empty(2, 4, 3, 8), torch.empty(2, keys, 5, 8), torch.empty(2, keys, 5, 6)
     node = list(propagated(lambda q, k, v: attend(q, k, v, enable_gqa=True), q, k, v).graph.nodes)[-2]
     call = node.meta[CALL]
-    arguments = {name: getattr(value, "meta", {}).get(SPEC, value) for name, value in call.arguments.items()}
-    assert call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=arguments) == 2 * 4 * 3 * 5 * (8 + 6)
+    specs = call.record.map(lambda leaf: leaf.meta[SPEC])
+    assert call.op.cost_rule(node.meta[SPEC], specs) == 2 * 4 * 3 * 5 * (8 + 6)

@@ -207,10 +207,4 @@ def test_cost(function: Function, shapes: list[tuple[int, ...]], macs: int) -> N
     node = list(propagated(called, *map(torch.empty, shapes)).graph.nodes)[-2]
     call = node.meta[CALL]
     assert call.op.cost_rule is not None
-    tensors = {
-        name: tuple(item.meta[SPEC] for item in value)
-        if isinstance(value, tuple)
-        else getattr(value, "meta", {}).get(SPEC, value)
-        for name, value in call.arguments.items()
-    }
-    assert call.op.call(call.op.cost_rule, node.meta[SPEC], arguments=tensors) == macs
+    assert call.op.cost_rule(node.meta[SPEC], call.record.map(lambda leaf: leaf.meta[SPEC])) == macs
