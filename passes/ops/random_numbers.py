@@ -181,7 +181,7 @@ def multinomial_shape(call: Multinomial[TensorSpec]) -> TensorSpec:
     check(call.num_samples > 0, "multinomial is asked for {} samples", call.num_samples)
     check(
         call.replacement or call.num_samples <= call.input.shape[-1],
-        "{} samples are drawn from {} without call.replacement",
+        "{} samples are drawn from {} without replacement",
         call.num_samples,
         call.input.shape[-1],
     )
