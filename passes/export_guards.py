@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from passes.dimension import Dim, Size
+from passes.facts import Fact
 from passes.guards import GuardLog, Location
 from passes.torch_state import Loan
 
@@ -163,7 +164,6 @@ class _Condition:
 
     condition: Any
     names: Mapping[Any, str]
-    terms: Mapping[Any, int] = field(default_factory=dict)
 
     def at(self, sizes: Mapping[str, int]) -> int:
         return int(bool(self.condition.subs({symbol: sizes[name] for symbol, name in self.names.items()})))
@@ -176,7 +176,7 @@ def _record_as_text(condition: Any, names: Mapping[Any, str], log: GuardLog) -> 
     import sympy
 
     text = str(condition.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()}))
-    log.facts.append((_Condition(condition, names), "!=", text))
+    log.facts.assume(Fact(_Condition(condition, names), "!=", text))
     log.record(text, dynamic=True)
 
 

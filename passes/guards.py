@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from passes.facts import Facts
 from passes.printable import printable
 
 
@@ -54,17 +54,15 @@ class GuardLog:
 
     `location` is where the work is at present: capture and propagation set it before they evaluate
     something, so that whoever records a guard need not know. `sampled` holds the size at which each
-    named dimension is sampled; questions that a formula leaves open are answered there. `bounds` holds, by
-    guard, the formula that the guard says is not negative; `facts` every formula with its relation to zero and the
-    guard that says so. `given` holds the sizes of the caller's own data where the dimension is sampled at another one
-    (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
+    named dimension is sampled; questions that a formula leaves open are answered there. `facts` holds what the guards
+    say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
+    another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
 
     sampled: dict[str, int] = field(default_factory=dict)
-    bounds: dict[str, Any] = field(default_factory=dict)
-    facts: list[tuple[Any, str, str]] = field(default_factory=list)
+    facts: Facts = field(default_factory=Facts)
     given: dict[str, int] = field(default_factory=dict)
     refuted: list[Guard] = field(default_factory=list)
     explains: bool = False

@@ -20,8 +20,10 @@ import onnx
 import torch
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
-from passes.dimension import Dim, FloorDiv, Mod, Size, Symbol, hint, is_static
+from passes.dimension import Dim, Size, hint, is_static, same_size
 from passes.errors import LoadError, UnsupportedOpError
+from passes.facts import lower_bound
+from passes.formula import Atom, Formula, Mod, Symbol
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 
@@ -101,7 +103,7 @@ class Emitter:
         self._state = state
         self._interface = interface
         self._weight_names: dict[int, str] = {}
-        self._sizes: dict[Dim, Value] = {}
+        self._sizes: dict[Formula, Value] = {}
         self._symbols: dict[str, tuple[Value, int]] = {}
         self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
@@ -283,7 +285,7 @@ class Emitter:
         dynamic = [axis for axis, size in enumerate(shape) if isinstance(size, Dim)]
         if any(isinstance(size, int) and size == 0 for size in shape):
             return self.sizes(shape)
-        kept = [axis for axis in dynamic if axis < len(current) and _same_formula(shape[axis], current[axis])]
+        kept = [axis for axis in dynamic if axis < len(current) and same_size(shape[axis], current[axis])]
         open_axes = dynamic if len(dynamic) == 1 else [axis for axis in dynamic if axis not in kept]
         if len(open_axes) > 1:
             return self.sizes(shape)
@@ -299,17 +301,18 @@ class Emitter:
         parts = [self.size(size) for size in sizes]
         return parts[0] if len(parts) == 1 else self.node("Concat", *parts, axis=0)
 
-    def size(self, size: Size) -> Value:
+    def size(self, size: Size | Formula) -> Value:
         """One size as an int64 value of shape [1]. A formula is computed once in the graph, wherever it recurs."""
         if isinstance(size, int):
             return self.ints(size)
-        if size not in self._sizes:
-            self._sizes[size] = self._compute(size)
-        return self._sizes[size]
+        formula = size.formula if isinstance(size, Dim) else size
+        if formula not in self._sizes:
+            self._sizes[formula] = self._compute(formula)
+        return self._sizes[formula]
 
-    def _compute(self, size: Dim) -> Value:
+    def _compute(self, formula: Formula) -> Value:
         total: Value | None = None
-        for monomial, coefficient in size.terms.items():
+        for monomial, coefficient in formula.terms.items():
             term = self.ints(coefficient) if coefficient != 1 or not monomial else None
             for atom in monomial:
                 factor = self._atom(atom)
@@ -319,7 +322,7 @@ class Emitter:
         assert total is not None
         return total
 
-    def _atom(self, atom: Symbol | FloorDiv | Mod) -> Value:
+    def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Symbol):
             source, axis = self._symbols[atom.name]
             if self.opset >= 15:
@@ -328,7 +331,7 @@ class Emitter:
         above, below = self.size(atom.numerator), self.size(atom.denominator)
         if isinstance(atom, Mod):
             return self.node("Mod", above, below)
-        if atom.numerator.lower_bound() < 0:  # ONNX divides towards zero, which is the floor where nothing is left over
+        if lower_bound(atom.numerator) < 0:  # ONNX divides towards zero, which is the floor where nothing is left over
             above = self.node("Sub", above, self.node("Mod", above, below))
         return self.node("Div", above, below)
 
@@ -403,11 +406,6 @@ class Emitter:
         if count is None:
             return name
         return self._fresh(f"{name}_{count}") if count else self._fresh(f"{name}_1")
-
-
-def _same_formula(left: Size, right: Size) -> bool:
-    """Whether two dynamic sizes are one formula; asks no question that would be recorded."""
-    return isinstance(left, Dim) and isinstance(right, Dim) and left.terms == right.terms
 
 
 def _with_shape(result: Value, source: Value, shape: Sequence[Size]) -> Value:

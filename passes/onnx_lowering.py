@@ -12,7 +12,7 @@ from onnx import helper
 from torch import fx
 
 from passes.blockers import ON_CONTAINERS, blocker
-from passes.dimension import fixed_symbols, hint
+from passes.dimension import hint
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.interface_names import InterfaceNames
@@ -196,7 +196,7 @@ def check_model(lowered: LoweredModel, specs: Mapping[str, TensorSpec], log: Gua
             f"the lowered graph is not valid ONNX: {error}",
             remedy="use --opset 22 or later, where more operations take bfloat16" if too_early else remedy,
         ) from error
-    fixed = fixed_symbols(log)
+    fixed = log.facts.fixed()
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         found, spec = value.type.tensor_type, specs.get(value.name)
         if spec is not None and not _agree(found, spec, fixed):

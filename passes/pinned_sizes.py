@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from passes.dimension import Dim, FloorDiv, Size, Symbol, fixed_symbols, substitute
+from passes.dimension import Dim, Size, substitute
+from passes.facts import Fact
+from passes.formula import FloorDiv, Formula, Symbol
 from passes.guards import GuardLog
 from passes.program import SPEC, Program, tensor_specs
 
@@ -16,36 +18,33 @@ if TYPE_CHECKING:
 # How many sizes of one name are tried; a name that may have more is not pinned.
 _MOST = 4096
 
-_TEST = {"==": int.__eq__, "!=": int.__ne__, ">=": int.__ge__}
-
 
 def pinned_sizes(log: GuardLog) -> dict[str, int]:
     """The named sizes for which the guards hold at one size only: `T == 64`, `T >= 64` with `T <= 64`, `T//64 == 1`
     with `T % 64 == 0` and `T < 128`."""
-    pinned = fixed_symbols(log)
-    by_name: dict[str, list[tuple[Any, str]]] = {}
-    for formula, relation, _ in log.facts:
-        names = formula.symbols()
+    pinned = log.facts.fixed()
+    by_name: dict[str, list[Fact]] = {}
+    for fact in log.facts.assumed:
+        names = fact.formula.symbols()
         if len(names) == 1:
-            by_name.setdefault(names[0], []).append((formula, relation))
+            by_name.setdefault(names[0], []).append(fact)
     pinned |= {name for name, facts in by_name.items() if _is_pinned(name, facts, log.sampled[name])}
     return {name: log.sampled[name] for name in log.sampled if name in pinned}
 
 
-def _is_pinned(name: str, facts: list[tuple[Any, str]], sampled: int) -> bool:
-    largest = min((bound for formula, relation in facts for bound in _largest(name, formula, relation)), default=_MOST)
+def _is_pinned(name: str, facts: list[Fact], sampled: int) -> bool:
+    largest = min((bound for fact in facts for bound in _largest(name, fact)), default=_MOST)
     if largest >= _MOST:
         return False
-    holding = (
-        size
-        for size in range(1, largest + 1)
-        if all(_TEST[relation](formula.at({name: size}), 0) for formula, relation in facts)
-    )
+    holding = (size for size in range(1, largest + 1) if all(fact.holds({name: size}) for fact in facts))
     return next(holding, None) == sampled and next(holding, None) is None
 
 
-def _largest(name: str, formula: Any, relation: str) -> Iterator[int]:
+def _largest(name: str, fact: Fact) -> Iterator[int]:
     """The largest size up to the limit at which a fact may hold, where the formula only falls or only grows."""
+    formula, relation = fact.formula, fact.relation
+    if not isinstance(formula, Formula):
+        return
     signs = [coefficient > 0 for atoms, coefficient in formula.terms.items() if atoms]
     if relation == "!=" or not signs or any(sign != signs[0] for sign in signs) or not _grows(formula):
         return
@@ -62,7 +61,7 @@ def _largest(name: str, formula: Any, relation: str) -> Iterator[int]:
     yield low
 
 
-def _grows(formula: Dim) -> bool:
+def _grows(formula: Formula) -> bool:
     """Whether every atom grows, or stays, with its symbol."""
     return all(
         isinstance(atom, Symbol)
@@ -72,7 +71,7 @@ def _grows(formula: Dim) -> bool:
     )
 
 
-def _rises(formula: Dim) -> bool:
+def _rises(formula: Formula) -> bool:
     return _grows(formula) and all(coefficient > 0 for atoms, coefficient in formula.terms.items() if atoms)
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from passes.dimension import Dim, DynamicSizeError, Size, hint, holds_at, product
+from passes.dimension import Dim, DynamicSizeError, Size, hint, product
 from passes.errors import CaptureError
+from passes.facts import lower_bound
 from passes.guards import GuardLog
 from passes.ratio import Ratio
 from tracer.traced_values import TracedNumber
@@ -54,7 +55,7 @@ def test_the_text_is_python_with_the_same_value(formula: str, sizes: dict[str, i
 def test_the_lower_bound_holds(formula: str, sizes: dict[str, int]) -> None:
     size = eval(formula, dict(symbols()))
     if isinstance(size, Dim):
-        assert size.at(sizes) >= size.lower_bound()
+        assert size.at(sizes) >= lower_bound(size.formula)
 
 
 @given(left=formulas(), right=formulas(), relation=st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))
@@ -130,7 +131,7 @@ def test_a_number_is_pythons_wherever_the_guards_hold(expression: str, sample: t
     found = evaluated(expression, n, h)
     tried = 0
     for sizes in ({"N": n, "H": h} for n in range(1, 12) for h in range(1, 9)):
-        if not holds_at(log, sizes):
+        if not log.facts.hold(sizes):
             continue
         with contextlib.suppress(ZeroDivisionError):
             wanted = evaluated(expression, sizes["N"], sizes["H"])

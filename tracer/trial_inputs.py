@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from passes.dimension import Dim, holds_at
+from passes.dimension import Dim
 from passes.guards import GuardLog
 from passes.pinned_sizes import pinned_sizes
 from tracer.sample import Leaf, Sample, random_tensor
@@ -68,7 +68,7 @@ def _alone(name: str, names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
 def _allowed(log: GuardLog, steps: Mapping[str, int], start: Mapping[str, int] | None = None) -> Iterator[Sizes]:
     """The sizes moved by these steps, if there are such and the guards hold."""
     moved = {name: size + steps.get(name, 0) for name, size in (start or log.sampled).items()}
-    if min(moved.values()) >= 1 and holds_at(log, moved):
+    if min(moved.values()) >= 1 and log.facts.hold(moved):
         yield moved
 
 

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import cat, fx, stack  # as they are: while tracing, those of the module are recorded
 
-from passes.dimension import Dim, hint
+from passes.dimension import Dim, hint, same_size
 from passes.errors import check
 from passes.nested import map_structure
 from passes.ops.assignment import with_item
-from passes.ops.layout import same_size
 from passes.ops.op import bind_node, map_leaves
 from passes.spec import TensorSpec
 from tracer.memory import Memory, op_of

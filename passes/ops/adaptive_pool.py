@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, product, same_size
 from passes.errors import check
 from passes.ops.assignment import counted
-from passes.ops.layout import same_size
 from passes.ops.op import Op
 from passes.ops.pool import batched
 from passes.ops.record import Record, T

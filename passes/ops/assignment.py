@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, product, same_size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
@@ -25,7 +25,7 @@ from passes.ops.indexing import (
     read,
     sliced,
 )
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, product, same_size
 from passes.errors import check
 from passes.ops.assignment import counted
-from passes.ops.layout import same_size, swapped, transposed
+from passes.ops.layout import swapped, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.random_numbers import refuse

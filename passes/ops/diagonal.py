@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Size, product
+from passes.dimension import Size, product, same_size
 from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.pad import Pad, lower_pad
 from passes.ops.record import Record, T

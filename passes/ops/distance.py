@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size
+from passes.dimension import Dim, Size, same_size
 from passes.errors import check
 from passes.ops.arithmetic import refuse_difference
 from passes.ops.assignment import counted
 from passes.ops.axes import axis_of
 from passes.ops.elementwise import NEVER, Native, tensors_only
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, float_dtype, promote, result_dtype

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from passes.dimension import Size, product
+from passes.dimension import Size, product, same_size
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.integer_reduction import exact_sum
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.matmul import SUMMED_IN, in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote

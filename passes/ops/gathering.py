@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, hint, is_static, product
+from passes.dimension import Dim, Size, hint, is_static, product, same_size
 from passes.errors import check
 from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
-from passes.ops.layout import same_size
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes
 from passes.ops.record import Record, T

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size
+from passes.dimension import Dim, Size, same_size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import axis_of, moved
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T

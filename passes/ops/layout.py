@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, product, same_size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import axes_of, axis_of, moved
 from passes.ops.op import Op
@@ -25,13 +25,6 @@ def keeps_shape(result: TensorSpec, call: Record[TensorSpec]) -> bool:
     input: TensorSpec = call.subject
     same_kind = result.dtype == input.dtype and result.ndim == input.ndim
     return same_kind and all(map(same_size, result.shape, input.shape))
-
-
-def same_size(left: Size, right: Size) -> bool:
-    """Whether two sizes are the same number or the same formula."""
-    if isinstance(left, Dim) and isinstance(right, Dim):
-        return left.terms == right.terms
-    return not isinstance(left, Dim) and not isinstance(right, Dim) and left == right
 
 
 def to_result(emit: Emitter, input: Value) -> Value:

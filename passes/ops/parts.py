@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size
+from passes.dimension import Size, same_size
 from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
 from passes.ops.indexing import Getitem, along, getitem_shape, lower_getitem
-from passes.ops.layout import same_size, transposed
+from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR

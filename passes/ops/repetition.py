@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Dim, Size, product
+from passes.dimension import Dim, Size, product, same_size
 from passes.errors import NeedsDataError, check
 from passes.ops.axes import axes_of, axis_of
-from passes.ops.layout import Transpose, keeps_shape, same_size, swapped, transpose_shape, transposed
+from passes.ops.layout import Transpose, keeps_shape, swapped, transpose_shape, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T, star
