@@ -148,11 +148,11 @@ class Normal(Record[T]):
 
 
 def normal_shape(call: Normal[TensorSpec]) -> TensorSpec:
-    """Of the call.mean's call.dtype where that is a tensor, whatever the deviation's is."""
+    """Of the mean's dtype where that is a tensor, whatever the deviation's is."""
     if call.size is not None:
         return created(call.size, call.dtype, call.device)
     first = call.mean if isinstance(call.mean, TensorSpec) else call.std
-    check(isinstance(first, TensorSpec), "normal needs a tensor or a call.size, found {} and {}", call.mean, call.std)
+    check(isinstance(first, TensorSpec), "normal needs a tensor or a size, found {} and {}", call.mean, call.std)
     check(first.dtype.is_floating_point, "normal numbers are floating-point, found {}", first.dtype)
     return broadcast(call.mean, call.std, dtype=first.dtype)
 
@@ -199,7 +199,7 @@ class GumbelSoftmax(Record[T]):
 
 def gumbel_softmax_shape(call: GumbelSoftmax[TensorSpec]) -> TensorSpec:
     axis_of(call.dim, call.logits.ndim)
-    check(call.logits.dtype.is_floating_point, "gumbel_softmax needs floating-point call.logits, found {}", call.logits)
+    check(call.logits.dtype.is_floating_point, "gumbel_softmax needs floating-point logits, found {}", call.logits)
     return call.logits
 
 
@@ -223,7 +223,7 @@ class FractionalPool(Record[T]):
 
 
 def fractional_pool_shape(call: FractionalPool[TensorSpec]) -> TensorSpec | tuple[TensorSpec, TensorSpec]:
-    """[*, C, *spatial] to the spatial sizes asked for, or to that part of the call.input's."""
+    """[*, C, *spatial] to the spatial sizes asked for, or to that part of the input's."""
     check(
         call.input.ndim in (call.rank + 1, call.rank + 2),
         "a {}d pool takes {} or {} axes, found {}",
@@ -235,7 +235,7 @@ def fractional_pool_shape(call: FractionalPool[TensorSpec]) -> TensorSpec | tupl
     spatial = call.input.shape[-call.rank :]
     check(
         call.output_size is not None or call.output_ratio is not None,
-        "either call.output_size or call.output_ratio must be given",
+        "either output_size or output_ratio must be given",
     )
     if call.output_size is not None:
         sizes: tuple[Size, ...] = per_axis("output_size", call.output_size, call.rank)
