@@ -24,38 +24,10 @@ from passes.dimension import Dim, Size, hint, is_static, same_size
 from passes.errors import LoadError, UnsupportedOpError
 from passes.facts import lower_bound
 from passes.formula import Atom, Formula, Mod, Symbol
+from passes.onnx_opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
+from passes.onnx_types import onnx_type
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
-
-# The one table between torch's and ONNX's element types.
-ONNX_TYPES: dict[torch.dtype, int] = {
-    torch.float32: TensorProto.FLOAT,
-    torch.float64: TensorProto.DOUBLE,
-    torch.float16: TensorProto.FLOAT16,
-    torch.bfloat16: TensorProto.BFLOAT16,
-    torch.int64: TensorProto.INT64,
-    torch.int32: TensorProto.INT32,
-    torch.int16: TensorProto.INT16,
-    torch.int8: TensorProto.INT8,
-    torch.uint64: TensorProto.UINT64,
-    torch.uint32: TensorProto.UINT32,
-    torch.uint16: TensorProto.UINT16,
-    torch.uint8: TensorProto.UINT8,
-    torch.bool: TensorProto.BOOL,
-}
-
-
-def onnx_type(dtype: torch.dtype) -> int:
-    """ONNX's element type of a dtype. Raises UnsupportedOpError where it has none."""
-    if dtype not in ONNX_TYPES:
-        raise UnsupportedOpError(
-            f"a tensor of {dtype} cannot be in an ONNX graph", remedy="convert it to another dtype"
-        )
-    return ONNX_TYPES[dtype]
-
-
-SUPPORTED_OPSETS = range(13, 24)
-DEFAULT_OPSET = 20
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
 
@@ -191,13 +163,31 @@ class Emitter:
         """Says that this form of the op cannot be lowered to ONNX at this opset."""
         raise UnsupportedOpError(reason)
 
+    # What the opset has -----------------------------------------------------------------------
+
+    def has(self, op_type: str) -> bool:
+        """Whether ONNX has an operator at this opset."""
+        return self.opset >= since(op_type)
+
+    def takes(self, op_type: str, dtype: torch.dtype) -> bool:
+        """Whether an operator's first input may be of a dtype at this opset."""
+        return takes(op_type, dtype, self.opset)
+
+    def has_attribute(self, op_type: str, name: str) -> bool:
+        """Whether an operator has an attribute at this opset."""
+        return has_attribute(op_type, name, self.opset)
+
+    def allows(self, form: Form) -> bool:
+        """Whether an operator may be used in a form at this opset."""
+        return self.opset >= form.since
+
     # Forms that differ between opsets ---------------------------------------------------------
 
     def reduce(self, op_type: str, value: Value, dims: Sequence[int] | None, keepdim: bool) -> Value:
         """ReduceSum, ReduceMean …: the axes are an input since opset 18 (ReduceSum: 13); None reduces all."""
         if dims is None:
             return self.node(op_type, value, keepdims=int(keepdim))
-        if self.opset >= 18 or op_type == "ReduceSum":
+        if op_type == "ReduceSum" or self.allows(AXES_AS_INPUT):
             return self.node(op_type, value, self.ints(*dims), keepdims=int(keepdim))
         return self.node(op_type, value, axes=list(dims), keepdims=int(keepdim))
 
@@ -274,7 +264,9 @@ class Emitter:
         current = value.spec.shape if value.spec is not None else ()
         empty = any(isinstance(size, int) and size == 0 for size in shape)
         target = self.target_shape(shape, current)
-        result = self.node("Reshape", value, target, allowzero=1 if empty and self.opset >= 14 else None)
+        result = self.node(
+            "Reshape", value, target, allowzero=1 if empty and self.has_attribute("Reshape", "allowzero") else None
+        )
         return _with_shape(result, value, shape)
 
     def target_shape(self, shape: Sequence[Size], current: Sequence[Size] = ()) -> Value:
@@ -325,7 +317,7 @@ class Emitter:
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Symbol):
             source, axis = self._symbols[atom.name]
-            if self.opset >= 15:
+            if self.has_attribute("Shape", "start"):
                 return self.node("Shape", source, start=axis, end=axis + 1)
             return self.node("Gather", self.node("Shape", source), self.ints(axis))
         above, below = self.size(atom.numerator), self.size(atom.denominator)
@@ -500,4 +492,4 @@ def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
         raise ValueError(f"{node.op_type}.{name} is not a number")
 
 
-__all__ = ["DEFAULT_OPSET", "SUPPORTED_OPSETS", "Emitter", "Value", "onnx_type", "raw_bytes", "rename", "value_info"]
+__all__ = ["Emitter", "Value", "raw_bytes", "rename", "value_info"]

@@ -17,8 +17,9 @@ from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.interface_names import InterfaceNames
 from passes.nested import leaves, map_structure
-from passes.onnx_emitter import Emitter, Value, onnx_type, value_info
+from passes.onnx_emitter import Emitter, Value, value_info
 from passes.onnx_precision import cast_unsupported
+from passes.onnx_types import onnx_type
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.pipeline import Stage
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs

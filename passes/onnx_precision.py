@@ -16,7 +16,8 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.defs import OpSchema
 
-from passes.onnx_emitter import onnx_type, rename
+from passes.onnx_emitter import rename
+from passes.onnx_types import onnx_type
 
 if TYPE_CHECKING:
     from passes.onnx_lowering import LoweredModel

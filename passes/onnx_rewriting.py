@@ -25,7 +25,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from passes.errors import LoadError
-from passes.onnx_emitter import ONNX_TYPES, raw_bytes
+from passes.onnx_emitter import raw_bytes
+from passes.onnx_types import ONNX_TYPES
 from passes.onnx_writer import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, external_data
 from passes.output_file import staged
 

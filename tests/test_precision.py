@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.guards import GuardLog
-from passes.onnx_emitter import ONNX_TYPES
+from passes.onnx_types import ONNX_TYPES
 from tracer import VerificationError
 from tracer.agreement import TOLERANCES, tolerances
 from tracer.ladder import follow

@@ -483,7 +483,7 @@ def _of_caller(steps: CallersPasses, stage: Stage) -> list[Pass]:
 
 
 def _check_options(opset: int, route: str) -> None:
-    from passes.onnx_emitter import SUPPORTED_OPSETS
+    from passes.onnx_opsets import SUPPORTED_OPSETS
 
     if opset not in SUPPORTED_OPSETS:
         first, last = SUPPORTED_OPSETS.start, SUPPORTED_OPSETS.stop - 1

@@ -274,7 +274,7 @@ def lower_silu(emit: Emitter, input: Value) -> Value:
 
 @activation("mish", F.mish, native.mish, native.mish_, modules=(nn.Mish,))
 def lower_mish(emit: Emitter, input: Value) -> Value:
-    if emit.opset >= 18 and not _is_double(input):
+    if emit.has("Mish") and not _is_double(input):
         return emit.node("Mish", input)
     return emit.node("Mul", input, emit.node("Tanh", _softplus(emit, input, input.dtype)))
 
@@ -289,7 +289,7 @@ def lower_gelu(emit: Emitter, input: Value, approximate: str = "none") -> Value:
 
     ONNX defines its Gelu with constants in float32, so it is no operation for float64.
     """
-    if emit.opset >= 20 and input.dtype != torch.float64:
+    if emit.has("Gelu") and input.dtype != torch.float64:
         return emit.node("Gelu", input, approximate=approximate)
     if approximate == "none":
         inner = emit.node("Erf", emit.node("Div", input, emit.scalar(math.sqrt(2), input)))
@@ -346,7 +346,7 @@ def lower_hardsigmoid(emit: Emitter, input: Value) -> Value:
 
 @activation("hardswish", F.hardswish, native.hardswish, native.hardswish_, modules=(nn.Hardswish,))
 def lower_hardswish(emit: Emitter, input: Value) -> Value:
-    if emit.opset >= 14 and not _is_double(input):
+    if emit.has("HardSwish") and not _is_double(input):
         return emit.node("HardSwish", input)
     return emit.node("Mul", input, lower_hardsigmoid(emit, input))
 

@@ -9,6 +9,7 @@ import torch
 
 from passes.dimension import Dim, Size, product, same_size
 from passes.errors import UnsupportedOpError, check
+from passes.onnx_opsets import SCATTERED_SUM
 from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
     Getitem,
@@ -265,8 +266,8 @@ def index_put_shape(call: IndexPut[TensorSpec]) -> TensorSpec:
 def lower_index_put(emit: Emitter, call: IndexPut[Value]) -> Value:
     if call.accumulate and any(map(is_mask, call.indices)):
         emit.unsupported("adding to the elements that a mask lets through")
-    if call.accumulate and emit.opset < 16:
-        emit.unsupported("ONNX adds at positions since opset 16")
+    if call.accumulate and not emit.allows(SCATTERED_SUM):
+        emit.unsupported(f"ONNX adds at positions since opset {SCATTERED_SUM.since}")
     return assigned(emit, call.input, tuple(call.indices), call.values, "add" if call.accumulate else None)
 
 

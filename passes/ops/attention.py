@@ -147,7 +147,7 @@ def _is_fused(emit: Emitter, query: Value, key: Value, value: Value, scale: floa
     there, double, which onnxruntime computes less exactly, and a scale of which it would take the square root.
     """
     operands = (query, key, value)
-    if emit.opset < 23 or query.dtype != torch.float32 or any(operand.ndim != 4 for operand in operands):
+    if not emit.has("Attention") or query.dtype != torch.float32 or any(operand.ndim != 4 for operand in operands):
         return False
     batches, heads, lengths, widths = zip(*(operand.shape for operand in operands), strict=True)
     return (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.errors import NeedsDataError, ShapeError, check
+from passes.onnx_opsets import since
 from passes.ops.elementwise import NEVER, Native, elementwise, is_constant, tensors_only
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, broadcast_shapes, category, is_number, promote, result_dtype
@@ -96,9 +97,12 @@ def _bitwise(name: str, op_type: str) -> Callable[..., Value]:
     def lower(emit: Emitter, input: Value, other: Value) -> Value:
         if input.dtype == torch.bool:
             return emit.node(op_type, input, other)
-        if emit.opset < 18:
-            emit.unsupported(f"ONNX has bitwise {name} of integers since opset 18; this is opset {emit.opset}")
-        return emit.node(f"Bitwise{op_type}", input, other)
+        bitwise = f"Bitwise{op_type}"
+        if not emit.has(bitwise):
+            emit.unsupported(
+                f"ONNX has bitwise {name} of integers since opset {since(bitwise)}; this is opset {emit.opset}"
+            )
+        return emit.node(bitwise, input, other)
 
     return lower
 
@@ -130,7 +134,7 @@ def lower_bitwise_not(emit: Emitter, input: Value) -> Value:
     """Before opset 18, `~x` of integers is `-1 - x`, which wraps to the same bits."""
     if input.dtype == torch.bool:
         return emit.node("Not", input)
-    if emit.opset >= 18:
+    if emit.has("BitwiseNot"):
         return emit.node("BitwiseNot", input)
     wide = torch.int64 if input.dtype == torch.int64 else torch.int32
     inverted = emit.node("Sub", emit.scalar(-1, wide), emit.cast(input, wide))

@@ -58,7 +58,7 @@ def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value])
 def lower_cumsum(emit: Emitter, input: Value, value: Value, axis: int) -> Value:
     """CumSum; 16-bit floats since opset 14, small integers never: their sums wrap as well afterwards."""
     dtype = emit.result.dtype
-    working = torch.float32 if dtype.is_floating_point and dtype.itemsize == 2 and emit.opset < 14 else dtype
+    working = torch.float32 if dtype.is_floating_point and not emit.takes("CumSum", dtype) else dtype
     working = SUMMED_IN.get(working, working)
     total = emit.node("CumSum", emit.cast(value, working), emit.constant(torch.tensor(axis)))
     return total if working == dtype else emit.cast(total, dtype)

@@ -9,6 +9,7 @@ import torch
 
 from passes.dimension import Dim, Size, hint, is_static, product, same_size
 from passes.errors import check
+from passes.onnx_opsets import scattering
 from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
@@ -240,8 +241,9 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
     """ScatterElements; of a source larger than the index, its first elements on every axis."""
     if same_size(product(index.shape), 0):
         return input
-    if reduction is not None and emit.opset < (18 if reduction in ("max", "min") else 16):
-        emit.unsupported(f"ONNX has no scatter with the reduction {reduction!r} before opset 18 (add, mul: 16)")
+    if reduction is not None and not emit.allows(scattering(reduction)):
+        first = scattering(reduction).since
+        emit.unsupported(f"ONNX has no scatter with the reduction {reduction!r} before opset {first}")
     axis = axis_of(dim, input.ndim)
     lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
     updates = as_value(emit, source, input.dtype)
@@ -360,8 +362,8 @@ def _lower_slices(
     emit: Emitter, input: Value, dim: int, index: Value, source: Value | None, fill: Any, reduction: str | None
 ) -> Value:
     """ScatterElements with the index laid along the axis and repeated over the others."""
-    if reduction is not None and emit.opset < 16:
-        emit.unsupported("ONNX adds at positions since opset 16")
+    if reduction is not None and not emit.allows(scattering(reduction)):
+        emit.unsupported(f"ONNX reduces at positions by {reduction!r} since opset {scattering(reduction).since}")
     axis = axis_of(dim, input.ndim)
     lifted = _at_least_1d(emit, input)
     count = product(index.shape)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from passes.dimension import Size, is_static
 from passes.errors import check
+from passes.onnx_opsets import VOLUMES, since
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.spec import TensorSpec
@@ -80,10 +81,11 @@ def grid_sample_cost(result: TensorSpec, call: GridSample[TensorSpec]) -> Size:
 
 @grid_sample.lower
 def lower_grid_sample(emit: Emitter, call: GridSample[Value]) -> Value:
-    needed = 16 if call.input.ndim == 4 else 20
-    if emit.opset < needed:
+    volume = call.input.ndim == 5
+    if not emit.has("GridSample") or (volume and not emit.allows(VOLUMES)):
+        needed = VOLUMES.since if volume else since("GridSample")
         emit.unsupported(f"GridSample of an input of {call.input.ndim} axes needs opset {needed}")
-    name = MODES[call.mode][emit.opset >= 20]
+    name = MODES[call.mode][emit.allows(VOLUMES)]
     return emit.node(
         "GridSample",
         call.input,
@@ -121,7 +123,7 @@ def affine_grid_cost(result: TensorSpec, call: AffineGrid[TensorSpec]) -> Size:
 @affine_grid.lower
 def lower_affine_grid(emit: Emitter, call: AffineGrid[Value]) -> Value:
     """AffineGrid since opset 20; before, the maps of a constant grid of homogeneous points."""
-    if emit.opset >= 20:
+    if emit.has("AffineGrid"):
         return emit.node("AffineGrid", call.theta, emit.sizes(call.size), align_corners=int(bool(call.align_corners)))
     spatial = [length for length in call.size[2:] if isinstance(length, int)]
     if not is_static(call.size[2:]):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from passes.dimension import Dim, Size, hint, is_static, product
 from passes.errors import check
+from passes.onnx_opsets import SCALE_OF_EACH_CHANNEL
 from passes.ops.norm import (
     LOW_PRECISION,
     check_floating,
@@ -135,7 +136,7 @@ def _check_normalized_shape(input: TensorSpec, normalized_shape: Any) -> tuple[S
 def lower_layer_norm(emit: Emitter, call: LayerNorm[Value]) -> Value:
     input = call.input
     shape = input.shape[-len(call.normalized_shape) :]
-    if emit.opset >= 17 and _is_uniform(input, call.weight, call.bias) and is_static(shape):
+    if emit.has("LayerNormalization") and _is_uniform(input, call.weight, call.bias) and is_static(shape):
         scale = call.weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
         return emit.node("LayerNormalization", input, scale, call.bias, axis=-len(shape), epsilon=call.eps)
     return normalized(emit, input, range(-len(shape), 0), call.eps, call.weight, call.bias)
@@ -148,7 +149,7 @@ def lower_rms_norm(emit: Emitter, call: RmsNorm[Value]) -> Value:
     dtype = torch.float32 if input.dtype in LOW_PRECISION else input.dtype
     eps = torch.finfo(dtype).eps if eps is None else eps
     shape = input.shape[-len(call.normalized_shape) :]
-    if emit.opset >= 23 and _is_uniform(input, call.weight) and is_static(shape):
+    if emit.has("RMSNormalization") and _is_uniform(input, call.weight) and is_static(shape):
         scale = call.weight or filled(emit, 1, tuple(map(hint, shape)), input.dtype)
         return emit.node("RMSNormalization", input, scale, axis=-len(shape), epsilon=eps)
     x = emit.cast(input, dtype)
@@ -195,7 +196,7 @@ def lower_group_norm(emit: Emitter, call: GroupNorm[Value]) -> Value:
     channels, trailing = input.shape[1], input.ndim - 2
     if not isinstance(num_groups, int):
         emit.unsupported(f"a group norm of {num_groups} groups, a number that is dynamic")
-    if emit.opset >= 21 and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
+    if emit.allows(SCALE_OF_EACH_CHANNEL) and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
         scale = call.weight or filled(emit, 1, (channels,), input.dtype)
         shift = call.bias or filled(emit, 0, (channels,), input.dtype)
         return emit.node("GroupNormalization", input, scale, shift, num_groups=num_groups, epsilon=call.eps)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from passes.dimension import hint, product
 from passes.errors import TracerWarning, check
+from passes.onnx_opsets import STATISTICS_OF_ANOTHER_TYPE
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.record import Record, T
 from passes.spec import TensorSpec
@@ -293,14 +294,16 @@ def _with_statistics(
     channels = tuple(map(hint, mean.shape))
     scale = weight or filled(emit, 1, channels, mean.dtype)
     shift = bias or filled(emit, 0, channels, mean.dtype)
-    if emit.opset < 15:
+    if not emit.allows(STATISTICS_OF_ANOTHER_TYPE):
         scale, shift, mean, var = (emit.cast(value, input.dtype) for value in (scale, shift, mean, var))
     return emit.node("BatchNormalization", input, scale, shift, mean, var, epsilon=eps)
 
 
 def has_instance_normalization(emit: Emitter, dtype: torch.dtype) -> bool:
     """Whether InstanceNormalization takes the dtype, in ONNX and in the runtimes (which know none in float64)."""
-    return dtype in (torch.float32, torch.float16) or (dtype == torch.bfloat16 and emit.opset >= 22)
+    return dtype in (torch.float32, torch.float16) or (
+        dtype == torch.bfloat16 and emit.takes("InstanceNormalization", dtype)
+    )
 
 
 def filled(emit: Emitter, number: float, shape: tuple[int, ...], dtype: torch.dtype) -> Value:

@@ -184,7 +184,7 @@ def _triangle(name: str, upper: bool) -> None:
         """Trilu since opset 14; before, a choice by column minus row."""
         input = call.input
         offset = replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
-        if emit.opset >= 14:
+        if emit.has("Trilu"):
             # onnxruntime has no Trilu for the narrow integers.
             wide = emit.cast(input, TRIANGLES.get(input.dtype, input.dtype))
             result = emit.node("Trilu", wide, None if same_size(call.diagonal, 0) else offset, upper=int(upper))

@@ -266,7 +266,7 @@ def lower_fold(emit: Emitter, call: Fold[Value]) -> Value:
     size = _image_size(call.output_size)
     batched = input if input.ndim == 3 else emit.unsqueeze(input, 0)
     geometry: dict[str, Any] = {"dilations": list(spreads), "pads": [*pads, *pads], "strides": list(steps)}
-    if emit.opset >= 18:
+    if emit.has("Col2Im"):
         image = emit.node("Col2Im", batched, emit.sizes(size), emit.ints(*kernel), **geometry)
         return image if input.ndim == 3 else emit.squeeze(image, 0)
     channels = emit.result.shape[-3]

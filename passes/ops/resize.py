@@ -193,7 +193,11 @@ def lower_interpolate(emit: Emitter, call: Interpolate[Value]) -> Value:
         emit.unsupported(f"ONNX does not round {mode} resampling of {input.dtype} as torch does")
     if mode == "area":
         return _average(emit, input, axes)
-    if mode == "lanczos" or (antialias and (call.align_corners or emit.opset < 18)) or _is_taken_for_a_copy(axes):
+    if (
+        mode == "lanczos"
+        or (antialias and (call.align_corners or not emit.has_attribute("Resize", "antialias")))
+        or _is_taken_for_a_copy(axes)
+    ):
         return _product(emit, input, axes, mode, call.align_corners, antialias)
     cubic = mode == "bicubic"
     return _resize(
@@ -215,7 +219,7 @@ def _resize(emit: Emitter, input: Value, axes: Sequence[Axis], **attributes: Any
         scales = [1.0, 1.0, *(_representable(axis) for axis in axes)]
         return emit.node("Resize", input, None, emit.constant(torch.tensor(scales, dtype=torch.float32)), **attributes)
     after = [axis.after for axis in axes]
-    if emit.opset >= 18 and not is_static(input.shape[:2]):
+    if emit.has_attribute("Resize", "axes") and not is_static(input.shape[:2]):
         spatial = list(range(2, input.ndim))
         return emit.node("Resize", input, None, None, emit.sizes(after), axes=spatial, **attributes)
     return emit.node("Resize", input, None, None, emit.sizes([*input.shape[:2], *after]), **attributes)

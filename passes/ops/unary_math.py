@@ -339,10 +339,10 @@ def lower_isnan(emit: Emitter, input: Value) -> Value:
 
 @declare("isinf", result=torch.bool)
 def lower_isinf(emit: Emitter, input: Value) -> Value:
-    """IsInf takes float and double only before opset 20."""
+    """IsInf takes float and double only at first."""
     if not input.dtype.is_floating_point:
         return never(emit, input)
-    if input.dtype in (torch.float32, torch.float64) or emit.opset >= 20:
+    if emit.takes("IsInf", input.dtype):
         return emit.node("IsInf", input)
     return emit.node("Equal", emit.node("Abs", input), as_value(emit, math.inf, input.dtype))
 
