@@ -42,7 +42,7 @@ class FloorDiv:
     denominator: Dim | int
 
     def __str__(self) -> str:
-        return f"({_operand(self.numerator)}//{_operand(self.denominator)})"
+        return f"({_operand(self.numerator)}//{_divisor(self.denominator)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Mod:
     denominator: Dim | int
 
     def __str__(self) -> str:
-        return f"({_operand(self.numerator)} % {_operand(self.denominator)})"
+        return f"({_operand(self.numerator)} % {_divisor(self.denominator)})"
 
 
 Atom: TypeAlias = "Symbol | FloorDiv | Mod"
@@ -320,7 +320,7 @@ class Dim:
         holds = slack.hint >= 0
         fact = slack if holds else negated
         assert isinstance(fact, Dim)
-        self._assume(_solved(fact), f"{self} {relation if holds else opposite} {other}")
+        self._assume(solved(fact), f"{self} {relation if holds else opposite} {other}")
         return holds
 
     def _assume(self, slack: Dim, condition: str) -> None:
@@ -525,7 +525,7 @@ def _at_least(difference: Size) -> bool:
     return difference >= 0 if isinstance(difference, int) else difference.lower_bound() >= 0
 
 
-def _solved(slack: Dim) -> Dim:
+def solved(slack: Dim) -> Dim:
     """An equivalent of `slack >= 0` without its outer division: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
     while True:
         symbolic = {monomial: c for monomial, c in slack.terms.items() if monomial}
@@ -563,6 +563,11 @@ def _operand(size: Size) -> str:
     return f"({text})" if isinstance(size, Dim) and (len(size.terms) > 1 or " % " in text) else text
 
 
+def _divisor(size: Size) -> str:
+    text = str(size)
+    return text if text.isdigit() or text.isidentifier() else f"({text})"
+
+
 def _term_text(monomial: Monomial, coefficient: int) -> str:
     if not monomial:
         return str(coefficient)
@@ -584,6 +589,7 @@ __all__ = [
     "holds_at",
     "is_static",
     "product",
+    "solved",
     "substitute",
     "violated_by_sample",
 ]
