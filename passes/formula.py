@@ -38,7 +38,7 @@ class FloorDiv:
     denominator: Whole
 
     def __str__(self) -> str:
-        return f"({_operand(self.numerator)}//{_operand(self.denominator)})"
+        return f"({_operand(self.numerator)}//{_divisor(self.denominator)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Mod:
     denominator: Whole
 
     def __str__(self) -> str:
-        return f"({_operand(self.numerator)} % {_operand(self.denominator)})"
+        return f"({_operand(self.numerator)} % {_divisor(self.denominator)})"
 
 
 Atom: TypeAlias = "Symbol | FloorDiv | Mod"
@@ -257,6 +257,11 @@ def _names(size: Whole) -> set[str]:
 def _operand(size: Whole) -> str:
     text = str(size)
     return f"({text})" if isinstance(size, Formula) and (len(size.terms) > 1 or " % " in text) else text
+
+
+def _divisor(size: Whole) -> str:
+    text = str(size)
+    return text if text.isdigit() or text.isidentifier() else f"({text})"
 
 
 def _term_text(monomial: Monomial, coefficient: int) -> str:

@@ -151,14 +151,11 @@ class Propagator:
         if node.op == "placeholder":
             raise CaptureError(f"the input {node.target!r} has no sample")
         module = self.program.module(str(node.target)) if node.op == "call_module" else None
-        if module is not None and any(rung.path == self.program.path(node) for rung in self.program.rungs):
-            return self._without_rule(node, module)
-        if node.op == "call_function" and node.target in _ON_NUMBERS and not _on_tensor(node):
+        if _is_on_numbers(node):
             return _compute(node)
-        call = bind_node(node, module)
+        call = bind_call(node, self.program)
         if call is None:
             return self._without_rule(node, module)
-        call.path = self.program.path(node) if module is not None else ""
         node.meta[CALL] = call
         if module is None and call.op.is_random(call.record):
             self.program.draws.append(node)
@@ -223,6 +220,21 @@ class Propagator:
         )
 
 
+def bind_call(node: fx.Node, program: Program) -> BoundCall | None:
+    """The node's op with its arguments bound; None where no rule of ours says what its value is.
+
+    Its operands have values.
+    """
+    module = program.module(str(node.target)) if node.op == "call_module" else None
+    path = program.path(node) if module is not None else ""
+    if _is_on_numbers(node) or (module is not None and any(rung.path == path for rung in program.rungs)):
+        return None
+    call = bind_node(node, module)
+    if call is not None:
+        call.path = path
+    return call
+
+
 def given_no_tensor(operation: str, failure: Exception) -> ShapeError | None:
     """What is wrong with a call whose rule fails because something is no tensor; None where it fails otherwise."""
     if not isinstance(failure, AttributeError) or failure.name not in TensorSpec.__dict__:
@@ -242,6 +254,11 @@ class _UnknownTensorError(Exception):
 _ON_NUMBERS = frozenset(
     function for module in (operator, math, builtins) for function in vars(module).values() if callable(function)
 )
+
+
+def _is_on_numbers(node: fx.Node) -> bool:
+    """Whether Python itself computes a node's value."""
+    return node.op == "call_function" and node.target in _ON_NUMBERS and not _on_tensor(node)
 
 
 def _on_tensor(node: fx.Node) -> bool:

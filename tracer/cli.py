@@ -403,11 +403,14 @@ def convert(
     help="Show what changes between samples. Each -i without a name is a sample; of a model with several inputs, name "
     "them: a name that comes again begins the next sample (-i x=1x8 -i y=1x4 -i x=2x8 -i y=2x4).",
 )
+@click.option("--program", is_flag=True, help="Print the program that MODEL is traced to, one line an operation.")
 @_talking
-def inspect(invocation: Invocation, compare: bool, **subject: Any) -> Outcome:
+def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any) -> Outcome:
     """Shows MODEL's layers with their shapes and what is inferred; allocates no weight and runs nothing."""
     from tracer import rendering
 
+    if compare and program:
+        raise InputError("--program is of one sample, --compare of several", remedy="give one of the two")
     with _loaded(invocation, **subject, compare=compare) as loaded:
         invocation.progress.says(f"inspecting {type(loaded.model).__name__}")
         if compare:
@@ -423,8 +426,12 @@ def inspect(invocation: Invocation, compare: bool, **subject: Any) -> Outcome:
             report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
         except TracerError as error:
             if error.report is not None:
-                invocation.known = rendering.known_part(error.report)
+                known = error.report
+                invocation.known = known.program_text() if program else rendering.known_part(known)
             raise
+    if program:
+        text = report.program_text()
+        return Outcome({**report.to_dict(), "program": text}, text)
     return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
 
 

@@ -34,7 +34,10 @@ MANY = 4
 
 
 def show(content: RenderableType, stream: TextIO | None = None) -> None:
-    """Prints to `stream` (standard output by default): styled on a terminal, plain ASCII elsewhere."""
+    """Prints to `stream` (standard output by default): styled on a terminal, plain ASCII elsewhere; a text as it is."""
+    if isinstance(content, str):
+        print(printable_lines(content), end="", file=stream or sys.stdout, flush=True)
+        return
     console = _console(stream or sys.stdout)
     with console.capture() as captured:
         console.print(Segments(map(_printable, console.render(content))), end="")

@@ -18,6 +18,7 @@ from passes.liveness import peak_activation
 from passes.pinned_sizes import pinned_sizes
 from passes.program import CALL, SPEC, Program, Rung, location_of, operation_of, tensor_specs
 from passes.spec import TensorSpec
+from tracer.boundary import of_result
 from tracer.costs import multiply_adds, parameter_count, weight_bytes
 
 
@@ -81,6 +82,7 @@ class Report:
     pinned: dict[str, int] = field(default_factory=dict)
     guards_unknown: list[str] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
+    _program: Program | None = field(default=None, repr=False, compare=False)
 
     @property
     def route(self) -> str:
@@ -109,6 +111,14 @@ class Report:
                 layer.resolved, layer.inferred_from = known[layer.path].resolved, known[layer.path].inferred_from
         shown = {layer.path for layer in self.layers}
         self.layers += [layer for path, layer in known.items() if path not in shown]  # traced through, as it was before
+
+    @of_result
+    def program_text(self) -> str:
+        """The program that the report is made from as text, one line an operation; of a conversion, as its passes have
+        left it. Empty where the report is made from none."""
+        from passes.program_printing import print_program
+
+        return print_program(self._program) if self._program is not None else ""
 
     def _repr_html_(self) -> str:
         from tracer.html_table import report_html
@@ -178,6 +188,7 @@ def build_report(program: Program, model_name: str) -> Report:
         pinned=pinned_sizes(program.log),
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         left_behind=list(program.left_behind),
+        _program=program,
     )
 
 
