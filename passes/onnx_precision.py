@@ -19,7 +19,7 @@ from onnx.defs import OpSchema
 from passes.onnx_emitter import onnx_type, rename
 
 if TYPE_CHECKING:
-    from passes.onnx_lowering import LoweredModel
+    from passes.lowered_model import LoweredModel
 
 
 def cast_unsupported(graph: GraphProto, opset: int, weights: Mapping[str, torch.Tensor]) -> None:

@@ -23,8 +23,8 @@ import torch
 from onnx import TensorProto
 
 from passes.errors import ExportError
+from passes.lowered_model import LoweredModel
 from passes.onnx_emitter import onnx_type, raw_bytes
-from passes.onnx_lowering import LoweredModel
 from passes.output_file import check_target, name_beside, staged
 
 # A protobuf message holds less than 2 GiB; the graph itself needs room too.
