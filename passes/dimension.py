@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from passes.formula import DynamicSizeError, Formula, hint
 from passes.guards import Guard, GuardLog
+from passes.ratio import as_fraction, divide, multiply, power
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,7 @@ Monomial: TypeAlias = "tuple[Atom, ...]"
 Size: TypeAlias = "int | Dim"
 
 
-class DynamicSizeError(Exception):
-    """A fixed integer was needed where a named dimension stands."""
-
-    def __init__(self, dim: object):
-        super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
-
-
-class Dim:
+class Dim(Formula):
     """An integer formula over named dimensions (see the module's docstring).
 
     `terms` maps a monomial (a sorted tuple of atoms) to its coefficient; `hint` is the formula's value
@@ -94,8 +89,6 @@ class Dim:
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) + other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -119,8 +112,6 @@ class Dim:
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import multiply
-
             return multiply(self, other)
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -135,8 +126,6 @@ class Dim:
 
     def __floordiv__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) // other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -147,8 +136,6 @@ class Dim:
 
     def __mod__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) % other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -158,19 +145,13 @@ class Dim:
         return self._divmod(other, self)[1] if isinstance(other, int) else NotImplemented
 
     def __truediv__(self, other: Any) -> Any:
-        from passes.ratio import divide
-
         return divide(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        from passes.ratio import divide
-
         return divide(other, self)
 
     def __pow__(self, exponent: Any) -> Any:
         """A whole power, which is a fraction where it is negative."""
-        from passes.ratio import power
-
         return power(self, exponent)
 
     def __abs__(self) -> Size:
@@ -391,11 +372,6 @@ class Dim:
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
-
-
-def hint(size: Size) -> int:
-    """The size at the sampled dimensions."""
-    return size.hint if isinstance(size, Dim) else size
 
 
 def holds_at(log: GuardLog, sizes: Mapping[str, int]) -> bool:
