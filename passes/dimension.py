@@ -11,21 +11,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from passes.dynamic_size import DynamicSize, DynamicSizeError, hint
 from passes.facts import Answer, Fact, holds, solved
 from passes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
 from passes.guards import Guard, GuardLog
+from passes.ratio import as_fraction, divide, multiply, power
 
 Size: TypeAlias = "int | Dim"
 
 
-class DynamicSizeError(Exception):
-    """A fixed integer was needed where a named dimension stands."""
-
-    def __init__(self, dim: object):
-        super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
-
-
-class Dim:
+class Dim(DynamicSize):
     """A named dimension of an input, or what was computed from some (see the module's docstring).
 
     `formula` is its value, `log` the capture's: it holds the sampled sizes, the facts and the guards.
@@ -60,8 +55,6 @@ class Dim:
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) + other
         return self._in_capture(self.formula + _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
@@ -80,8 +73,6 @@ class Dim:
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import multiply
-
             return multiply(self, other)
         return self._in_capture(self.formula * _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
@@ -89,8 +80,6 @@ class Dim:
 
     def __floordiv__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) // other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -101,8 +90,6 @@ class Dim:
 
     def __mod__(self, other: Any) -> Any:
         if isinstance(other, float):
-            from passes.ratio import as_fraction
-
             return as_fraction(self) % other
         if not isinstance(other, (int, Dim)):
             return NotImplemented
@@ -112,19 +99,13 @@ class Dim:
         return self._divmod(other, self)[1] if isinstance(other, int) else NotImplemented
 
     def __truediv__(self, other: Any) -> Any:
-        from passes.ratio import divide
-
         return divide(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        from passes.ratio import divide
-
         return divide(other, self)
 
     def __pow__(self, exponent: Any) -> Any:
         """A whole power, which is a fraction where it is negative."""
-        from passes.ratio import power
-
         return power(self, exponent)
 
     def __abs__(self) -> Size:
@@ -252,11 +233,6 @@ class Dim:
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
-
-
-def hint(size: Size) -> int:
-    """The size at the sampled dimensions."""
-    return size.hint if isinstance(size, Dim) else size
 
 
 def same_size(left: Size, right: Size) -> bool:

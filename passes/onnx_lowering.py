@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
-import torch
 from onnx import helper
 from torch import fx
 
@@ -16,6 +15,7 @@ from passes.dimension import hint
 from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
 from passes.guards import GuardLog
 from passes.interface_names import InterfaceNames
+from passes.lowered_model import LoweredModel, NodeResult
 from passes.nested import leaves, map_structure
 from passes.onnx_emitter import Emitter, Value, value_info
 from passes.onnx_precision import cast_unsupported
@@ -26,31 +26,6 @@ from passes.program import CALL, SPEC, Program, location_of, operation_of, tenso
 from passes.spec import TensorSpec
 
 PRODUCER = "lazytracer"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """What a node of the program became: its name in the ONNX graph, and those of its values, nested as they are."""
-
-    name: str
-    values: Any
-
-
-@dataclass(slots=True)
-class LoweredModel:
-    """An ONNX model whose weights are still torch tensors.
-
-    `proto` is complete but for the initializers in `weights`, which are in the order of their first use.
-    `results` tells, by the program's node, where a value is found; it is empty on the torch route. `changed` are the
-    state_dict entries that are in the graph in another form than their own.
-    """
-
-    proto: onnx.ModelProto
-    weights: dict[str, torch.Tensor]
-    input_names: list[str]
-    output_names: list[str]
-    results: dict[str, NodeResult] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

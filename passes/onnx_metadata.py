@@ -31,8 +31,8 @@ from onnx import helper
 from passes.batchnorm_folding import Fold
 from passes.errors import InputError, LoadError
 from passes.loading_code import loading_code
+from passes.lowered_model import LoweredModel
 from passes.onnx_emitter import raw_bytes
-from passes.onnx_lowering import LoweredModel
 from passes.onnx_types import ONNX_TYPES
 from passes.program import Program
 from passes.spec import TensorSpec

@@ -20,7 +20,7 @@ from passes.onnx_emitter import rename
 from passes.onnx_types import onnx_type
 
 if TYPE_CHECKING:
-    from passes.onnx_lowering import LoweredModel
+    from passes.lowered_model import LoweredModel
 
 
 def cast_unsupported(graph: GraphProto, opset: int, weights: Mapping[str, torch.Tensor]) -> None:

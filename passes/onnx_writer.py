@@ -23,8 +23,8 @@ import torch
 from onnx import TensorProto
 
 from passes.errors import ExportError
+from passes.lowered_model import LoweredModel
 from passes.onnx_emitter import raw_bytes
-from passes.onnx_lowering import LoweredModel
 from passes.onnx_types import onnx_type
 from passes.output_file import check_target, name_beside, staged
 

@@ -13,7 +13,7 @@ from passes.guards import GuardLog
 from passes.program import SPEC, Program, tensor_specs
 
 if TYPE_CHECKING:
-    from passes.onnx_lowering import LoweredModel
+    from passes.lowered_model import LoweredModel
 
 # How many sizes of one name are tried; a name that may have more is not pinned.
 _MOST = 4096

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from passes.dimension import Dim, DynamicSizeError, Size, hint
+from passes.dynamic_size import DynamicSize, DynamicSizeError, hint
+
+Part: TypeAlias = Any  # an int or a DynamicSize, which compute alike
 
 # A float factor (`H * 0.25`) becomes a fraction where its denominator is a power of two up to this; other floats are
 # no fractions of small integers, and rounding them exactly is not what Python does.
@@ -22,8 +24,8 @@ LARGEST_DENOMINATOR = 1024
 class Ratio:
     """`numerator / denominator`, of which at least one is dynamic; the denominator is positive."""
 
-    numerator: Size
-    denominator: Size
+    numerator: Part
+    denominator: Part
 
     @property
     def hint(self) -> float:
@@ -77,16 +79,16 @@ class Ratio:
             other, lambda n, d: _ratio(n * self.denominator % (d * self.numerator), self.denominator * d)
         )
 
-    def __floor__(self) -> Size:
+    def __floor__(self) -> Part:
         return self.numerator // self.denominator
 
-    def __ceil__(self) -> Size:
+    def __ceil__(self) -> Part:
         return -(-self.numerator // self.denominator)
 
-    def __trunc__(self) -> Size:
+    def __trunc__(self) -> Part:
         return self.__floor__() if self.numerator >= 0 else self.__ceil__()
 
-    def __round__(self, digits: int | None = None) -> Size:
+    def __round__(self, digits: int | None = None) -> Part:
         """The nearest integer; of two, the even one."""
         if digits is not None:
             raise TypeError(f"{self} is rounded to {digits} decimal digits")
@@ -128,7 +130,7 @@ class Ratio:
 
     def __str__(self) -> str:
         return " / ".join(
-            f"({part})" if isinstance(part, Dim) and not str(part).isidentifier() else str(part)
+            f"({part})" if isinstance(part, DynamicSize) and not str(part).isidentifier() else str(part)
             for part in (self.numerator, self.denominator)
         )
 
@@ -141,42 +143,42 @@ def divide(numerator: Any, denominator: Any) -> Any:
     return _with_parts(numerator, lambda n, d: _with_parts(denominator, lambda m, e: _ratio(n * e, d * m)))
 
 
-def multiply(size: Dim, factor: float) -> Any:
+def multiply(size: DynamicSize, factor: float) -> Any:
     """`size * factor`, or NotImplemented where the factor is no fraction with a small denominator."""
     return _with_parts(factor, lambda n, d: _ratio(size * n, d))
 
 
-def power(base: Dim | Ratio, exponent: Any) -> Any:
+def power(base: DynamicSize | Ratio, exponent: Any) -> Any:
     """A whole power of a size or a fraction of sizes, or NotImplemented for any other exponent."""
     if not isinstance(exponent, (int, float)) or exponent != exponent // 1:
         return NotImplemented
-    result: Any = 1 if isinstance(exponent, int) and isinstance(base, Dim) else 1.0
+    result: Any = 1 if isinstance(exponent, int) and isinstance(base, DynamicSize) else 1.0
     for _ in range(abs(int(exponent))):
         result = result * base
     return result if exponent >= 0 else 1 / result
 
 
-def as_fraction(size: Size) -> Any:
+def as_fraction(size: Part) -> Any:
     """The size as a float is one."""
     return _ratio(size, 1)
 
 
-def _ratio(numerator: Size, denominator: Size) -> Any:
+def _ratio(numerator: Part, denominator: Part) -> Any:
     """The fraction; a plain float where nothing in it is dynamic."""
     if denominator == 0:
         raise ZeroDivisionError("float division by zero")
     if denominator < 0:
         numerator, denominator = -numerator, -denominator
-    if isinstance(numerator, Dim) or isinstance(denominator, Dim):
+    if isinstance(numerator, DynamicSize) or isinstance(denominator, DynamicSize):
         return Ratio(numerator, denominator)
     return numerator / denominator
 
 
-def _with_parts(number: Any, combine: Callable[[Size, Size], Any]) -> Any:
+def _with_parts(number: Any, combine: Callable[[Part, Part], Any]) -> Any:
     """`combine(numerator, denominator)` of a number, or NotImplemented where it is no exact fraction."""
     if isinstance(number, Ratio):
         return combine(number.numerator, number.denominator)
-    if isinstance(number, (int, Dim)):
+    if isinstance(number, (int, DynamicSize)):
         return combine(number, 1)
     if isinstance(number, float) and math.isfinite(number):
         numerator, denominator = number.as_integer_ratio()

@@ -23,8 +23,9 @@ from passes import export_guards
 from passes.errors import ExportError
 from passes.guards import GuardLog, Location
 from passes.interface_names import InterfaceNames
+from passes.lowered_model import LoweredModel
 from passes.nested import leaves
-from passes.onnx_lowering import PRODUCER, LoweredModel, check_model
+from passes.onnx_lowering import PRODUCER, check_model
 from passes.torch_state import Loan
 
 # torch's exporter writes opset 18 and converts that to later ones; what it converts to earlier ones is not valid.

@@ -17,7 +17,7 @@ from torch import nn
 from passes.batchnorm_folding import Fold
 from passes.lazy_modules import own_tensors
 from passes.lazy_resolution import draw_layers
-from passes.onnx_lowering import LoweredModel
+from passes.lowered_model import LoweredModel
 from passes.program import Program
 
 

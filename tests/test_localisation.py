@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 import tracer
 from passes.batchnorm_folding import Fold
-from passes.onnx_lowering import LoweredModel
+from passes.lowered_model import LoweredModel
 from passes.ops.op import FUNCTIONS
+from passes.torch_exporter import export_through_torch
 from tests.sabotage import spoil
 from tracer import VerificationError
 from tracer.localisation import locator
@@ -336,16 +337,14 @@ def test_a_module_that_a_callers_pass_put_there(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_torch_route_says_that_it_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    from passes import torch_exporter
-
-    export: Callable[..., LoweredModel] = torch_exporter.export_through_torch
+    export: Callable[..., LoweredModel] = export_through_torch
 
     def wrong(*args: Any, **kwargs: Any) -> LoweredModel:
         lowered = export(*args, **kwargs)
         lowered.weights = {name: tensor + 1 for name, tensor in lowered.weights.items()}
         return lowered
 
-    monkeypatch.setattr(torch_exporter, "export_through_torch", wrong)
+    monkeypatch.setattr("tracer.exporting.export_through_torch", wrong)
     error = disagreement(nn.Linear(4, 3), route="torch")
     assert error.location is None
     assert error.message.endswith("of the range is allowed; where it begins cannot be told on the torch route")
@@ -359,7 +358,7 @@ def test_nothing_is_blamed_where_all_agree(monkeypatch: pytest.MonkeyPatch) -> N
         found.append(locate)
         return locate
 
-    monkeypatch.setattr("tracer.localisation.locator", keep)
+    monkeypatch.setattr("tracer.delivery.locator", keep)
     model = Net()
     conversion = tracer.convert(model, X)
     origin = found[0](conversion.module, (torch.randn(3, 4),), {})

@@ -17,7 +17,8 @@ from torch import nn
 import tracer
 from passes.dimension import Dim
 from passes.guards import GuardLog
-from passes.onnx_lowering import LoweredModel, check_model
+from passes.lowered_model import LoweredModel
+from passes.onnx_lowering import check_model
 from passes.spec import TensorSpec
 from tests.reading import names, sizes
 from tracer import ExportError, InputError

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import tracer
 from tracer.rendering import conversion_summary, inspection
-from tracer.report import Layer, Report
+from tracer.report import Report
+from tracer.report_data import Layer
 from tracer.report_table import LayerTable, fitted
 from tracer.report_text import shape
 

@@ -25,7 +25,7 @@ STAGES = [
     "passes.onnx_lowering.OnnxLowering.run",
     "passes.onnx_lowering.check_model",
     "passes.onnx_writer.write_single",
-    "tracer.verification.verify",
+    "tracer.delivery.verify",
 ]
 
 

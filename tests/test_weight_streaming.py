@@ -55,7 +55,7 @@ def test_the_file_is_that_of_a_conversion_in_memory(
     model, sample = build(), tracer.spec(*shape)
     files, states, conversions = [], [], []
     for threshold in (0, 2**40):
-        monkeypatch.setattr("tracer.conversion.STREAMED_FROM", threshold)
+        monkeypatch.setattr("tracer.delivery.STREAMED_FROM", threshold)
         folder = tmp_path / str(threshold)
         folder.mkdir()
         torch.manual_seed(1)
@@ -87,7 +87,7 @@ def test_what_cannot_be_lowered_takes_the_torch_route(tmp_path: Path, monkeypatc
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.fft.fft(self.fc(x)).real
 
-    monkeypatch.setattr("tracer.conversion.STREAMED_FROM", 0)
+    monkeypatch.setattr("tracer.delivery.STREAMED_FROM", 0)
     conversion = tracer.convert(Determinant(), tracer.spec(2, 3), tmp_path / "model.onnx", seed=0, verify=False)
     assert conversion.route == "torch"
     with pytest.raises(tracer.UnsupportedOpError, match="fft"):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from passes.errors import (
         CaptureError,
@@ -23,14 +25,13 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from passes.spec import spec
+    from tracer.commands import convert, draw, inspect, resolve
     from tracer.comparison import Comparison, compare
-    from tracer.conversion import Conversion, convert, draw, inspect, resolve
+    from tracer.conversion import Conversion
     from tracer.drawing import Drawing
     from tracer.explanation import Explanation, why
     from tracer.refreshing import refresh
     from tracer.report import Report
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "passes.errors": (
@@ -38,8 +39,9 @@ _HOMES = {
         "SideEffectError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
     "passes.spec": ("spec",),
+    "tracer.commands": ("convert", "draw", "inspect", "resolve"),
     "tracer.comparison": ("Comparison", "compare"),
-    "tracer.conversion": ("Conversion", "convert", "draw", "inspect", "resolve"),
+    "tracer.conversion": ("Conversion",),
     "tracer.drawing": ("Drawing",),
     "tracer.explanation": ("Explanation", "why"),
     "tracer.refreshing": ("refresh",),

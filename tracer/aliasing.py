@@ -25,10 +25,10 @@ from passes.ops.op import is_inplace
 from passes.program import location_of
 from passes.spec import TensorSpec
 from tracer.memory import Memory, UndecidedError, first_operand, op_of
+from tracer.recorder import Recorder
 from tracer.write_back import Step, UnfollowableError, WriteBack, taken_again
 
 if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
     from tracer.traced_values import TracedTensor
 
 
@@ -43,7 +43,7 @@ class Alias:
 class Aliases:
     """Which traced tensors share memory, and what a write to one does to the others."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder):
         self._tracer = tracer
         self._memory = Memory(tracer)
         self._settled: dict[fx.Node, Alias] = {}

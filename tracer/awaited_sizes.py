@@ -7,16 +7,14 @@ size is not known so early, and 0 would be read in its place: whoever reads it i
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from passes.errors import LazyResolutionError
 from passes.lazy_modules import is_lazy
+from tracer.recorder import Recorder
 from tracer.source_lines import is_user_code
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
 
 # The classes of torch.nn that infer a size, with the attribute that has it then.
 SIZES: list[tuple[type, str]] = [
@@ -26,7 +24,7 @@ SIZES: list[tuple[type, str]] = [
 ]
 
 
-def guard_sizes(tracer: CapturingTracer) -> None:
+def guard_sizes(tracer: Recorder) -> None:
     """Makes the caller's reading of a size that is not known yet an error; `SIZES` says what is to be put back."""
     for kind, name in SIZES:
         setattr(kind, name, _size(tracer, name))
@@ -35,7 +33,7 @@ def guard_sizes(tracer: CapturingTracer) -> None:
 _type = type  # Python's own, also while a forward is traced
 
 
-def _size(tracer: CapturingTracer, name: str) -> property:
+def _size(tracer: Recorder, name: str) -> property:
     def read(module: nn.Module) -> Any:
         if tracer.recording and is_lazy(module) and is_user_code(sys._getframe(1).f_code):
             layer = tracer.path_of_module(module)

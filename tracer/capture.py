@@ -37,6 +37,7 @@ from tracer.known_values import KnownValues
 from tracer.leaf_condition import LeafCondition
 from tracer.memory_layout import MemoryLayouts
 from tracer.real_tensors import RealTensors, with_written
+from tracer.recorder import Recorder
 from tracer.sample import Sample
 from tracer.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.traced_values import TracedNumber, TracedTensor
@@ -88,7 +89,7 @@ class _Computing(as_ever):
         self._tracer._recording = self._recording
 
 
-class CapturingTracer(fx.Tracer):
+class CapturingTracer(Recorder):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes.
 
     Leaves are the modules that an op covers, while their call is their class's own (`leaf_condition.py`). All others
@@ -126,7 +127,7 @@ class CapturingTracer(fx.Tracer):
         self._tensor_paths: dict[int, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self.leaves = LeafCondition(self._any_written)
-        self._first_calls = FirstCalls(self)
+        self._first_calls = FirstCalls(self, self.leaves)
         for path, module in self._modules.items():
             if self._module_paths.setdefault(id(module), path) is path:
                 self.note(path, module)
@@ -139,9 +140,9 @@ class CapturingTracer(fx.Tracer):
         self.unpacked: list[tuple[TracedTensor, Any]] = []
         self.made: list[weakref.ref[Any]] = []
         self._signals: list[TracerError] = []
-        self.aliases = Aliases(self)
-        self.real = RealTensors(self)
-        self.known = KnownValues(self)
+        self.aliases: Aliases = Aliases(self)
+        self.real: RealTensors = RealTensors(self)
+        self.known: KnownValues = KnownValues(self)
         self.layouts: MemoryLayouts = MemoryLayouts(self)
         self._program: Program | None = None
         self._found_propagator: Propagator | None = None

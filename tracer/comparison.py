@@ -14,7 +14,7 @@ from passes.errors import InputError, TracerError
 from passes.nested import leaves
 from passes.spec import InputSpec
 from tracer.boundary import public
-from tracer.conversion import inspect
+from tracer.commands import inspect
 from tracer.report import Report
 from tracer.report_text import shape
 

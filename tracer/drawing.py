@@ -9,9 +9,10 @@ from pathlib import Path
 
 from passes.errors import InputError
 from passes.output_file import staged
+from passes.program import Program
 from tracer.boundary import of_result
 from tracer.graph_formats import dot, mermaid
-from tracer.graph_view import GraphView
+from tracer.graph_view import GraphView, build_graph_view
 from tracer.input_files import checked_target
 from tracer.report import Report
 from tracer.report_page import report_page
@@ -50,7 +51,9 @@ class Drawing:
         return target
 
 
-def draw_view(view: GraphView, format: str) -> Drawing:
+def draw_program(program: Program, model_name: str, format: str) -> Drawing:
+    """The graph of a program whose shapes are propagated, in one of the formats."""
+    view = build_graph_view(program, model_name)
     return Drawing(FORMATS[format](view), format, view)
 
 

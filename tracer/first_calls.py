@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -29,17 +29,16 @@ from passes.lazy_modules import (
 )
 from passes.ops.op import find_module
 from passes.shape_propagation import given_no_tensor
-from tracer.leaf_condition import Noted
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
+from tracer.leaf_condition import LeafCondition, Noted
+from tracer.recorder import Recorder
 
 
 class FirstCalls:
     """Gives the lazy modules of a tracer's copy of the model their sizes, each at its first call."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder, leaves: LeafCondition):
         self._tracer = tracer
+        self._leaves = leaves
         self._before: list[tuple[Laziness, Noted]] = []
 
     def __len__(self) -> int:
@@ -52,7 +51,7 @@ class FirstCalls:
             while len(self._before) > kept:
                 before, noted = self._before.pop()
                 before.restore()
-                self._tracer.leaves.put_back(before.module, noted)
+                self._leaves.put_back(before.module, noted)
 
     def awaits(self, module: nn.Module) -> bool:
         """Whether the module waits for its first input, now that everything before it is known."""
@@ -75,7 +74,7 @@ class FirstCalls:
         if is_lazy(module):
             with self._tracer.computing():
                 before = settle(module, layer.inference)
-                self._before.append((before, self._tracer.leaves.settled(module)))
+                self._before.append((before, self._leaves.settled(module)))
                 self._tracer.real.await_data(module)
 
     @contextmanager
@@ -123,7 +122,7 @@ class FirstCalls:
                 tracer.meet(layer)
                 self.settle(module, layer)
             else:
-                self._before.append((Laziness(module), self._tracer.leaves.noted(module)))
+                self._before.append((Laziness(module), self._leaves.noted(module)))
                 stand_on(module, torch.device("meta"))
                 tracer.meet(infer_by_running(module, path, specs, kwspecs, tracer.here(), hook))
                 tracer.real.await_data(module)
@@ -135,5 +134,5 @@ class FirstCalls:
         return (
             found is not None
             and type(module) in found[0].inference_rules
-            and self._tracer.leaves.initialises_as_its_class(module)
+            and self._leaves.initialises_as_its_class(module)
         )

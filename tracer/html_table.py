@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape as escaped
-from typing import TYPE_CHECKING
 
 from passes.printable import printable
-from tracer.report_text import COLUMNS, cautions, file_size, followed, totals
-
-if TYPE_CHECKING:
-    from tracer.conversion import Conversion
-    from tracer.report import Layer, Report
+from tracer.report_data import Layer, ReportData
+from tracer.report_text import COLUMNS, cautions, followed, totals
 
 
 def escape(text: str) -> str:
@@ -19,38 +15,29 @@ def escape(text: str) -> str:
     return escaped(printable(text))
 
 
-def report_html(report: Report) -> str:
+def report_html(report: ReportData) -> str:
     """The layers, and what is known of the model as a whole below them."""
     followed_how = (("followed", text) for text in followed(report))
     route = ("route", f"{report.route} ({report.route_reason})")
     return _page(report, [*_inputs_and_outputs(report), *totals(report), *_conditions(report), *followed_how, route])
 
 
-def conversion_html(conversion: Conversion) -> str:
-    """The layers, and below them where the file is, which route it took, and how well it agrees."""
-    facts = [*_inputs_and_outputs(conversion.report), *totals(conversion.report)]
-    if conversion.path is not None and conversion.path.exists():
-        facts.append(("file", f"{conversion.path}, {file_size(conversion.path.stat().st_size)}"))
-    facts.append(("route", f"{conversion.route} ({conversion.route_reason})"))
-    if conversion.verification is not None:
-        difference = f"largest difference {conversion.verification.largest_difference:.2g}"
-        facts.append(("checked", f"{difference} in {conversion.verification.runtime}"))
-        facts += [("note", text) for text in conversion.verification.notes]
-    facts += _conditions(conversion.report)
-    return _page(conversion.report, facts)
+def conversion_html(report: ReportData, facts: Iterable[tuple[str, str]]) -> str:
+    """The layers, and below them what is known of the model and, with `facts`, of its conversion."""
+    return _page(report, [*_inputs_and_outputs(report), *totals(report), *facts, *_conditions(report)])
 
 
-def _inputs_and_outputs(report: Report) -> Iterator[tuple[str, str]]:
+def _inputs_and_outputs(report: ReportData) -> Iterator[tuple[str, str]]:
     yield from (("input", f"{name} {spec}") for name, spec in report.inputs.items())
     yield from (("output", spec) for spec in report.outputs)
 
 
-def _conditions(report: Report) -> Iterator[tuple[str, str]]:
+def _conditions(report: ReportData) -> Iterator[tuple[str, str]]:
     yield from (("holds if", str(guard)) for guard in report.guards if guard.dynamic)
     yield from cautions(report)
 
 
-def _page(report: Report, facts: Iterable[tuple[str, str]]) -> str:
+def _page(report: ReportData, facts: Iterable[tuple[str, str]]) -> str:
     heading = "".join(f"<th>{escape(column.heading)}</th>" for column in COLUMNS)
     rows = "".join(map(_row, report.steps))
     known = "".join(f"<tr><th>{escape(name)}</th>{_cell(text)}</tr>" for name, text in facts)

@@ -6,7 +6,7 @@ writes into in place is copied first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -16,15 +16,13 @@ from passes.ops.op import BoundCall, map_leaves
 from passes.program import CALL
 from tracer.aliasing import unfollowed
 from tracer.real_tensors import written_place
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
+from tracer.recorder import Recorder
 
 
 class KnownValues:
     """Computes what nodes are, as far as they follow from the model's own tensors."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder):
         self._tracer = tracer
         self._values: dict[fx.Node, Any] = {}
 

@@ -18,8 +18,8 @@ import torch
 from torch import fx, nn
 
 from passes.guards import Location
+from passes.lowered_model import LoweredModel
 from passes.nested import leaves, map_structure
-from passes.onnx_lowering import LoweredModel
 from passes.ops.op import map_leaves
 from passes.program import CALL, ORDINAL, Program, location_of, operation_of
 from tracer.agreement import as_float64, cloned, differences, fault_of, flat_tensors, tolerances

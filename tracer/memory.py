@@ -9,7 +9,7 @@ depends on it is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -23,9 +23,7 @@ from passes.plain_attention import plain_attention
 from passes.program import SPEC
 from passes.spec import TensorSpec
 from tracer.real_tensors import memory_of
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
+from tracer.recorder import Recorder
 
 
 class UndecidedError(Exception):
@@ -35,7 +33,7 @@ class UndecidedError(Exception):
 class Memory:
     """Says of which operand the result of an operation is a view."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder):
         self._tracer = tracer
         self._same: dict[fx.Node, fx.Node] = {}
         self._rows, self._columns = _Layouts(tracer, self._same, rows=True), _Layouts(tracer, self._same, rows=False)
@@ -73,7 +71,7 @@ class Memory:
 class _Layouts:
     """The meta tensors of nodes. Where strides are not known, axes lie in rows: the last has the smallest stride."""
 
-    def __init__(self, tracer: CapturingTracer, same: dict[fx.Node, fx.Node], rows: bool):
+    def __init__(self, tracer: Recorder, same: dict[fx.Node, fx.Node], rows: bool):
         self._tracer = tracer
         self._same = same
         self._in_rows = rows

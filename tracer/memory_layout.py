@@ -18,16 +18,16 @@ from passes.meta_execution import on_meta
 from passes.nested import leaves, map_structure
 from passes.ops.op import map_leaves
 from passes.spec import TensorSpec
+from tracer.recorder import Recorder
 
 if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
     from tracer.traced_values import TracedTensor
 
 
 class MemoryLayouts:
     """Answers questions about the memory of one tracer's tensors."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder):
         self._tracer = tracer
         self._found: dict[fx.Node, Any] = {}
 

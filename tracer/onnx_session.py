@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from passes.errors import VerificationError
-from passes.onnx_lowering import LoweredModel
+from passes.lowered_model import LoweredModel
 from passes.onnx_precision import holds, in_float32
 from passes.onnx_writer import temporary_model
 

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -22,11 +22,8 @@ from passes.lazy_modules import is_uninitialized, own_tensors
 from passes.nested import leaves, map_structure
 from passes.ops.op import is_inplace
 from passes.ops.parts import strided
+from tracer.recorder import Recorder
 from tracer.writing_functions import spelled_out
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
-    from tracer.traced_values import TracedTensor
 
 # Methods with the name of an in-place one that write nothing.
 _WRITING_NOTHING = frozenset({"requires_grad_", "share_memory_", "rename_", "retain_grad_", "detach_"})
@@ -42,14 +39,14 @@ class _Entered:
     """A real tensor in the graph: the node that gives it, and what stands for it, which a write moves on."""
 
     tensor: torch.Tensor
-    traced: TracedTensor
+    traced: fx.Proxy
     node: fx.Node
 
 
 class RealTensors:
     """What real tensors are in the graph: each a constant of its own, until something is written to their memory."""
 
-    def __init__(self, tracer: CapturingTracer):
+    def __init__(self, tracer: Recorder):
         self._tracer = tracer
         self._entered: dict[int, _Entered] = {}
         self._by_traced: dict[int, _Entered] = {}
@@ -63,7 +60,7 @@ class RealTensors:
         keys = (memory_of(tensor) for _, tensor in own_tensors(module) if tensor.is_meta)
         self._without_data.update(key for key in keys if key is not None)
 
-    def traced(self, tensor: torch.Tensor) -> TracedTensor:
+    def traced(self, tensor: torch.Tensor) -> fx.Proxy:
         """The tensor as one of the graph. Raises CaptureError for a view of written memory that cannot be named."""
         path = self._tracer.path_of_tensor(tensor)
         if path is not None:
@@ -76,7 +73,7 @@ class RealTensors:
             return self.enter(tensor, self._seen(tensor, base.tensor, base.traced)).traced
         return self.enter(tensor, self._tracer.proxy(self._tracer.constant(tensor))).traced
 
-    def enter(self, tensor: torch.Tensor, traced: TracedTensor) -> _Entered:
+    def enter(self, tensor: torch.Tensor, traced: fx.Proxy) -> _Entered:
         """Notes what stands for a real tensor."""
         entered = _Entered(tensor, traced, traced.node)
         self._entered[id(tensor)] = self._by_traced[id(traced)] = entered
@@ -112,7 +109,7 @@ class RealTensors:
                 view = self._seen(entered.tensor, base.tensor, hidden)
                 self._tracer.aliases.are_same(entered.node, view.node)
 
-    def moved(self, traced: TracedTensor) -> None:
+    def moved(self, traced: fx.Proxy) -> None:
         """Notes that a traced tensor has become another; the real one that it stood for is followed from here on."""
         found = self._by_traced.get(id(traced))
         key = memory_of(found.tensor) if found is not None else None
@@ -143,7 +140,7 @@ class RealTensors:
         key = memory_of(leaf)
         return key in self._written or key in self._without_data
 
-    def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: TracedTensor) -> TracedTensor:
+    def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: fx.Proxy) -> fx.Proxy:
         """A real tensor as the view that it is of another one's memory."""
         with torch._C.DisableTorchFunction():
             same_kind, whole = tensor.dtype == base.dtype, _is_whole(base)
@@ -165,7 +162,7 @@ class RealTensors:
                 found = found.view(size)
             else:
                 found = found.narrow(0, offset, numel).view(size)
-        view: TracedTensor = found
+        view: fx.Proxy = found
         return view
 
     def _owners(self) -> dict[int, tuple[str, torch.Tensor]]:
@@ -185,7 +182,7 @@ class RealTensors:
 class FollowingReal(TorchFunctionMode):
     """While tracing, operations on real tensors run as ever, but for those that write to one, or use one after that."""
 
-    def __init__(self, tracer: CapturingTracer, call: Callable[..., Any]):
+    def __init__(self, tracer: Recorder, call: Callable[..., Any]):
         super().__init__()
         self._tracer = tracer
         self._call = call
@@ -252,7 +249,7 @@ def _at(place: int | str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
 
 
 def with_written(
-    tracer: CapturingTracer, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    tracer: Recorder, place: int | str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with what stands for it in the graph in place of a real tensor that is written to."""
     written = _at(place, args, kwargs)

@@ -11,7 +11,7 @@ import torch
 
 from passes.errors import InputError, LoadError
 from passes.onnx_metadata import WeightTable, digest
-from passes.onnx_rewriting import read_written, rewrite
+from passes.onnx_rewriting import WrittenModel, read_written, rewrite
 from passes.output_file import check_target
 from passes.spec import TensorSpec
 from passes.weight_loading import check_keys
@@ -34,25 +34,49 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
     LoadError where the file is not one of ours or damaged, and where keys, shapes or dtypes do not fit it; ExportError
     where the result cannot be written. Nothing is written then.
     """
+    source, target = _paths(onnx_file, state_dict, f)
+    written = _read_for(target, source)
+    table = _weight_table(written)
+    weights = read_weights(state_dict)
+    _check(table, weights)
+    rewrite(written, target, _makers(table, weights, written))
+    return target
+
+
+def _paths(onnx_file: str | Path, weights: Weights, f: str | Path | None) -> tuple[Path, Path]:
+    """The file that is read, and the one that is written."""
     if not isinstance(onnx_file, (str, os.PathLike)):
         raise InputError(
             f"the model file is a {type(onnx_file).__name__}, not a path", remedy="give the path of a file"
         )
     source = Path(onnx_file)
-    target = checked_target(source if f is None else f, weights=state_dict)
-    assert target is not None
+    return source, checked_target(source if f is None else f, weights=weights)
+
+
+def _read_for(target: Path, source: Path) -> WrittenModel:
+    """What the file holds. Raises ExportError where the target is the file of its weights, which would be lost."""
     written = read_written(source)
     if written.data != source:
         check_target(target, [written.data])
-    table = WeightTable.read(source, written.properties)
+    return written
+
+
+def _weight_table(written: WrittenModel) -> WeightTable:
+    """Where each entry of the state_dict is in the file. Raises LoadError where only the model itself could tell."""
+    table = WeightTable.read(written.path, written.properties)
     if table.loading:
         raise LoadError(
             f"the model saves and loads its weights with code of its own ({', '.join(table.loading[:4])}), "
             "and what that makes of them cannot be told without it",
             remedy="convert the model again, with these weights",
         )
-    weights = read_weights(state_dict)
-    _check(table, weights)
+    return table
+
+
+def _makers(
+    table: WeightTable, weights: Mapping[str, torch.Tensor], written: WrittenModel
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """What makes each initializer of the file from the new weights."""
     makers: dict[str, Callable[[], torch.Tensor]] = {}
     for path, fold in table.folds.items():
         makers[f"{path}.weight"] = partial(_folded, path, fold.weight, weights)
@@ -61,9 +85,8 @@ def refresh(onnx_file: str | Path, state_dict: Weights, f: str | Path | None = N
         makers[name] = partial(weights.__getitem__, key)
     lost = sorted(makers.keys() - written.spans.keys())
     if lost:
-        raise LoadError(f"{source} has no initializer {lost[0]} any more", remedy="export the model again")
-    rewrite(written, target, makers)
-    return target
+        raise LoadError(f"{written.path} has no initializer {lost[0]} any more", remedy="export the model again")
+    return makers
 
 
 def _folded(

@@ -10,9 +10,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import tracer
 from passes.printable import printable
 from tracer.graph_view import GraphView
+from tracer.version import __version__
 
 _FOLDER = Path(__file__).parent / "page"
 # In the order in which they need each other.
@@ -23,7 +23,7 @@ def report_page(view: GraphView) -> str:
     """The page. What it holds is the same for the same model, to the byte."""
     return Template(_read("template.html")).substitute(
         title=html.escape(printable(view.report.model)),
-        version=html.escape(tracer.__version__),
+        version=html.escape(__version__),
         style=_read("page.css"),
         script="\n".join([_layout_library(), '"use strict";', *map(_read, _SCRIPTS)]),
         data=_embeddable(json.dumps(_shown(view.to_dict()), ensure_ascii=False, separators=(",", ":"))),

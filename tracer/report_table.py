@@ -14,7 +14,7 @@ from rich.text import Text
 from tracer.report_text import COLUMNS, Column
 
 if TYPE_CHECKING:
-    from tracer.report import Layer
+    from tracer.report_data import Layer
 
 # Where the room is scarce a column keeps at least this, and its texts are folded.
 LEAST = 11

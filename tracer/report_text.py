@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from passes.printable import printable
 
 if TYPE_CHECKING:
-    from tracer.report import Layer, Report
+    from tracer.report_data import Layer, ReportData
 
 
-def totals(report: Report) -> Iterator[tuple[str, str]]:
+def totals(report: ReportData) -> Iterator[tuple[str, str]]:
     """What is known of the model as a whole, by name."""
     yield "params", f"{report.params:,}"
     yield "mult-adds", _at_sample(report)
@@ -20,18 +20,18 @@ def totals(report: Report) -> Iterator[tuple[str, str]]:
     yield "peak", f"{file_size(report.peak_bytes)} of activations at {report.peak_at}{_sampled(report)}"
 
 
-def _at_sample(report: Report) -> str:
+def _at_sample(report: ReportData) -> str:
     if isinstance(report.macs, int):
         return f"{report.macs:,}"
     return f"{report.macs} = {report.macs_sampled:,}{_sampled(report)}"
 
 
-def _sampled(report: Report) -> str:
+def _sampled(report: ReportData) -> str:
     sizes = ", ".join(f"{name}={size}" for name, size in report.sampled.items())
     return f" ({sizes})" if sizes else ""
 
 
-def followed(report: Report) -> Iterator[str]:
+def followed(report: ReportData) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}
     for rung in report.rungs:
@@ -102,7 +102,7 @@ COLUMNS = (
 )
 
 
-def cautions(report: Report) -> Iterator[tuple[str, str]]:
+def cautions(report: ReportData) -> Iterator[tuple[str, str]]:
     """What an export of the model does not do as the model does, by name."""
     if report.pinned:
         sizes = ", ".join(f"{name} = {size}" for name, size in report.pinned.items())

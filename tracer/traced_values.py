@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +29,9 @@ from passes.ops.op import METHODS, is_inplace
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 from tracer.real_tensors import FollowingReal, with_written, written_place
+from tracer.recorder import Recorder
 from tracer.source_lines import is_user_code, only_tells
 from tracer.writing_functions import spelled_out
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
 
 _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.add: "+",
@@ -82,7 +80,7 @@ class TracedNumber:
 
     __slots__ = ("__weakref__", "_node", "_operands", "_operation", "tracer", "value")
 
-    def __init__(self, tracer: CapturingTracer, value: Any, operation: Any, operands: tuple[Any, ...]):
+    def __init__(self, tracer: Recorder, value: Any, operation: Any, operands: tuple[Any, ...]):
         self.tracer = tracer
         self.value = value
         self._operation = operation
@@ -327,7 +325,7 @@ class TracedTensor(fx.Proxy):
     In-place operations are followed: the tensor then stands for their result.
     """
 
-    tracer: CapturingTracer
+    tracer: Recorder
     _is_param = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -577,7 +575,7 @@ class TracedTensor(fx.Proxy):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         args, kwargs = args or (), kwargs or {}
-        tracer: CapturingTracer = _first_traced((args, kwargs)).tracer
+        tracer: Recorder = _first_traced((args, kwargs)).tracer
         question = _QUESTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
@@ -629,7 +627,7 @@ def _argument(operand: Any) -> Any:
     return operand.node if isinstance(operand, fx.Proxy) else operand
 
 
-def _call_method(tracer: CapturingTracer, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call_method(tracer: Recorder, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A method or property that is spelled as a function of the tensor: `torch.Tensor.add_(x, 1)`."""
     name = method.__name__
     if type(args[0]) is not TracedTensor:

@@ -14,7 +14,7 @@ from functools import partial, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import BuiltinFunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,11 +30,9 @@ from passes.plain_attention import plain_attention
 from passes.torch_state import Loan
 from tracer.awaited_sizes import SIZES, eager_class, guard_sizes
 from tracer.real_tensors import FollowingReal
+from tracer.recorder import Recorder
 from tracer.source_lines import is_user_code
 from tracer.traced_values import TracedNumber, TracedShape, TracedTensor, has_traced
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
 
 # Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
 CREATION = (
@@ -44,7 +42,7 @@ CREATION = (
 
 
 # The tracers at work, the innermost last.
-_at_work: list[CapturingTracer] = []
+_at_work: list[Recorder] = []
 
 
 def _recordable(native: Callable[..., Any], makes_a_tensor: bool) -> Callable[..., Any]:
@@ -95,7 +93,7 @@ _PLACES: list[tuple[Any, str]] = [
 
 
 @contextmanager
-def tracing_environment(tracer: CapturingTracer) -> Iterator[None]:
+def tracing_environment(tracer: Recorder) -> Iterator[None]:
     """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
     # torch caches its functions when it first enters a device or overrides one; it must find its own.
     _device_constructors()
@@ -262,7 +260,7 @@ _TRACED = frozenset({TracedTensor, TracedNumber, TracedShape})
 _TRACING = _recognising, _calling, _TypeOf()
 
 
-def _record_training(tracer: CapturingTracer) -> None:
+def _record_training(tracer: Recorder) -> None:
     """While tracing, reading a module's `training` in the caller's code is recorded as a guard."""
 
     def read(module: nn.Module) -> bool:
@@ -277,7 +275,7 @@ def _record_training(tracer: CapturingTracer) -> None:
     nn.Module.training = property(read, write)  # type: ignore[assignment]
 
 
-def _refuse_autocast(tracer: CapturingTracer) -> None:
+def _refuse_autocast(tracer: Recorder) -> None:
     """While tracing, a block that computes in other dtypes is refused: what it casts, no shape rule follows."""
     enter = torch.autocast.__enter__
 
@@ -294,7 +292,7 @@ def _refuse_autocast(tracer: CapturingTracer) -> None:
     torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
 
 
-def _trace_native_calls(tracer: CapturingTracer) -> None:
+def _trace_native_calls(tracer: Recorder) -> None:
     """While tracing, what runs native code on a traced tensor, which that would take for one of its own, does not.
 
     A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.

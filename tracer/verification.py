@@ -17,8 +17,8 @@ from passes.copy_on_write import running_copy
 from passes.errors import ExportError, TracerError, VerificationError
 from passes.guards import Location
 from passes.leftovers import changes, state_of
+from passes.lowered_model import LoweredModel
 from passes.model_copy import in_eval_mode
-from passes.onnx_lowering import LoweredModel
 from passes.onnx_types import onnx_type
 from passes.own_randomness import own_randomness, python_randomness_kept
 from passes.plain_attention import plain_attention

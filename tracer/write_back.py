@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import cat, fx, stack  # as they are: while tracing, those of the module are recorded
@@ -22,9 +22,7 @@ from passes.ops.assignment import with_item
 from passes.ops.op import bind_node, map_leaves
 from passes.spec import TensorSpec
 from tracer.memory import Memory, op_of
-
-if TYPE_CHECKING:
-    from tracer.capture import CapturingTracer
+from tracer.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class UnfollowableError(Exception):
 class WriteBack:
     """Computes what a write through a view leaves in the memory (see the module's docstring)."""
 
-    def __init__(self, tracer: CapturingTracer, memory: Memory):
+    def __init__(self, tracer: Recorder, memory: Memory):
         self._tracer = tracer
         self._memory = memory
 
@@ -205,7 +203,7 @@ class WriteBack:
 
 
 def taken_again(
-    tracer: CapturingTracer, step: Step, operand: fx.Node, again: dict[tuple[fx.Node, fx.Node], fx.Node]
+    tracer: Recorder, step: Step, operand: fx.Node, again: dict[tuple[fx.Node, fx.Node], fx.Node]
 ) -> fx.Node:
     """The same view of another operand; `again` has those that were taken already."""
     if step.operand is operand:

@@ -1,0 +1,31 @@
+"""A size that is not known yet, as fractions of sizes see it: it computes like an integer."""
+
+from __future__ import annotations
+
+
+class DynamicSizeError(Exception):
+    """A fixed integer was needed where a named dimension stands."""
+
+    def __init__(self, dim: object):
+        super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
+
+
+class DynamicSize:
+    """A dynamic size: `Dim` says what it is and how it computes, `Ratio` only computes with it.
+
+    """
+
+    __slots__ = ()
+
+    @property
+    def hint(self) -> int:
+        """The value at the sampled sizes."""
+        raise NotImplementedError
+
+
+def hint(size: int | DynamicSize) -> int:
+    """The size at the sampled sizes."""
+    return size.hint if isinstance(size, DynamicSize) else size
+
+
+__all__ = ["DynamicSize", "DynamicSizeError", "hint"]
