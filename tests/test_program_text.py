@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from passes.onnx_lowering import OnnxLowering
 from passes.program import CALL, LOCATION, ORDINAL, SPEC, Program
 from passes.program_parsing import parse_program
 from passes.program_printing import print_program
+from passes.program_text import BEFORE_ITS_HOOK, DRAWS_IN_PYTHON, SECTIONS
 from passes.ratio import Ratio
 from passes.spec import TensorSpec
 from passes.text_scanner import Scanner
@@ -74,6 +76,19 @@ def untraceable(m: Any, x: Any) -> Any:
     return m.fc(x)
 
 
+class Hooked(nn.Module):
+    """A lazy layer with a hook of the caller's before its own, a number read from a buffer, one drawn in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.LazyLinear(3)
+        self.fc.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+        self.register_buffer("times", torch.tensor(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) * int(self.times) + 0 * random.random()
+
+
 FORWARDS: dict[str, Callable[[Any, Any], Any]] = {
     "indexing": lambda m, x: x[..., 1:, None, ::2][:, [0, 1]] + x[0, 0, 0],
     "literals": lambda m, x: torch.where(x > math.inf, -math.inf, x) + torch.tensor([1.0, 2, 3, 4, 5, 6]),
@@ -92,12 +107,12 @@ FORWARDS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def traced(model: nn.Module, *args: Any) -> Program:
+def traced(model: nn.Module, *args: Any, **options: Any) -> Program:
     """A model's program with its shapes."""
     kept: list[Program] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", tracer.TracerWarning)  # of lazy layers that the forward does not call
-        tracer.inspect(model, args, passes=[kept.append])
+        tracer.inspect(model, args, passes=[kept.append], **options)
     return kept[0]
 
 
@@ -150,6 +165,24 @@ def test_named_sizes_keep_what_guards_decide() -> None:
     program = traced(load_model(GUARDED, {}), tracer.spec("N", 3, "H", "W"))
     assert [guard.condition for guard in program.log.guards if guard.dynamic] == ["H % 4 == 0", "W >= 3"]
     assert_round_trip(program)
+
+
+def test_hooks_random_numbers_and_sizes_of_the_callers_data() -> None:
+    program = traced(Hooked(), torch.rand(1, 4), dynamic_shapes={"x": {0: "N"}})
+    assert_round_trip(program)
+    text = print_program(program)
+    assert "sizes\n  N = 2, given 1\n" in text
+    assert f"fc: LazyLinear(float32[N, 4])  {BEFORE_ITS_HOOK}  in_features=4" in text
+    assert text.endswith(f"\n{DRAWS_IN_PYTHON}\n")
+
+
+@pytest.mark.filterwarnings("ignore::tracer.TracerWarning")
+def test_every_section_is_tried() -> None:
+    programs = [traced(Of(forward), tracer.spec("N", 4, 6)) for forward in FORWARDS.values()]
+    programs += [traced(Hooked(), tracer.spec("N", 4)), traced(load_model(GUARDED, {}), tracer.spec("N", 3, "H", "W"))]
+    programs.append(tracer.convert(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6), verify=False).program)
+    found = {line for program in programs for line in print_program(program).splitlines() if not line.startswith(" ")}
+    assert set(SECTIONS) <= found
 
 
 @pytest.mark.filterwarnings("ignore::tracer.TracerWarning")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import fx
@@ -17,6 +18,7 @@ from passes.lazy_modules import LazyLayer
 from passes.liveness import peak_activation
 from passes.pinned_sizes import pinned_sizes
 from passes.program import CALL, SPEC, Program, Rung, location_of, operation_of, tensor_specs
+from passes.program_printing import print_program
 from passes.spec import TensorSpec
 from tracer.boundary import of_result
 from tracer.costs import multiply_adds, parameter_count, weight_bytes
@@ -82,7 +84,7 @@ class Report:
     pinned: dict[str, int] = field(default_factory=dict)
     guards_unknown: list[str] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
-    _program: Program | None = field(default=None, repr=False, compare=False)
+    _text: Callable[[], str] = field(default=str, repr=False, compare=False)
 
     @property
     def route(self) -> str:
@@ -115,10 +117,13 @@ class Report:
     @of_result
     def program_text(self) -> str:
         """The program that the report is made from as text, one line an operation; of a conversion, as its passes have
-        left it. Empty where the report is made from none."""
-        from passes.program_printing import print_program
+        left it."""
+        return self._text()
 
-        return print_program(self._program) if self._program is not None else ""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in another process maybe, has the text in place of the program."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return partial(Report, **{**fields, "_text": partial(str, self._text())}), ()
 
     def _repr_html_(self) -> str:
         from tracer.html_table import report_html
@@ -188,7 +193,7 @@ def build_report(program: Program, model_name: str) -> Report:
         pinned=pinned_sizes(program.log),
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         left_behind=list(program.left_behind),
-        _program=program,
+        _text=lambda: print_program(program),
     )
 
 
