@@ -78,6 +78,11 @@ class GuardLog:
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
 
+    def forget(self) -> None:
+        """Forgets every guard; the sizes stay."""
+        for recorded in (self._guards, self.bounds, self.facts, self.refuted):
+            recorded.clear()
+
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
         return {**self.sampled, **self.given}

@@ -132,12 +132,11 @@ class _ProgramReader:
     def _settle(self) -> None:
         """Leaves the guards as they are written: formulas that were read may have asked for others."""
         log = self.program.log
-        for recorded in (log.facts, log.bounds, log.refuted, log._guards):
-            recorded.clear()
+        facts = [(condition, read_fact(condition, log)) for condition, _, dynamic in self._guards if dynamic]
+        log.forget()
         for condition, location, dynamic in self._guards:
             log.location = location
             log.record(condition, dynamic=dynamic)
-        facts = [(condition, read_fact(condition, log)) for condition, _, dynamic in self._guards if dynamic]
         log.facts = [(*fact, condition) for condition, fact in facts if fact is not None]
         log.bounds = {condition: formula for formula, relation, condition in log.facts if relation == ">="}
         log.location = Location()

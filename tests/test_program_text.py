@@ -365,3 +365,14 @@ def test_what_is_wrong_is_said_with_its_line(good: str, bad: str, message: str) 
         parse_program(TEXT.replace(good, bad, 1), nn.Sequential(nn.LazyLinear(4)))
     assert str(caught.value).startswith(message), str(caught.value)
     assert "remedy: give the text as print_program writes it" in str(caught.value)
+
+
+@given(st.integers(0, len(TEXT) - 1), st.integers(0, 9), st.sampled_from([*'%()[]{}#:,="\\/*-+<> .0N\n\té', ""]))
+def test_a_damaged_text_is_refused_or_that_of_another_program(start: int, length: int, sign: str) -> None:
+    root = nn.Sequential(nn.LazyLinear(4))
+    try:
+        program = parse_program(TEXT[:start] + sign + TEXT[start + length :], root)
+    except LoadError:
+        return
+    text = print_program(program)
+    assert print_program(parse_program(text, root)) == text
