@@ -11,9 +11,7 @@ class DynamicSizeError(Exception):
 
 
 class DynamicSize:
-    """A dynamic size: `Dim` says what it is and how it computes, `Ratio` only computes with it.
-
-    """
+    """A dynamic size: `Dim` says what it is and how it computes, `Ratio` only computes with it."""
 
     __slots__ = ()
 

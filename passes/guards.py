@@ -76,6 +76,12 @@ class GuardLog:
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
 
+    def forget(self) -> None:
+        """Forgets every guard; the sizes stay."""
+        self._guards.clear()
+        self.refuted.clear()
+        self.facts = Facts()
+
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
         return {**self.sampled, **self.given}

@@ -44,6 +44,7 @@ from passes.value_text import ValueReader
 # How an attribute or a tensor of a lazy layer begins.
 _INFERRED = rf"({NAME}|{QUOTED})[=\[]"
 _KINDS = {word: kind for kind, word in OPERATIONS.items()}
+_OPERATION = rf"({'|'.join(_KINDS)})(?!\w)"
 
 
 def parse_program(
@@ -229,7 +230,7 @@ class _ProgramReader:
         if scanner.found("%"):
             name = scanner.take(r"\w+", "the name of a node")
             scanner.expect("=")
-        kind = _KINDS[scanner.take("|".join(_KINDS), f"{', '.join(_KINDS)} or %")]
+        kind = _KINDS[scanner.take(_OPERATION, f"{', '.join(_KINDS)} or %")]
         node = self._output(scanner, name) if kind == "output" else self._call(scanner, kind, name)
         if node.name != name:
             raise MalformedTextError(f"a name that torch.fx gives, such as %{node.name}", column)

@@ -30,8 +30,9 @@ from passes.program_text import (
     WHOLE,
 )
 from passes.qualified_names import qualified_name
+from passes.spec import shape_text
 from passes.text_scanner import name_text, quoted, word_text
-from passes.value_text import arguments_text, shape_text, value_text
+from passes.value_text import arguments_text, value_text
 
 
 def print_program(program: Program) -> str:

@@ -43,13 +43,11 @@ class Scanner:
 
     def rest(self) -> str:
         """What is not read yet, without the blanks before it."""
-        self._skip_blanks()
-        return self.line[self.position :]
+        return self.line[self._ahead() :]
 
     def is_before(self, pattern: str) -> bool:
         """Whether something that fits the pattern comes next; it is not read."""
-        self._skip_blanks()
-        return re.compile(pattern).match(self.line, self.position) is not None
+        return re.compile(pattern).match(self.line, self._ahead()) is not None
 
     def found(self, sign: str) -> bool:
         """Whether the sign or word comes next; it is read then."""
@@ -58,8 +56,7 @@ class Scanner:
 
     def match(self, pattern: str) -> str | None:
         """What fits the pattern here, read, or None."""
-        self._skip_blanks()
-        found = re.compile(pattern).match(self.line, self.position)
+        found = re.compile(pattern).match(self.line, self._ahead())
         if found is None:
             return None
         self.position = found.end()
@@ -104,19 +101,21 @@ class Scanner:
             raise self.fault("the end of the line")
 
     def fault(self, expected: str) -> MalformedTextError:
-        self._skip_blanks()
-        return MalformedTextError(expected, self.position)
+        return MalformedTextError(expected, self._ahead())
 
     def _unquoted(self, expected: str) -> str:
-        start = self.position
+        start = self._ahead()
         try:
             return str(ast.literal_eval(self.take(QUOTED, expected)))
         except (SyntaxError, ValueError) as error:  # `\x` without its digits
             raise MalformedTextError("a string with Python's escapes", start) from error
 
-    def _skip_blanks(self) -> None:
-        while self.position < len(self.line) and self.line[self.position] == " ":
-            self.position += 1
+    def _ahead(self) -> int:
+        """Where what comes next begins, behind blanks."""
+        position = self.position
+        while self.line[position : position + 1] == " ":
+            position += 1
+        return position
 
 
 def quoted(text: str) -> str:

@@ -90,14 +90,9 @@ def arguments_text(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     return ", ".join([*map(value_text, args), *named])
 
 
-def shape_text(shape: tuple[Size, ...]) -> str:
-    """A shape, as `read_shape` reads it."""
-    return f"[{', '.join(map(str, shape))}]"
-
-
 def _spec_text(spec: TensorSpec) -> str:
     place = "" if spec.device == CPU else f" on {spec.device}"
-    return f"{str(spec.dtype).removeprefix('torch.')}{shape_text(spec.shape)}{place}"
+    return f"{spec}{place}"
 
 
 def _size_text(size: Size) -> str:

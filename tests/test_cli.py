@@ -225,6 +225,26 @@ class TestInspect:
         assert {"stages.3.2.spatial.1", "num_features=2048", "1,048,576", "(H+31)//32"} <= set(words)
         assert max(map(len, out.splitlines())) <= 80
 
+    def test_the_program_is_printed_as_it_is(self, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "20")
+        status, out, err = shell.run("inspect", "net.py:Net", "-i", "Nx20", "--program")
+        assert (status, err) == (0, "the file is loaded\n")
+        assert out.startswith("program Net\nsizes\n  N = 2\ninputs\n  %x = input x  : float32[N, 20]\nlazies\n")
+        assert "\n  %first = module first(%x)  : float32[N, 8]  at net.py:17\n" in out
+        facts = json.loads(shell.run("inspect", "net.py:Net", "-i", "Nx20", "--program", "--json", "-")[1])
+        assert facts["program"] == out
+
+    def test_the_program_ends_where_the_fault_is(self, shell: Shell) -> None:
+        status, out, err = shell.run("inspect", "net.py:Net", "-i", "Nx21", "--program")
+        assert status == 1
+        assert "first (net.py:17)" in err
+        assert out.endswith("nodes\n  %output_2 = output ()\n")
+
+    def test_a_program_is_of_one_sample(self, shell: Shell) -> None:
+        status, _, err = shell.run("inspect", "net.py:Net", "-i", "Nx20", "-i", "Nx40", "--compare", "--program")
+        assert status == 2
+        assert "--program is of one sample, --compare of several" in err
+
     def test_compares_samples(self, shell: Shell) -> None:
         inputs = ["-i", "2x20", "-i", "Nx20", "-i", "2x21"]
         status, out, _ = shell.run("inspect", "net.py:Wide", "--compare", *inputs)

@@ -137,7 +137,7 @@ def test_a_forward_that_fails_anyway_shows_the_users_error() -> None:
 def test_a_bug_of_ours_is_never_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     from passes.ops.linear import linear
 
-    def broken(**_: Any) -> Any:
+    def broken(call: Any) -> Any:
         return {}["no such key"]
 
     broken.__code__ = broken.__code__.replace(co_filename=linear.shape_rule.__code__.co_filename)  # type: ignore[union-attr]

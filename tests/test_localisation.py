@@ -174,7 +174,7 @@ def test_the_inputs_are_those_that_showed_it(monkeypatch: pytest.MonkeyPatch) ->
             return y + x
 
     tanh = FUNCTIONS[torch.tanh][0]
-    monkeypatch.setattr(tanh, "lowering", lambda emit, input: emit.node("Sin", input))  # right for zeros
+    monkeypatch.setattr(tanh, "lowering", lambda emit, call: emit.node("Sin", call.input))  # right for zeros
     assert place(disagreement(Clears())) == ("tanh", "tanh")
 
 
@@ -297,7 +297,7 @@ def test_a_wrong_condition_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     greater = FUNCTIONS[torch.gt][0]
     monkeypatch.setattr(
-        greater, "lowering", lambda emit, input, other, **_: emit.node("Less", input, emit.scalar(0, input))
+        greater, "lowering", lambda emit, call: emit.node("Less", call.input, emit.scalar(0, call.input))
     )
     error = disagreement(Positive(), torch.tensor([1.0, 2.0]))
     assert place(error) == ("gt", "gt")
@@ -307,7 +307,7 @@ def test_a_wrong_condition_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_shape_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from passes.ops.softmax import softmax
 
-    monkeypatch.setattr(softmax, "lowering", lambda emit, input, **_: emit.slice(input, 0, 0, 1))
+    monkeypatch.setattr(softmax, "lowering", lambda emit, call: emit.slice(call.input, 0, 0, 1))
     error = disagreement(nn.Sequential(nn.Softmax(-1), nn.Tanh()))
     assert place(error) == ("0", "Softmax")
     assert "output output at N=2 has the shape [1, 4], but the module gives [2, 4]" in error.message

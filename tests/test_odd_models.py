@@ -306,7 +306,9 @@ def test_an_internal_error_names_our_line_and_the_models(monkeypatch: pytest.Mon
     from passes.ops.op import FUNCTIONS
 
     monkeypatch.setattr(FUNCTIONS[F.relu][0], "shape_rule", len)
-    with pytest.raises(InternalError, match=r"this is a bug in lazytracer: TypeError: .* at op\.py:\d+") as caught:
+    with pytest.raises(
+        InternalError, match=r"this is a bug in lazytracer: TypeError: .* at shape_propagation\.py:\d+"
+    ) as caught:
         tracer.inspect(Net(lambda self, x: F.relu(x)), X)
     assert "test_odd_models.py:" in str(caught.value)
     assert isinstance(caught.value.__cause__, TypeError)

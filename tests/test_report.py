@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -50,6 +52,13 @@ def test_where_sizes_come_from() -> None:
     assert resolved == {"in_features": 9}
     assert origin is not None
     assert origin.startswith("cat (test_report.py:")
+
+
+def test_a_copy_has_the_text_of_the_program() -> None:
+    report = tracer.inspect(Branches(), tracer.spec(5, 2, 7))
+    for copied in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report)):
+        assert copied == report
+        assert copied.program_text() == report.program_text()
 
 
 class Bounded(nn.Module):

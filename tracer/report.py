@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from torch import fx
@@ -15,6 +16,7 @@ from passes.lazy_modules import LazyLayer
 from passes.liveness import peak_activation
 from passes.pinned_sizes import pinned_sizes
 from passes.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program_printing import print_program
 from passes.spec import TensorSpec
 from tracer.boundary import of_result
 from tracer.costs import multiply_adds, parameter_count, weight_bytes
@@ -26,15 +28,18 @@ from tracer.report_data import Layer, ReportData
 class Report(ReportData):
     __doc__ = ReportData.__doc__
 
-    _program: Program | None = field(default=None, repr=False, compare=False)
+    _text: Callable[[], str] = field(default=str, repr=False, compare=False)
 
     @of_result
     def program_text(self) -> str:
         """The program that the report is made from as text, one line an operation; of a conversion, as its passes have
-        left it. Empty where the report is made from none."""
-        from passes.program_printing import print_program
+        left it."""
+        return self._text()
 
-        return print_program(self._program) if self._program is not None else ""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in another process maybe, has the text in place of the program."""
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return partial(Report, **{**known, "_text": partial(str, self._text())}), ()
 
     def _repr_html_(self) -> str:
         return report_html(self)
@@ -78,7 +83,7 @@ def build_report(program: Program, model_name: str) -> Report:
         pinned=pinned_sizes(program.log),
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         left_behind=list(program.left_behind),
-        _program=program,
+        _text=lambda: print_program(program),
     )
 
 

@@ -1,0 +1,361 @@
+"""What the passes on graphs do, as text before and after: each row is a specification."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+import pytest
+from torch import nn
+
+from passes import ops  # noqa: F401  registers every op
+from passes.eager_rewrite import EagerRewrite
+from passes.ops.op import FUNCTIONS, METHODS, MODULES
+from passes.pipeline import Pass, Pipeline, Stage
+from passes.program import CALL, Program
+from passes.program_parsing import parse_program
+from passes.program_printing import print_program
+from passes.simplification import Simplification
+
+HEADER = """\
+program Model
+sizes
+  N = 2
+inputs
+  %x = input x  : float32[N, 4, 6, 6]
+  %y = input y  : float32[N, 4, 6, 6]
+  %row = input row  : float32[N, 144]
+  %column = input column  : float32[N, 1]
+  %vector = input vector  : float32[6]
+  %phase = input phase  : complex64[2, 2]
+"""
+
+
+class Model(nn.Module):
+    """The modules that the rows name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.deconv, self.linear = nn.Conv2d(4, 4, 1), nn.ConvTranspose2d(4, 4, 2, groups=2), nn.Linear(6, 6)
+        self.norm, self.again, self.batch = (
+            nn.BatchNorm2d(4),
+            nn.BatchNorm2d(4),
+            nn.BatchNorm2d(4, track_running_stats=False),
+        )
+        self.fc, self.norm1d = nn.Linear(144, 3), nn.BatchNorm1d(3)
+        self.relu, self.identity, self.drop, self.drop1d = nn.ReLU(), nn.Identity(), nn.Dropout(), nn.Dropout1d()
+
+
+def parsed(text: str, root: nn.Module) -> Program:
+    return parse_program(HEADER + textwrap.dedent(text).lstrip("\n"), root)
+
+
+def after(step: Pass, program: Program) -> str:
+    """What follows the inputs in the text of a program that a pass has run on."""
+    Pipeline([step], start=Stage.EAGER).run(program)
+    text = print_program(program)
+    assert text.startswith(HEADER)
+    return text.removeprefix(HEADER)
+
+
+class Identity(NamedTuple):
+    """An operation that returns its first operand, `gone`, and one of the same kind that does not, `stays`."""
+
+    op: str
+    gone: str
+    stays: str | None
+
+
+X = "float32[N, 4, 6, 6]"
+IDENTITIES = [
+    Identity("identity", "module identity(%x)", None),
+    Identity("same", "method contiguous(%x)", None),
+    Identity("same", "function torch.clone(%x)", None),
+    Identity("dropout", "module drop(%x)", f"function torch.nn.functional.dropout(%x, 0.5, True)  : {X}"),
+    Identity("dropout", "function torch.nn.functional.dropout(%x, 0.5, False)", None),
+    Identity("dropout", "function torch.nn.functional.dropout(%x, 0.0, True)", None),
+    Identity("dropout1d", "module drop1d(%x)", f"function torch.nn.functional.dropout1d(%x, 0.5, True)  : {X}"),
+    Identity("add", "function operator.add(%x, 0)", f"function operator.add(%x, 1)  : {X}"),
+    Identity("add", "function operator.add(%x, 0.0)", "function operator.add(%column, %vector)  : float32[N, 6]"),
+    Identity("sub", "function operator.sub(%x, 0)", f"function operator.sub(0, %x)  : {X}"),
+    Identity("mul", "function operator.mul(%x, 1)", f"function operator.mul(%x, 0)  : {X}"),
+    Identity("div", "function operator.truediv(%x, 1)", f"function operator.truediv(1, %x)  : {X}"),
+    Identity("pow", "function operator.pow(%x, 1)", f"function operator.pow(%x, 2)  : {X}"),
+    Identity("to", "method to(%x, torch.float32)", "method to(%x, torch.float64)  : float64[N, 4, 6, 6]"),
+    Identity("to", "method float(%x)", "method half(%x)  : float16[N, 4, 6, 6]"),
+    Identity("type", "method type(%x, torch.float32)", "method type(%x, torch.int32)  : int32[N, 4, 6, 6]"),
+    Identity(
+        "tensor",
+        "function torch.as_tensor(%x)",
+        "function torch.as_tensor(%x, dtype=torch.float64)  : float64[N, 4, 6, 6]",
+    ),
+    Identity("view", "method view(%x, -1, 4, 6, 6)", "method view(%x, -1, 4, 36)  : float32[N, 4, 36]"),
+    Identity("view", "function torch.reshape(%x, (-1, 4, 6, 6))", "method reshape(%x, -1)  : float32[144*N]"),
+    Identity("view_as", "method view_as(%x, %y)", "method view_as(%x, %row)  : float32[N, 144]"),
+    Identity("flatten", "method flatten(%x, 1, 1)", "method flatten(%x, 1)  : float32[N, 144]"),
+    Identity("unflatten", "method unflatten(%x, 1, (4,))", "method unflatten(%row, 1, (4, 36))  : float32[N, 4, 36]"),
+    Identity("ravel", "method ravel(%vector)", "method ravel(%x)  : float32[144*N]"),
+    Identity("squeeze", "method squeeze(%x, 1)", "method squeeze(%column, 1)  : float32[N]"),
+    Identity("permute", "method permute(%x, 0, 1, -2, -1)", f"method permute(%x, 0, 1, 3, 2)  : {X}"),
+    Identity("transpose", "method transpose(%x, 3, -1)", f"method transpose(%x, 2, 3)  : {X}"),
+    Identity("expand", "method expand(%x, -1, 4, 6, 6)", "method expand(%column, -1, 3)  : float32[N, 3]"),
+    Identity("expand_as", "method expand_as(%x, %y)", "method expand_as(%column, %row)  : float32[N, 144]"),
+    Identity("repeat", "method repeat(%x, 1, 1, 1, 1)", "method repeat(%x, 2, 1, 1, 1)  : float32[2*N, 4, 6, 6]"),
+    Identity("tile", "method tile(%x, (1, 1))", "method tile(%vector, (2,))  : float32[12]"),
+    Identity(
+        "getitem",
+        "function operator.getitem(%x, (..., slice(None, None, None)))",
+        "function operator.getitem(%x, (..., slice(1, None, None)))  : float32[N, 4, 6, 5]",
+    ),
+    Identity("conj", "method conj(%x)", "method conj(%phase)  : complex64[2, 2]"),
+    Identity("attribute", 'function builtins.getattr(%x, "data")', f'function builtins.getattr(%x, "mT")  : {X}'),
+    Identity(
+        "pad",
+        "function torch.nn.functional.pad(%x, (0, 0))",
+        "function torch.nn.functional.pad(%x, (1, 0))  : float32[N, 4, 6, 7]",
+    ),
+    Identity(
+        "interpolate",
+        "function torch.nn.functional.interpolate(%x, scale_factor=1)",
+        "function torch.nn.functional.interpolate(%x, scale_factor=2)  : float32[N, 4, 12, 12]",
+    ),
+    Identity(
+        "adaptive_avg_pool",
+        "function torch.nn.functional.adaptive_avg_pool2d(%x, 6)",
+        "function torch.nn.functional.adaptive_avg_pool2d(%x, 3)  : float32[N, 4, 3, 3]",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", IDENTITIES, ids=lambda row: row.gone)
+def test_identities(row: Identity) -> None:
+    operand = row.gone.partition("(")[2].split(",")[0].rstrip(")")
+    shape = {"%vector": "float32[6]"}.get(operand, X)
+    program = parsed(f"nodes\n  %same = {row.gone}  : {shape}\n  output %same\n", Model())
+    assert [node.meta[CALL].op.name for node in program.graph.nodes if CALL in node.meta] == [row.op]
+    assert after(Simplification(), program) == f"nodes\n  output {operand}\n"
+    if row.stays is not None:
+        text = f"nodes\n  %other = {row.stays}\n  output %other\n"
+        program = parsed(text, Model())
+        assert [node.meta[CALL].op.name for node in program.graph.nodes if CALL in node.meta] == [row.op]
+        assert after(Simplification(), program) == text
+
+
+def test_every_identity_has_its_row() -> None:
+    spellings = [op for table in (FUNCTIONS, METHODS, MODULES) for op, _ in table.values()]
+    assert {op.name for op in spellings if op.identity_rule is not None} == {row.op for row in IDENTITIES}
+
+
+class Case(NamedTuple):
+    """What a program becomes; without `after`, it stays as it is."""
+
+    what: str
+    before: str
+    after: str = ""
+
+
+SIMPLIFIED = [
+    Case(
+        "users of an identity use its operand, wherever they name it",
+        f"""
+        nodes
+          %drop = module drop(%x)  : {X}
+          %add = function operator.add(%drop, 0)  : {X}
+          %cat = function torch.cat([%add, %drop], dim=1)  : float32[N, 8, 6, 6]  at net.py:7
+          output {{"both": (%cat, %drop)}}  at net.py:8
+        """,
+        """
+        nodes
+          %cat = function torch.cat([%x, %x], dim=1)  : float32[N, 8, 6, 6]  at net.py:7
+          output {"both": (%cat, %x)}  at net.py:8
+        """,
+    ),
+    Case(
+        "what no output needs is gone, but not an input",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %relu = module relu(%conv)  : {X}
+          %neg = function torch.neg(%y)  : {X}
+          output %neg
+        """,
+        f"""
+        nodes
+          %neg = function torch.neg(%y)  : {X}
+          output %neg
+        """,
+    ),
+    Case(
+        "a batch norm is folded into the convolution before it",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}  at net.py:3
+          %norm = module norm(%conv)  : {X}  at net.py:4
+          %relu = module relu(%norm)  : {X}  at net.py:5
+          output %relu
+        """,
+        f"""
+        folds
+          conv_norm: conv, norm, eps=1e-05
+        nodes
+          %conv = module conv_norm(%x)  : {X}  at net.py:3 in conv
+          %relu = module relu(%conv)  : {X}  at net.py:5
+          output %relu
+        """,
+    ),
+    Case(
+        "also through what is an identity, and into a transposed convolution",
+        """
+        nodes
+          %deconv = module deconv(%x)  : float32[N, 4, 7, 7]
+          %drop = module drop(%deconv)  : float32[N, 4, 7, 7]
+          %norm = module norm(%drop)  : float32[N, 4, 7, 7]
+          output %norm
+        """,
+        """
+        folds
+          deconv_norm: deconv, norm, eps=1e-05, groups=2
+        nodes
+          %deconv = module deconv_norm(%x)  : float32[N, 4, 7, 7]  in deconv
+          output %deconv
+        """,
+    ),
+    Case(
+        "and into a linear layer",
+        """
+        nodes
+          %fc = module fc(%row)  : float32[N, 3]
+          %norm = module norm1d(%fc)  : float32[N, 3]
+          output %norm
+        """,
+        """
+        folds
+          fc_norm1d: fc, norm1d, eps=1e-05
+        nodes
+          %fc = module fc_norm1d(%row)  : float32[N, 3]  in fc
+          output %fc
+        """,
+    ),
+    Case(
+        "of two batch norms, the first",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %norm = module norm(%conv)  : {X}
+          %again = module again(%norm)  : {X}
+          output %again
+        """,
+        f"""
+        folds
+          conv_norm: conv, norm, eps=1e-05
+        nodes
+          %conv = module conv_norm(%x)  : {X}  in conv
+          %again = module again(%conv)  : {X}
+          output %again
+        """,
+    ),
+    Case(
+        "the folded call stands for the batch norm's call",
+        f"""
+        nodes
+          %first = module norm(%y)  : {X}
+          %conv = module conv(%first)  : {X}
+          %second = module norm#1(%conv)  : {X}
+          output %second
+        """,
+        f"""
+        folds
+          conv_norm: conv, norm, eps=1e-05
+        nodes
+          %first = module norm(%y)  : {X}
+          %conv = module conv_norm#1(%first)  : {X}  in conv
+          output %conv
+        """,
+    ),
+]
+KEPT = [
+    Case(
+        "a batch norm behind a convolution that another uses too",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %norm = module norm(%conv)  : {X}
+          %add = function operator.add(%conv, %norm)  : {X}
+          output %add
+        """,
+    ),
+    Case(
+        "one behind a convolution that is called twice",
+        f"""
+        nodes
+          %one = module conv(%x)  : {X}
+          %two = module conv#1(%one)  : {X}
+          %norm = module norm(%two)  : {X}
+          output %norm
+        """,
+    ),
+    Case(
+        "one that computes its statistics of the batch",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %batch = module batch(%conv)  : {X}
+          output %batch
+        """,
+    ),
+    Case(
+        "one with something between it and the convolution",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %relu = module relu(%conv)  : {X}
+          %norm = module norm(%relu)  : {X}
+          output %norm
+        """,
+    ),
+    Case(
+        "one whose channels are not the linear layer's features",
+        f"""
+        nodes
+          %linear = module linear(%x)  : {X}
+          %norm = module norm(%linear)  : {X}
+          output %norm
+        """,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*SIMPLIFIED, *KEPT], ids=lambda case: case.what)
+def test_simplification(case: Case) -> None:
+    program = parsed(case.before, Model())
+    assert after(Simplification(), program) == textwrap.dedent(case.after or case.before).lstrip("\n")
+
+
+def test_batch_norms_stay_where_they_are_not_to_be_folded() -> None:
+    text = textwrap.dedent(SIMPLIFIED[2].before).lstrip("\n")
+    assert after(Simplification(fold_batchnorm=False), parsed(text, Model())) == text
+
+
+LAZY = """
+lazies
+  0: LazyLinear(float32[N, 144])  in_features=144, weight[8, 144], bias[8]  at net.py:3
+nodes
+  %first = module 0(%row)  : float32[N, 8]  at net.py:3
+  %act = module 1(%first)  : float32[N, 8]  at net.py:4
+  %second = module 0(%row)  : float32[N, 8]  at net.py:5
+  %act_1 = module 1(%second)  : float32[N, 8]  at net.py:6
+  output %act_1
+"""
+
+
+def test_eager_rewrite() -> None:
+    """The calls of a module are numbered, and name the modules of the resolved model; nothing else is changed."""
+    header = HEADER.replace("Model", "Sequential")
+    program = parse_program(header + LAZY.lstrip("\n"), nn.Sequential(nn.LazyLinear(8), nn.ReLU()))
+    resolved = nn.Sequential(nn.Linear(144, 8), nn.ReLU())
+    assert EagerRewrite(resolved).run(program) == 2  # calls of what was lazy
+    numbered = LAZY.replace("%second = module 0(", "%second = module 0#1(").replace(
+        "module 1(%second", "module 1#1(%second"
+    )
+    assert print_program(program) == header + numbered.lstrip("\n")
+    assert {id(node.meta[CALL].module) for node in program.graph.nodes if CALL in node.meta} == set(map(id, resolved))
