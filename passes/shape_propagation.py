@@ -213,7 +213,7 @@ class Propagator:
         inference = rule(module, **arguments)
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
-        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))
+        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
 
     def _excuse(self) -> None:
         """A tensor without a shape is no fault of its own where a layer before has one: it may be that layer's."""
