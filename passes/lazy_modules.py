@@ -220,7 +220,11 @@ def end_laziness(module: nn.Module) -> None:
         handle: Any = module.__dict__.pop(hook)
         handle.remove()
     if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
-        module.__class__ = module.cls_to_become
+        _set_class(module, module.cls_to_become)
+
+
+def _set_class(module: nn.Module, kind: type) -> None:
+    object.__setattr__(module, "__class__", kind)  # a module's own way looks for parameters first
 
 
 class Laziness:
@@ -231,7 +235,10 @@ class Laziness:
         self.module = module
         self._class = type(module)
         self._attributes = dict(module.__dict__)
-        self._members = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
+        # Most of these are empty: torch keeps one for each kind of hooks.
+        self._members: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
+            (value, dict(value) if value else {}) for value in self._attributes.values() if isinstance(value, dict)
+        ]
         self.swapped = swapped if swapped is not None else self._uninitialized()
 
     def _uninitialized(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -242,13 +249,13 @@ class Laziness:
         ]
 
     def restore(self) -> None:
-        self.module.__class__ = self._class
+        _set_class(self.module, self._class)
         self.module.__dict__.clear()
         self.module.__dict__.update(self._attributes)
-        for name, members in self._members.items():
-            kept = self._attributes[name]
-            kept.clear()
-            kept.update(members)
+        for kept, members in self._members:
+            if kept or members:
+                kept.clear()
+                kept.update(members)
         with torch._C.DisableTorchFunction():
             for tensor, other in self.swapped:
                 _exchange(tensor, other)
