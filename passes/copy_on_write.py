@@ -76,11 +76,12 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         if self._before_write is not None:
             self._before_write(pairs)
         key = storage_key(tensor)
-        storage = self._private[key] = cloned(tensor.untyped_storage())
-        self._made.add(storage._cdata)
-        for _, own in self._guarded.pop(key):
-            if storage_key(own) == key:
-                own.data = on_storage(own, storage)
+        with torch._C._DisableTorchDispatch():  # nothing that a mode around this one would have to see
+            storage = self._private[key] = cloned(tensor.untyped_storage())
+            self._made.add(storage._cdata)
+            for _, own in self._guarded.pop(key):
+                if storage_key(own) == key:
+                    own.data = on_storage(own, storage)
 
     def _remember(self, tensor: torch.Tensor) -> None:
         """Keeps what is in a memory that is neither the model's nor the block's own, before it is written to."""

@@ -29,7 +29,8 @@ class LazyLayer:
 
     `args` and `kwargs` are its first call's arguments as specs, as they reach `hook`, the key of the forward pre-hook
     that initialises it; without one, as the caller gives them. `location` is that call; `type` is the name of the
-    class as it was written.
+    class as it was written. `by_rule` says that an op's rule gives the sizes, which stands only for a module that
+    initialises itself as the class in torch.nn does.
     """
 
     path: str
@@ -39,6 +40,7 @@ class LazyLayer:
     inference: Inference
     location: Location = field(default_factory=Location)
     hook: int | None = None
+    by_rule: bool = False
 
 
 def is_uninitialized(tensor: torch.Tensor | None) -> bool:
@@ -123,6 +125,39 @@ def run_own_initialisation(module: nn.Module, args: Any, kwargs: Any, hook: int 
             module.__dict__.pop("cls_to_become", None)
 
 
+def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
+    """Does what the initialisation of a lazy class of torch.nn does, once its sizes are known: sets them, gives its
+    tensors memory, and fills that by `reset_parameters`. The modes that watch weights being drawn see what they are
+    for, and not what happens in memory that nobody else has: each operation that they see takes several times as long.
+
+    Says whether it did: not where some of the tensors have values already (tied ones), which torch's own code judges.
+    """
+    waiting = {name: tensor for name, tensor in own_tensors(module) if type(tensor) in _UNINITIALIZED}
+    if not is_torch_lazy(module) or inference.shapes.keys() != waiting.keys():
+        return False
+    for name, size in inference.attributes.items():
+        setattr(module, name, hint(size))
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        for name, tensor in waiting.items():
+            shape = [hint(size) for size in inference.shapes[name]]
+            tensor.data = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+            tensor.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
+    reset: Any = module.reset_parameters
+    with torch.no_grad():
+        if isinstance(module, nn.modules.batchnorm._NormBase):  # which draws nothing
+            if module.num_batches_tracked is not None:
+                module.num_batches_tracked.zero_()  # it has a value, whose memory may be the original's
+            with torch._C._DisableTorchDispatch():
+                reset()
+        else:
+            reset()
+    end_laziness(module)
+    return True
+
+
+_UNINITIALIZED = frozenset({nn.UninitializedParameter, nn.UninitializedBuffer})
+
+
 def stand_on(module: nn.Module, device: torch.device) -> None:
     """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing.
 
@@ -185,7 +220,11 @@ def end_laziness(module: nn.Module) -> None:
         handle: Any = module.__dict__.pop(hook)
         handle.remove()
     if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
-        module.__class__ = module.cls_to_become
+        _set_class(module, module.cls_to_become)
+
+
+def _set_class(module: nn.Module, kind: type) -> None:
+    object.__setattr__(module, "__class__", kind)  # a module's own way looks for parameters first
 
 
 class Laziness:
@@ -196,7 +235,10 @@ class Laziness:
         self.module = module
         self._class = type(module)
         self._attributes = dict(module.__dict__)
-        self._members = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
+        # Most of these are empty: torch keeps one for each kind of hooks.
+        self._members: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
+            (value, dict(value) if value else {}) for value in self._attributes.values() if isinstance(value, dict)
+        ]
         self.swapped = swapped if swapped is not None else self._uninitialized()
 
     def _uninitialized(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -207,13 +249,13 @@ class Laziness:
         ]
 
     def restore(self) -> None:
-        self.module.__class__ = self._class
+        _set_class(self.module, self._class)
         self.module.__dict__.clear()
         self.module.__dict__.update(self._attributes)
-        for name, members in self._members.items():
-            kept = self._attributes[name]
-            kept.clear()
-            kept.update(members)
+        for kept, members in self._members:
+            if kept or members:
+                kept.clear()
+                kept.update(members)
         with torch._C.DisableTorchFunction():
             for tensor, other in self.swapped:
                 _exchange(tensor, other)
@@ -356,7 +398,8 @@ def infer_by_rule(module: nn.Module, path: str, args: Any, kwargs: Any, location
     given = bind_module(module, *args, **kwargs)
     known = {name: None if isinstance(value, Owned) else value for name, value in given.items()}
     inference = rule(module, op.bind((), known))
-    return LazyLayer(path, type(module).__name__, args, kwargs, inference, location, initialising_hook(module))
+    hook = initialising_hook(module)
+    return LazyLayer(path, type(module).__name__, args, kwargs, inference, location, hook, by_rule=True)
 
 
 def infer_by_running(

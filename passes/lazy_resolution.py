@@ -12,7 +12,14 @@ from torch import fx, nn
 from passes.copy_on_write import running_copy
 from passes.dimension import Dim, hint
 from passes.errors import LazyResolutionError
-from passes.lazy_modules import LazyLayer, become, is_lazy, meta_inputs, run_own_initialisation
+from passes.lazy_modules import (
+    LazyLayer,
+    become,
+    initialise_by_rule,
+    is_lazy,
+    meta_inputs,
+    run_own_initialisation,
+)
 from passes.ops.op import map_leaves
 from passes.pipeline import Stage
 from passes.program import SPEC, Program
@@ -79,6 +86,8 @@ def draw_layers(program: Program, target: nn.Module) -> Iterator[LazyLayer]:
 
 def _initialise(layer: LazyLayer, target: nn.Module) -> None:
     module = target.get_submodule(layer.path)
+    if layer.by_rule and initialise_by_rule(module, layer.inference):
+        return
     run_own_initialisation(module, meta_inputs(layer.args), meta_inputs(layer.kwargs), layer.hook)
     if is_lazy(module):
         fault = LazyResolutionError(f"{layer.type} is still lazy after its own initialisation")

@@ -85,12 +85,12 @@ class ModelCopy:
             kind = type(value)
             if kind in _SHARED_TYPES:
                 attributes[name] = value
+            elif kind in _CONTAINERS and not value and id(value) not in memo:  # as most of a module's attributes are
+                attributes[name] = memo[id(value)] = kind()
             elif name in ("_parameters", "_buffers", "_modules"):
                 attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
             elif id(value) in memo:
                 attributes[name] = memo[id(value)]
-            elif kind in _CONTAINERS and not value:  # most of a module's attributes are empty: not worth a closer look
-                attributes[name] = memo[id(value)] = kind()
             elif kind is tuple and _SHARED_TYPES.issuperset(map(type, value)):
                 attributes[name] = value
             elif kind is OrderedDict and "_hooks" in name:
@@ -174,9 +174,14 @@ def in_eval_mode(model: nn.Module) -> nn.Module:
     """`model.eval()`, at once where that does nothing else."""
     if sets_mode_itself(model):
         return model.eval()
-    for module in model.modules():
-        module.__dict__["training"] = False
+    set_eval_mode(model.modules())
     return model
+
+
+def set_eval_mode(modules: Iterable[nn.Module]) -> None:
+    """Sets modules to eval mode that have no way of their own to do that."""
+    for module in modules:
+        module.__dict__["training"] = False
 
 
 def _rebound_handle(handle: RemovableHandle, memo: dict[int, Any]) -> RemovableHandle:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _WrappedHook
 
 from passes.errors import CaptureError, TracerError
 
@@ -203,6 +204,12 @@ class ObjectCopier:
             made[key] = self._own_function(hook) if stateful else self.copy(hook)
         return made
 
+    def _wrapped_hook(self, value: _WrappedHook) -> _WrappedHook:
+        """What torch keeps of a hook on a module's loading; every lazy module has one."""
+        made = self._memo[id(value)] = _WrappedHook.__new__(_WrappedHook)
+        made.__setstate__({name: self.copy(item) for name, item in value.__getstate__().items()})
+        return made
+
     def _own_function(self, value: types.FunctionType) -> types.FunctionType:
         closure = None if value.__closure__ is None else tuple(self._cell(cell) for cell in value.__closure__)
         made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, closure)
@@ -364,6 +371,7 @@ _RULES: dict[type, Callable[[ObjectCopier, Any], Any]] = {
     tuple: ObjectCopier._tuple,
     types.FunctionType: ObjectCopier._function,
     types.CellType: ObjectCopier._whole_cell,
+    _WrappedHook: ObjectCopier._wrapped_hook,
     types.MethodType: ObjectCopier._method,
     types.BuiltinMethodType: ObjectCopier._builtin_method,
     types.MethodWrapperType: ObjectCopier._builtin_method,

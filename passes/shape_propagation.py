@@ -204,7 +204,7 @@ class Propagator:
         inference = rule(module, call.record.map(lambda leaf: None if isinstance(leaf, Owned) else _value_of(leaf)))
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
-        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node)))
+        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
 
     def _excuse(self) -> None:
         """A tensor without a shape is no fault of its own where a layer before has one: it may be that layer's."""

@@ -132,6 +132,9 @@ class Aliases:
 
     def _roots(self, node: fx.Node) -> frozenset[fx.Node]:
         """The nodes in whose memory this one's may lie."""
+        known = self._possible.get(node)
+        if known is not None:
+            return known
         waiting = [node]
         while waiting:
             current = waiting[-1]

@@ -129,6 +129,7 @@ def check_model(model: Any) -> None:
         raise InputError(f"{type(model).__name__} has no forward to call", remedy="define its forward")
     parents: set[int] = set()
     seen: set[int] = set()
+    sound: set[type] = set()  # classes whose methods are known to be some
     steps: list[tuple[str, Any, bool]] = [("", model, False)]
     while steps:
         path, module, done = steps.pop()
@@ -152,7 +153,7 @@ def check_model(model: Any) -> None:
                 "be traced",
                 remedy="pass the module that it was compiled from",
             )
-        _check_bookkeeping(path or "the model", module)
+        _check_bookkeeping(path or "the model", module, sound)
         try:
             hash(module)
         except Exception as error:
@@ -176,22 +177,28 @@ def check_model(model: Any) -> None:
     _check_overrides(model)
 
 
-def _check_bookkeeping(name: str, module: nn.Module) -> None:
-    """Raises InputError where something else is in the place of what torch keeps in a module, or calls of it."""
+def _check_bookkeeping(name: str, module: nn.Module, sound: set[type]) -> None:
+    """Raises InputError where something else is in the place of what torch keeps in a module, or calls of it.
+
+    The methods of a class in `sound` have been found to be some; that of `module` is added.
+    """
     state, cls = vars(module), type(module)
-    for entry, kind in BOOKKEEPING.items():
-        if not isinstance(state.get(entry), kind):
-            raise InputError(
-                f"{name} has {_shown(state.get(entry))} where torch.nn.Module keeps its {entry}",
-                remedy="call super().__init__() first, and leave what torch keeps there as it is",
-            )
-    for method in METHODS:
-        found = state[method] if method in state else getattr(cls, method)
-        if not callable(found):
-            raise InputError(
-                f"{name} has {_shown(found)} in place of the method {method}, which torch calls",
-                remedy="give that attribute another name",
-            )
+    if not all(map(isinstance, map(state.get, BOOKKEEPING), BOOKKEEPING.values())):
+        entry = next(entry for entry, kind in BOOKKEEPING.items() if not isinstance(state.get(entry), kind))
+        raise InputError(
+            f"{name} has {_shown(state.get(entry))} where torch.nn.Module keeps its {entry}",
+            remedy="call super().__init__() first, and leave what torch keeps there as it is",
+        )
+    if cls not in sound or not state.keys().isdisjoint(METHODS):
+        for method in METHODS:
+            found = state[method] if method in state else getattr(cls, method)
+            if not callable(found):
+                raise InputError(
+                    f"{name} has {_shown(found)} in place of the method {method}, which torch calls",
+                    remedy="give that attribute another name",
+                )
+        if state.keys().isdisjoint(METHODS):
+            sound.add(cls)
     for handle in _HANDLES:
         if handle in state and not hasattr(state[handle], "remove"):
             raise InputError(f"{name}.{handle} is {_shown(state[handle])}, not the handle of a hook")

@@ -24,7 +24,7 @@ from passes.holders import MISSING, release
 from passes.lazy_modules import LazyLayer, is_uninitialized, own_tensors, rank_to_be
 from passes.leftovers import changes, traced_state
 from passes.meta_execution import MetaRunError, run_module
-from passes.model_copy import ModelCopy, in_eval_mode, moved, sets_mode_itself
+from passes.model_copy import ModelCopy, moved, set_eval_mode, sets_mode_itself
 from passes.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program import FAULT, LOCATION, SPEC, Program, Rung
@@ -117,20 +117,22 @@ class CapturingTracer(Recorder):
             with self._unwritten():
                 self._copy.eval()
             self._check_untouched()
+            self._modules = dict(self._copy.named_modules(remove_duplicate=False))
         else:
-            in_eval_mode(self._copy)
+            self._modules = dict(self._copy.named_modules(remove_duplicate=False))
+            set_eval_mode(self._modules.values())
         self._started = True
-        self._modules = dict(self._copy.named_modules(remove_duplicate=False))
-        self._unique_modules = dict(self._copy.named_modules())
-        self._before = traced_state(self._unique_modules)
         self._module_paths: dict[int, str] = {}
+        for path, module in self._modules.items():
+            self._module_paths.setdefault(id(module), path)
+        self._unique_modules = {path: self._modules[path] for path in self._module_paths.values()}
+        self._before = traced_state(self._unique_modules)
         self._tensor_paths: dict[int, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self.leaves = LeafCondition(self._any_written)
         self._first_calls = FirstCalls(self, self.leaves)
-        for path, module in self._modules.items():
-            if self._module_paths.setdefault(id(module), path) is path:
-                self.note(path, module)
+        for path, module in self._unique_modules.items():
+            self.note(path, module)
         for original, own in self._pairs:  # which a function outside of the model may know
             if id(own) in self._tensor_paths:
                 self._tensor_paths[id(original)] = self._tensor_paths[id(own)]

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -56,9 +57,13 @@ Noted = list[Any] | None
 class OwnCall:
     """What calling a module of a class consists of: methods by name, and the names of what those read of the module."""
 
-    methods: tuple[tuple[str, FunctionType], ...]
+    methods: dict[str, FunctionType]
     replaceable: frozenset[str]
     reads: tuple[str, ...]
+
+    def is_still_of(self, kind: type[nn.Module]) -> bool:
+        """Whether the class has still these methods."""
+        return all(map(is_, map(getattr, repeat(kind), self.methods), self.methods.values()))
 
 
 class LeafCondition:
@@ -112,16 +117,12 @@ class LeafCondition:
         """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
         kind = _type(module)
         call = self._call_of(kind)
-        return call is not None and call.replaceable.isdisjoint(module.__dict__) and _has_still(kind, call.methods)
+        return call is not None and call.replaceable.isdisjoint(module.__dict__) and call.is_still_of(kind)
 
     def _call_of(self, kind: type[nn.Module]) -> OwnCall | None:
         if kind not in self._calls:
             self._calls[kind] = _own_call(kind) if self._protocol_is_torchs else None
         return self._calls[kind]
-
-
-def _has_still(kind: type[nn.Module], methods: tuple[tuple[str, FunctionType], ...]) -> bool:
-    return all(getattr(kind, name) is method for name, method in methods)
 
 
 def _own_call(kind: type[nn.Module]) -> OwnCall | None:
@@ -131,7 +132,7 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         return None
     methods: dict[str, FunctionType] = {}
     reads: dict[str, None] = {}
-    known: set[str] = set()  # what is a global there, and nothing of the module
+    known: list[dict[str, Any]] = [vars(builtins)]  # where a name is a global, and nothing of the module
     waiting = [name for name in _ENTRIES if hasattr(base, name)]
     while waiting:
         name = waiting.pop()
@@ -141,15 +142,16 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         if found is not inherited and (found is not _ABSENT or hasattr(type(inherited), "__get__")):
             return None
         if type(found) is not FunctionType or holder in (nn.Module, object):
-            if name not in known:
+            if not any(name in names for names in known):
                 reads[name] = None
         elif holder is not None and _is_torchs(holder, name):
             methods[name] = found
-            known |= found.__globals__.keys() | vars(builtins).keys()
+            if not any(found.__globals__ is names for names in known):
+                known.append(found.__globals__)
             waiting.extend(found.__code__.co_names)
         else:
             return None
-    return OwnCall(tuple(methods.items()), frozenset({*methods, *_PROTOCOL}), tuple(reads))
+    return OwnCall(methods, frozenset({*methods, *_PROTOCOL}), tuple(reads))
 
 
 def _found(kind: type, name: str) -> tuple[type | None, Any]:
@@ -212,7 +214,9 @@ def _tensors(module: nn.Module | None) -> list[Any]:
 
 
 def _unchanged(before: list[Any], now: list[Any]) -> bool:
-    return len(before) == len(now) and all(old is new or _equal(old, new) for old, new in zip(before, now, strict=True))
+    return len(before) == len(now) and (
+        all(map(is_, before, now)) or all(old is new or _equal(old, new) for old, new in zip(before, now, strict=True))
+    )
 
 
 def _equal(old: Any, new: Any) -> bool:

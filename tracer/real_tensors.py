@@ -54,11 +54,11 @@ class RealTensors:
         self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
         self._written: set[int] = set()
         self._without_data: set[int] = set()
+        self._awaiting: list[torch.Tensor] = []  # those whose memory is still to be asked for: most never are
 
     def await_data(self, module: nn.Module) -> None:
         """What is done with the module's tensors from here on is traced: they have their sizes, and get data later."""
-        keys = (memory_of(tensor) for _, tensor in own_tensors(module) if tensor.is_meta)
-        self._without_data.update(key for key in keys if key is not None)
+        self._awaiting += [tensor for _, tensor in own_tensors(module)]
 
     def traced(self, tensor: torch.Tensor) -> fx.Proxy:
         """The tensor as one of the graph. Raises CaptureError for a view of written memory that cannot be named."""
@@ -118,12 +118,13 @@ class RealTensors:
 
     def followed(self, value: Any) -> Any:
         """The value with what stands for it in place of each real tensor whose memory has been written to."""
-        if not (self._written or self._without_data):
+        if not (self._written or self._without_data or self._awaiting):
             return value
         return map_structure(value, lambda leaf: self.traced(leaf) if self._is_followed(leaf) else leaf)
 
     def follows_any(self, value: Any) -> bool:
-        return bool(self._written or self._without_data) and any(map(self._is_followed, leaves(value)))
+        followed = self._written or self._without_data or self._awaiting
+        return bool(followed) and any(map(self._is_followed, leaves(value)))
 
     def forget(self, nodes: Iterable[fx.Node]) -> None:
         """Forgets what stands on nodes that are to be erased."""
@@ -137,6 +138,11 @@ class RealTensors:
     def _is_followed(self, leaf: Any) -> bool:
         if not _is_real(leaf):
             return False
+        if self._awaiting:
+            with torch._C.DisableTorchFunction():
+                keys = {memory_of(tensor) for tensor in self._awaiting if tensor.is_meta}
+            self._without_data |= {key for key in keys if key is not None}
+            self._awaiting = []
         key = memory_of(leaf)
         return key in self._written or key in self._without_data
 
