@@ -18,6 +18,7 @@ from passes.ops.op import Inference, map_leaves
 from passes.program import CALL, LOCATION, ORDINAL, SPEC, Program, Rung
 from passes.program_text import (
     BEFORE_ITS_HOOK,
+    BY_ITS_OWN_CODE,
     DRAWS,
     DRAWS_IN_PYTHON,
     FOLDS,
@@ -162,13 +163,14 @@ class _ProgramReader:
         scanner.expect(":")
         kind = scanner.name("the name of a lazy class")
         args, kwargs = self._values.arguments(scanner)
+        by_rule = not scanner.found(BY_ITS_OWN_CODE)
         hook = initialising_hook(module) if scanner.found(BEFORE_ITS_HOOK) else None
         inference = Inference({}, {})
         if scanner.is_before(_INFERRED):
             self._inferred(scanner, inference)
             while scanner.found(","):
                 self._inferred(scanner, inference)
-        layer = LazyLayer(path, kind, args, kwargs, inference, self._place(scanner, path), hook)
+        layer = LazyLayer(path, kind, args, kwargs, inference, self._place(scanner, path), hook, by_rule)
         if is_lazy(module):
             self.program.meet_lazy(layer)
         else:

@@ -12,6 +12,7 @@ from passes.lazy_modules import LazyLayer, is_lazy
 from passes.program import ORDINAL, SPEC, Program, Rung, location_of
 from passes.program_text import (
     BEFORE_ITS_HOOK,
+    BY_ITS_OWN_CODE,
     DRAWS,
     DRAWS_IN_PYTHON,
     FOLDS,
@@ -84,6 +85,7 @@ def _lazy_line(layer: LazyLayer, program: Program) -> str:
     sizes += [f"{name_text(name)}{shape_text(shape)}" for name, shape in layer.inference.shapes.items()]
     return _fields(
         f"{name_text(layer.path)}: {name_text(layer.type)}({arguments_text(layer.args, layer.kwargs)})",
+        "" if layer.by_rule else BY_ITS_OWN_CODE,
         BEFORE_ITS_HOOK if layer.hook is not None and is_lazy(program.module(layer.path)) else "",
         ", ".join(sizes),
         _place(layer.location, layer.path),

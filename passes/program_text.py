@@ -63,4 +63,5 @@ SECTIONS = (
 # A guard's condition that stands as it is, up to two blanks; any other is quoted.
 PLAIN_CONDITION = re.compile(r"[!$-~](?:[!-~]| (?! |$))*")
 OF_THE_SAMPLE = "of the sample"  # behind a guard that is a fact about the sample's fixed sizes
+BY_ITS_OWN_CODE = "by its own code"  # behind a lazy layer whose sizes its own code gave, and no rule of an op
 BEFORE_ITS_HOOK = "before its hook"  # behind a lazy layer whose arguments are those that reach its initialising hook
