@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from passes.guards import Location
 from passes.printable import printable_lines
+from passes.sizes.guards import Location
 
 _made = threading.local()
 

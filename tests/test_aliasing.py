@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import tracer
-from passes.guards import GuardLog
+from passes.sizes.guards import GuardLog
 from tracer import CaptureError, spec
-from tracer.capture import capture
-from tracer.sample import bind_sample
+from tracer.capture.tracing import capture
+from tracer.inputs.sample import bind_sample
 
 Step = Callable[[torch.Tensor], Any]
 

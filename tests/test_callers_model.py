@@ -244,7 +244,7 @@ def test_tensors_on_one_memory_stay_on_one_memory() -> None:
 
 
 def test_on_another_device_too() -> None:
-    from passes.model_copy import copy_model
+    from passes.isolation.model_copy import copy_model
 
     copied: Any = copy_model(Of(FORWARDS["nothing"]), torch.device("meta"))
     assert copied.view.untyped_storage()._cdata == copied.known.weight.untyped_storage()._cdata
@@ -254,7 +254,7 @@ def test_on_another_device_too() -> None:
 def test_a_model_that_writes_nothing_is_not_held_twice() -> None:
     setup = """
 from torch import nn
-from passes.copy_on_write import running_copy
+from passes.isolation.copy_on_write import running_copy
 model = nn.Sequential(*(nn.Linear(4000, 4000) for _ in range(5)))
 x = torch.randn(1, 4000)
 with torch.no_grad():
@@ -266,7 +266,7 @@ with torch.no_grad():
 
 
 def test_a_write_is_seen_by_every_view_and_by_no_other() -> None:
-    from passes.copy_on_write import running_copy
+    from passes.isolation.copy_on_write import running_copy
 
     model: Any = nn.Linear(3, 3)
     before = model.weight.detach().clone()
@@ -281,7 +281,7 @@ def test_a_write_is_seen_by_every_view_and_by_no_other() -> None:
 
 @pytest.mark.parametrize("at", range(6))
 def test_in_place_is_all_or_nothing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import passes.lazy_modules as lazy_modules
+    import passes.modules.lazy as lazy_modules
 
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), HalfLazy(), nn.Linear(3, 3))
     before, take, count = snapshot(model), lazy_modules._take, iter(range(100))
@@ -335,7 +335,7 @@ def test_a_lazy_root_resolves_like_any_other() -> None:
 
 def test_weak_references_in_the_table_of_models_are_dead() -> None:
     """Nothing of a copy lives on."""
-    from passes.model_copy import copy_model
+    from passes.isolation.model_copy import copy_model
 
     copied = copy_model(Of(FORWARDS["nothing"]))
     watched = weakref.ref(copied)

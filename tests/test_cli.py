@@ -138,7 +138,7 @@ class TestConvert:
         assert {entry.key: entry.value for entry in model.metadata_props}["author"] == "me"
 
     def test_seed_gives_the_weights_of_a_script_with_a_dry_run(self, shell: Shell) -> None:
-        from tracer.loading import load_model
+        from tracer.cli.loading import load_model
 
         assert shell.run("convert", "net.py:Net", "-i", "2x20", "-o", "a.onnx", "--seed", "7", "-q")[0] == 0
         assert shell.run("resolve", "net.py:Net", "-i", "2x20", "-o", "a.safetensors", "--seed", "7", "-q")[0] == 0
@@ -267,7 +267,7 @@ class TestInspect:
         assert (status, "takes two samples or more, found 1" in err) == (2, True)
 
     def test_json_is_the_report(self, shell: Shell) -> None:
-        from tracer.loading import load_model
+        from tracer.cli.loading import load_model
 
         facts = json.loads(shell.run("inspect", "net.py:Net", "-i", "2x20", "--json", "-")[1])
         report = tracer.inspect(load_model("net.py:Net"), (tracer.spec(2, 20),)).to_dict()

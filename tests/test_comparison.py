@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import tracer
 from passes.errors import ShapeError
-from tracer.loading import load_samples
+from tracer.cli.loading import load_samples
 
 
 def convolutional() -> nn.Module:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tracer
-from tracer.report import Report
+from tracer.reports.report import Report
 
 
 class Calls(nn.Module):

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from passes.dimension import Dim, DynamicSizeError, Size, hint, product
 from passes.errors import CaptureError
-from passes.facts import lower_bound
-from passes.guards import GuardLog
-from passes.ratio import Ratio
-from tracer.traced_values import TracedNumber
+from passes.sizes.dimension import Dim, DynamicSizeError, Size, hint, product
+from passes.sizes.facts import lower_bound
+from passes.sizes.guards import GuardLog
+from passes.sizes.ratio import Ratio
+from tracer.capture.traced_values import TracedNumber
 
 SIZES = {"N": 5, "H": 28, "W": 31}
 

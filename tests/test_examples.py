@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import tracer
-from tracer.loading import load_inputs, load_model, parse_literals
+from tracer.cli.loading import load_inputs, load_model, parse_literals
 
 REPOSITORY = Path(__file__).parent.parent
 EXAMPLES = REPOSITORY / "examples"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tracer
-from tracer.explanation import Explanation
+from tracer.commands.explanation import Explanation
 
 
 class Net(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import z3
 
-from passes.facts import LEAST_SIZE, Answer, Fact, Facts, lower_bound, solved
-from passes.formula import FloorDiv, Formula, Symbol, Whole, divided, whole
+from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, lower_bound, solved
+from passes.sizes.formula import FloorDiv, Formula, Symbol, Whole, divided, whole
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 N, H, W = (Formula.symbol(name) for name in "NHW")

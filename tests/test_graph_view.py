@@ -15,7 +15,7 @@ import tracer
 from examples.inception import GoogLeNet
 from examples.resnet50 import ResNet50
 from tests.test_ladder import Parent
-from tracer.graph_view import GraphView, Group, Node, shape_text
+from tracer.drawings.graph_view import GraphView, Group, Node, shape_text
 
 
 def view_of(model: nn.Module, *args: Any, **options: Any) -> GraphView:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import tracer
-from passes.onnx_writer import write_model
+from passes.files.writer import write_model
 from tracer import LoadError
 
 SEED, FLIPS = 0, 250

@@ -16,7 +16,7 @@ PRELUDE = "import sys, tracer; from torch import nn; "
     ("code", "absent"),
     [
         ("import sys, tracer", {"torch", "onnx", "rich", "click"}),
-        ("import sys, tracer.cli", {"torch", "onnx", "rich"}),
+        ("import sys, tracer.cli.command_line", {"torch", "onnx", "rich"}),
         (PRELUDE + STATIC.format("2, 5"), HEAVY),
         (PRELUDE + STATIC.format("'N', 5"), HEAVY),
     ],

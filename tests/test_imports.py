@@ -59,24 +59,24 @@ def test_the_imports_have_no_cycle() -> None:
 
 def test_every_module_is_in_the_graph() -> None:
     graph = import_graph(module_files())
-    assert graph.has_edge("tracer.commands", "tracer.delivery")  # within a function
-    assert graph.has_edge("tracer.aliasing", "tracer.traced_values")  # for types alone
-    assert graph.has_edge("tracer.work", "passes.ops")  # a package
+    assert graph.has_edge("tracer.commands.step_lists", "tracer.steps.delivery")  # within a function
+    assert graph.has_edge("tracer.capture.aliasing", "tracer.capture.traced_values")  # for types alone
+    assert graph.has_edge("tracer.steps.work", "passes.ops")  # a package
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("import passes.spec", "passes.spec"),
-        ("from passes import spec", "passes.spec"),
-        ("from passes.spec import TensorSpec", "passes.spec"),
-        ("from . import spec", "passes.spec"),
-        ("from .spec import TensorSpec", "passes.spec"),
-        ("def f():\n    from passes.spec import TensorSpec", "passes.spec"),
-        ("if TYPE_CHECKING:\n    from passes.spec import TensorSpec", "passes.spec"),
+        ("import passes.values.spec", "passes.values.spec"),
+        ("from passes.values import spec", "passes.values.spec"),
+        ("from passes.values.spec import TensorSpec", "passes.values.spec"),
+        ("from . import spec", "passes.values.spec"),
+        ("from .spec import TensorSpec", "passes.values.spec"),
+        ("def f():\n    from passes.values.spec import TensorSpec", "passes.values.spec"),
+        ("if TYPE_CHECKING:\n    from passes.values.spec import TensorSpec", "passes.values.spec"),
     ],
 )
 def test_an_import_is_found(source: str, expected: str) -> None:
     modules = module_files()
-    names = imported(ast.parse(source), "passes.program", is_package=False)
+    names = imported(ast.parse(source), "passes.values.nested", is_package=False)
     assert [known(name, modules) for name in names] == [expected]

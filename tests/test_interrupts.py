@@ -21,8 +21,8 @@ from torch.nn.modules import transformer
 
 import tracer
 from passes import errors
-from passes.torch_state import TORCH_STATE
-from tracer.tracing_environment import NATIVE
+from passes.isolation.torch_state import TORCH_STATE
+from tracer.capture.environment import NATIVE
 
 
 @functools.lru_cache

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from passes.spec import InputSpec
+from passes.values.spec import InputSpec
 from tracer import InputError, LoadError
-from tracer.loading import (
+from tracer.cli.loading import (
     dimension_names,
     load_input,
     load_inputs,

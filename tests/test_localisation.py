@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import tracer
-from passes.batchnorm_folding import Fold
-from passes.lowered_model import LoweredModel
+from passes.lowering.torch_exporter import export_through_torch
+from passes.modules.batchnorm_folding import Fold
+from passes.onnx.lowered_model import LoweredModel
 from passes.ops.op import FUNCTIONS
-from passes.torch_exporter import export_through_torch
 from tests.sabotage import spoil
 from tracer import VerificationError
-from tracer.localisation import locator
+from tracer.checking.localisation import locator
 
 RANGES = re.compile(r"where the file has (\S+) to (\S+) and the module (\S+) to (\S+), (\S+) apart at (\[.*\])")
 X = tracer.spec("N", 4)
@@ -344,7 +344,7 @@ def test_the_torch_route_says_that_it_cannot_tell(monkeypatch: pytest.MonkeyPatc
         lowered.weights = {name: tensor + 1 for name, tensor in lowered.weights.items()}
         return lowered
 
-    monkeypatch.setattr("tracer.exporting.export_through_torch", wrong)
+    monkeypatch.setattr("tracer.steps.exporting.export_through_torch", wrong)
     error = disagreement(nn.Linear(4, 3), route="torch")
     assert error.location is None
     assert error.message.endswith("of the range is allowed; where it begins cannot be told on the torch route")
@@ -358,7 +358,7 @@ def test_nothing_is_blamed_where_all_agree(monkeypatch: pytest.MonkeyPatch) -> N
         found.append(locate)
         return locate
 
-    monkeypatch.setattr("tracer.delivery.locator", keep)
+    monkeypatch.setattr("tracer.steps.delivery.locator", keep)
     model = Net()
     conversion = tracer.convert(model, X)
     origin = found[0](conversion.module, (torch.randn(3, 4),), {})

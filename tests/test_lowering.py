@@ -15,11 +15,11 @@ from onnx import helper
 from torch import nn
 
 import tracer
-from passes.dimension import Dim
-from passes.guards import GuardLog
-from passes.lowered_model import LoweredModel
-from passes.onnx_lowering import check_model
-from passes.spec import TensorSpec
+from passes.lowering.onnx_lowering import check_model
+from passes.onnx.lowered_model import LoweredModel
+from passes.sizes.dimension import Dim
+from passes.sizes.guards import GuardLog
+from passes.values.spec import TensorSpec
 from tests.reading import names, sizes
 from tracer import ExportError, InputError
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import tracer
-from tracer.collection_pause import without_collection
+from tracer.edge.collection_pause import without_collection
 
 
 class Net(nn.Module):

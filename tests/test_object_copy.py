@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import tracer
-from passes.model_copy import ModelCopy, copy_model
+from passes.isolation.model_copy import ModelCopy, copy_model
 from tracer import spec
 
 Pair = namedtuple("Pair", "left right")

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import passes.shape_propagation
+import passes.stages.shape_propagation
 import tracer
 from tracer import InputError, InternalError, TracerError, spec
-from tracer.argument_kinds import BOOKKEEPING
+from tracer.edge.argument_kinds import BOOKKEEPING
 
 X, IMAGE = torch.randn(2, 3), torch.randn(2, 4, 8, 8)
 DYNAMIC = spec("N", 4, "H", "W")
@@ -289,7 +289,7 @@ def test_a_bug_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, program: Any) -> None:
         return program.no_such_thing
 
-    monkeypatch.setattr(passes.shape_propagation.ShapePropagation, "run", broken)
+    monkeypatch.setattr(passes.stages.shape_propagation.ShapePropagation, "run", broken)
     with pytest.raises(TracerError) as caught:
         tracer.inspect(nn.LazyLinear(2), X)
     assert isinstance(caught.value.__cause__, AttributeError)
@@ -297,7 +297,7 @@ def test_a_bug_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Any, program: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(passes.shape_propagation.ShapePropagation, "run", interrupted)
+    monkeypatch.setattr(passes.stages.shape_propagation.ShapePropagation, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tracer.inspect(nn.LazyLinear(2), X)
 

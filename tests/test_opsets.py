@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from passes.onnx_opsets import FORMS, SCALE_OF_EACH_CHANNEL, SUPPORTED_OPSETS, Form, has_attribute, since, takes
+from passes.onnx.opsets import FORMS, SCALE_OF_EACH_CHANNEL, SUPPORTED_OPSETS, Form, has_attribute, since, takes
 
 
 @pytest.mark.parametrize(

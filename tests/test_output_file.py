@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 import tracer
-from passes.onnx_writer import write_model
-from passes.output_file import check_target, staged
+from passes.files.output_file import check_target, staged
+from passes.files.writer import write_model
 from tracer import ExportError, InputError
 from tracer.cli import main
-from tracer.saving import save_weights
+from tracer.commands.saving import save_weights
 
 WEIGHTS = nn.Linear(5, 3).state_dict()
 
@@ -357,7 +357,7 @@ class TestOutputsThatAreInputs:
         assert {file.name: file.read_bytes() for file in net.iterdir() if file.is_file()} == before
 
     def test_in_python(self, net: Path) -> None:
-        from tracer.loading import load_model
+        from tracer.cli.loading import load_model
 
         model = load_model("net.py:Net")
         for write in (tracer.convert, tracer.draw):

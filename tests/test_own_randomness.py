@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn import init
 
 import tracer
-from passes.own_randomness import own_randomness
+from passes.isolation.own_randomness import own_randomness
 from tests.test_dry_run_identity import assert_same, dry_run
 from tests.test_weight_streaming import Folded
 
@@ -114,7 +114,7 @@ def test_another_thread_that_draws_changes_nothing_and_sees_nothing(tmp_path: Pa
     with drawing_beside() as drawn:
         found = tracer.resolve(model, tracer.spec(2, 3, 6, 6), seed=3)
         conversion = tracer.convert(model, tracer.spec(2, 3, 6, 6), tmp_path / "kept.onnx", seed=3)
-        monkeypatch.setattr("tracer.delivery.STREAMED_FROM", 0)
+        monkeypatch.setattr("tracer.steps.delivery.STREAMED_FROM", 0)
         tracer.convert(model, tracer.spec(2, 3, 6, 6), tmp_path / "m.onnx", seed=3, verify=False)
     assert_same(found, expected)
     assert_same(conversion.module, expected)

@@ -9,13 +9,13 @@ import pytest
 from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
-from passes.eager_rewrite import EagerRewrite
 from passes.ops.op import FUNCTIONS, METHODS, MODULES
-from passes.pipeline import Pass, Pipeline, Stage
-from passes.program import CALL, Program
-from passes.program_parsing import parse_program
-from passes.program_printing import print_program
-from passes.simplification import Simplification
+from passes.program.pipeline import Pass, Pipeline, Stage
+from passes.program.program import CALL, Program
+from passes.stages.eager_rewrite import EagerRewrite
+from passes.stages.simplification import Simplification
+from passes.text.parsing import parse_program
+from passes.text.printing import print_program
 
 HEADER = """\
 program Model

@@ -9,16 +9,16 @@ import torch
 from torch import fx, nn
 
 import tracer
-from passes.eager_rewrite import EagerRewrite
-from passes.guards import GuardLog
-from passes.lazy_modules import LazyLayer
+from passes.modules.lazy import LazyLayer
 from passes.ops.op import Inference
-from passes.pipeline import ContractError, Pipeline, Stage, check_stage
-from passes.program import SPEC, Program
-from passes.shape_propagation import ShapePropagation
-from passes.simplification import Simplification
-from tracer.capture import capture
-from tracer.sample import bind_sample
+from passes.program.pipeline import ContractError, Pipeline, Stage, check_stage
+from passes.program.program import SPEC, Program
+from passes.sizes.guards import GuardLog
+from passes.stages.eager_rewrite import EagerRewrite
+from passes.stages.shape_propagation import ShapePropagation
+from passes.stages.simplification import Simplification
+from tracer.capture.tracing import capture
+from tracer.inputs.sample import bind_sample
 
 
 def program(model: nn.Module | None = None) -> Program:

@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import tracer
-from passes.guards import GuardLog
-from passes.onnx_types import ONNX_TYPES
+from passes.onnx.types import ONNX_TYPES
+from passes.sizes.guards import GuardLog
 from tracer import VerificationError
-from tracer.agreement import TOLERANCES, tolerances
-from tracer.ladder import follow
-from tracer.sample import bind_sample
-from tracer.verification import verify
+from tracer.capture.ladder import follow
+from tracer.checking.agreement import TOLERANCES, tolerances
+from tracer.checking.verification import verify
+from tracer.inputs.sample import bind_sample
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float64]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

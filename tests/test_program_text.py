@@ -19,23 +19,23 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import tracer
-from passes.dimension import Dim, Size, hint
 from passes.errors import LoadError
-from passes.formula_text import read_formula
-from passes.guards import GuardLog, Location
-from passes.interface_names import interface_names
-from passes.nested import map_structure
-from passes.onnx_lowering import OnnxLowering
-from passes.program import CALL, LOCATION, ORDINAL, SPEC, Program
-from passes.program_parsing import parse_program
-from passes.program_printing import print_program
-from passes.program_text import BEFORE_ITS_HOOK, DRAWS_IN_PYTHON, SECTIONS
-from passes.ratio import Ratio
-from passes.spec import TensorSpec
-from passes.text_scanner import Scanner
-from passes.value_text import ValueReader, value_text
+from passes.lowering.interface_names import interface_names
+from passes.lowering.onnx_lowering import OnnxLowering
+from passes.program.program import CALL, LOCATION, ORDINAL, SPEC, Program
+from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.guards import GuardLog, Location
+from passes.sizes.ratio import Ratio
+from passes.text.formulas import read_formula
+from passes.text.grammar import BEFORE_ITS_HOOK, DRAWS_IN_PYTHON, SECTIONS
+from passes.text.parsing import parse_program
+from passes.text.printing import print_program
+from passes.text.scanner import Scanner
+from passes.text.values import ValueReader, value_text
+from passes.values.nested import map_structure
+from passes.values.spec import TensorSpec
 from tests.test_examples import MODELS, Example
-from tracer.loading import load_model
+from tracer.cli.loading import load_model
 
 GOLDEN = Path(__file__).parent / "golden"
 GUARDED = f"{GOLDEN / 'guarded.py'}:Guarded"

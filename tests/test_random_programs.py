@@ -11,8 +11,8 @@ from torch import fx
 
 import tracer
 from passes.errors import TracerError, TracerWarning
-from passes.lazy_modules import is_uninitialized
-from passes.program import Program
+from passes.modules.lazy import is_uninitialized
+from passes.program.program import Program
 from tests.random_programs import SEED, RandomProgram, Text, eager, flat, random_program
 
 X = torch.linspace(-1.5, 1.5, 8).view(2, 4)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import tracer
-from passes.guards import GuardLog
+from passes.sizes.guards import GuardLog
 from tests.test_random_programs import Values
-from tracer.capture import capture
-from tracer.sample import bind_sample
+from tracer.capture.tracing import capture
+from tracer.inputs.sample import bind_sample
 
 X = torch.tensor([[0.5, -1.0, 2.0, 3.0], [1.0, 4.0, -2.0, 0.25]])
 AT = "torch.tensor([1, 2])"

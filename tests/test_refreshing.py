@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tracer
-from passes.onnx_writer import write_model
+from passes.files.writer import write_model
 from tests.reading import names, run
 from tracer import ExportError, LoadError
 
@@ -314,7 +314,7 @@ def test_a_failure_leaves_the_old_file(limit: int | None, tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("passes.onnx_rewriting.raw_bytes", full)
+    monkeypatch.setattr("passes.files.rewriting.raw_bytes", full)
     with pytest.raises(ExportError, match="No space left on device"):
         tracer.refresh(path, trained(2))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

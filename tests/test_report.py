@@ -18,11 +18,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import tracer
-from tracer.rendering import conversion_summary, inspection
-from tracer.report import Report
-from tracer.report_data import Layer
-from tracer.report_table import LayerTable, fitted
-from tracer.report_text import shape
+from tracer.cli.rendering import conversion_summary, inspection
+from tracer.cli.report_table import LayerTable, fitted
+from tracer.reports.data import Layer
+from tracer.reports.report import Report
+from tracer.reports.text import shape
 
 
 class Branches(nn.Module):

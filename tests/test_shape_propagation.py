@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.ops.linear import linear
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 from tests.ops.oracle import Call
 
 

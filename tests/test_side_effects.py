@@ -17,15 +17,15 @@ import tracer
 from tracer import spec
 
 STAGES = [
-    "tracer.ladder.capture",
-    "passes.shape_propagation.ShapePropagation.run",
-    "passes.lazy_resolution.LazyResolution.run",
-    "passes.eager_rewrite.EagerRewrite.run",
-    "passes.simplification.Simplification.run",
-    "passes.onnx_lowering.OnnxLowering.run",
-    "passes.onnx_lowering.check_model",
-    "passes.onnx_writer.write_single",
-    "tracer.delivery.verify",
+    "tracer.capture.ladder.capture",
+    "passes.stages.shape_propagation.ShapePropagation.run",
+    "passes.stages.lazy_resolution.LazyResolution.run",
+    "passes.stages.eager_rewrite.EagerRewrite.run",
+    "passes.stages.simplification.Simplification.run",
+    "passes.lowering.onnx_lowering.OnnxLowering.run",
+    "passes.lowering.onnx_lowering.check_model",
+    "passes.files.writer.write_single",
+    "tracer.steps.delivery.verify",
 ]
 
 

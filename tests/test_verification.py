@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import tracer
-from passes.guards import GuardLog
+from passes.sizes.guards import GuardLog
 from tracer import VerificationError
-from tracer.ladder import follow
-from tracer.sample import bind_sample
-from tracer.verification import verify
+from tracer.capture.ladder import follow
+from tracer.checking.verification import verify
+from tracer.inputs.sample import bind_sample
 
 
 class Halves(nn.Module):

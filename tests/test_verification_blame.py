@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 import tracer
-from passes.guards import GuardLog
-from passes.pinned_sizes import pinned_sizes
+from passes.lowering.pinned_sizes import pinned_sizes
+from passes.sizes.guards import GuardLog
 from tests.reading import sizes as declared
 from tests.sabotage import spoil
 from tracer import ExportError, VerificationError, spec
-from tracer.agreement import fault_of
-from tracer.ladder import follow
-from tracer.sample import bind_sample
-from tracer.trial_inputs import trials
-from tracer.verification import Verification, verify
+from tracer.capture.ladder import follow
+from tracer.checking.agreement import fault_of
+from tracer.checking.trial_inputs import trials
+from tracer.checking.verification import Verification, verify
+from tracer.inputs.sample import bind_sample
 
 INDICES = torch.int64
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import tracer
-from passes.lazy_modules import is_uninitialized
+from passes.modules.lazy import is_uninitialized
 from tests.benchmarks.measuring import peak_bytes
 from tests.test_dry_run_identity import assert_same
 
@@ -51,11 +51,11 @@ def test_the_file_is_that_of_a_conversion_in_memory(
     build: Any, shape: Any, seed: int | None, limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if limit is not None:
-        monkeypatch.setattr("passes.onnx_writer.write_model.__defaults__", (None, limit, None))
+        monkeypatch.setattr("passes.files.writer.write_model.__defaults__", (None, limit, None))
     model, sample = build(), tracer.spec(*shape)
     files, states, conversions = [], [], []
     for threshold in (0, 2**40):
-        monkeypatch.setattr("tracer.delivery.STREAMED_FROM", threshold)
+        monkeypatch.setattr("tracer.steps.delivery.STREAMED_FROM", threshold)
         folder = tmp_path / str(threshold)
         folder.mkdir()
         torch.manual_seed(1)
@@ -87,7 +87,7 @@ def test_what_cannot_be_lowered_takes_the_torch_route(tmp_path: Path, monkeypatc
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.fft.fft(self.fc(x)).real
 
-    monkeypatch.setattr("tracer.delivery.STREAMED_FROM", 0)
+    monkeypatch.setattr("tracer.steps.delivery.STREAMED_FROM", 0)
     conversion = tracer.convert(Determinant(), tracer.spec(2, 3), tmp_path / "model.onnx", seed=0, verify=False)
     assert conversion.route == "torch"
     with pytest.raises(tracer.UnsupportedOpError, match="fft"):

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 import tracer
 from tracer import SideEffectError, TracerError, spec
-from tracer.traced_values import TracedNumber, TracedTensor
+from tracer.capture.traced_values import TracedNumber, TracedTensor
 
 TABLES: dict[Any, Any] = {}
 LOG: list[Any] = []

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import tracer
-from passes.onnx_writer import weight_bytes, write_model
+from passes.files.writer import weight_bytes, write_model
 from tracer import ExportError
 
 
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_old_file(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("passes.onnx_writer.raw_bytes", full)
+    monkeypatch.setattr("passes.files.writer.raw_bytes", full)
     with pytest.raises(ExportError, match="No space left on device"):
         conversion.save(path)
     assert path.read_bytes() == b"old"
@@ -129,7 +129,7 @@ def test_a_killed_run_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     script = (
-        "import sys, time, tracer, passes.onnx_writer as writer; from torch import nn\n"
+        "import sys, time, tracer, passes.files.writer as writer; from torch import nn\n"
         "conversion = tracer.convert(nn.LazyLinear(3), tracer.spec(2, 5), verify=False)\n"
         "def wait(_):\n    print('written', flush=True); time.sleep(60)\n"
         "writer.write_model(conversion.lowered, __import__('pathlib').Path(sys.argv[1]), wait)\n"

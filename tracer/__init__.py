@@ -24,28 +24,28 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerificationError,
     )
-    from passes.spec import spec
-    from tracer.commands import convert, draw, inspect, resolve
-    from tracer.comparison import Comparison, compare
-    from tracer.conversion import Conversion
-    from tracer.drawing import Drawing
-    from tracer.explanation import Explanation, why
-    from tracer.refreshing import refresh
-    from tracer.report import Report
+    from passes.values.spec import spec
+    from tracer.commands.comparison import Comparison, compare
+    from tracer.commands.explanation import Explanation, why
+    from tracer.commands.refreshing import refresh
+    from tracer.commands.step_lists import convert, draw, inspect, resolve
+    from tracer.drawings.drawing import Drawing
+    from tracer.reports.report import Report
+    from tracer.steps.conversion import Conversion
 
 _HOMES = {
     "passes.errors": (
         "CaptureError", "ExportError", "InputError", "InternalError", "LazyResolutionError", "LoadError", "ShapeError",
         "SideEffectError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
-    "passes.spec": ("spec",),
-    "tracer.commands": ("convert", "draw", "inspect", "resolve"),
-    "tracer.comparison": ("Comparison", "compare"),
-    "tracer.conversion": ("Conversion",),
-    "tracer.drawing": ("Drawing",),
-    "tracer.explanation": ("Explanation", "why"),
-    "tracer.refreshing": ("refresh",),
-    "tracer.report": ("Report",),
+    "passes.values.spec": ("spec",),
+    "tracer.commands.step_lists": ("convert", "draw", "inspect", "resolve"),
+    "tracer.commands.comparison": ("Comparison", "compare"),
+    "tracer.steps.conversion": ("Conversion",),
+    "tracer.drawings.drawing": ("Drawing",),
+    "tracer.commands.explanation": ("Explanation", "why"),
+    "tracer.commands.refreshing": ("refresh",),
+    "tracer.reports.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

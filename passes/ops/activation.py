@@ -21,10 +21,10 @@ from passes.ops.op import Op, Owned
 from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T, record_of
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Lowering = TypeVar("Lowering", bound=Callable[..., Any])
 native = torch._C._nn

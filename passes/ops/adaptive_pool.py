@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size, product, same_size
 from passes.errors import check
 from passes.ops.assignment import counted
 from passes.ops.op import Op
 from passes.ops.pool import batched
 from passes.ops.record import Record, T
 from passes.ops.windows import check_rank
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 OutputSize: TypeAlias = "Size | Sequence[Size | None] | None"
 

@@ -14,10 +14,10 @@ from passes.ops.elementwise import NEVER, Native, elementwise, floating, is_cons
 from passes.ops.op import FUNCTIONS
 from passes.ops.promotion import as_value, category, result_dtype
 from passes.ops.unary_math import truncate
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 SINCE_14 = Native(small_integers=14)
 NO_SMALL_INTEGERS = Native(small_integers=NEVER)

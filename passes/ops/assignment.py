@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, product, same_size
 from passes.errors import UnsupportedOpError, check
-from passes.onnx_opsets import SCATTERED_SUM
+from passes.onnx.opsets import SCATTERED_SUM
 from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
     Getitem,
@@ -31,12 +30,13 @@ from passes.ops.op import Op
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 def with_item(input: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

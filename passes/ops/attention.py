@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size, product, same_size
 from passes.errors import check
 from passes.ops.assignment import counted
 from passes.ops.layout import swapped, transposed
@@ -24,10 +23,11 @@ from passes.ops.promotion import broadcast_shapes
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:

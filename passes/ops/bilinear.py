@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Size
 from passes.errors import check
 from passes.ops.layout import transposed
 from passes.ops.matmul import in_wider
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

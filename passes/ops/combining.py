@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.joining import Meshgrid, lifted, lifted_shape, meshgrid_shape
 from passes.ops.op import Op
 from passes.ops.pad import Pad, lower_pad
 from passes.ops.record import Record, T, star
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.errors import NeedsDataError, ShapeError, check
-from passes.onnx_opsets import since
+from passes.onnx.opsets import since
 from passes.ops.elementwise import NEVER, Native, elementwise, is_constant, tensors_only
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, broadcast_shapes, category, is_number, promote, result_dtype
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, shape_text
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # Node, opset since which it takes bfloat16, and torch's names; all give bool.
 COMPARISONS: tuple[tuple[str, int, tuple[str, ...]], ...] = (

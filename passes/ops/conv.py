@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size, is_static, product
 from passes.errors import ShapeError, check
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.pad import Pad, lower_pad, pad_shape
 from passes.ops.promotion import check_weight_dtype
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, is_static, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 PerAxis = int | Sequence[int]
 

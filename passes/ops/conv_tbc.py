@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.conv import Conv, lower_conv
 from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

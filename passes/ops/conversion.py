@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, device_of
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec, device_of
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

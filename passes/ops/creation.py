@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from passes.dimension import Dim, Size, is_static
 from passes.errors import NeedsDataError, check
-from passes.nested import leaves
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype
 from passes.ops.record import Record, T, star
-from passes.spec import CPU, TensorSpec
+from passes.sizes.dimension import Dim, Size, is_static
+from passes.values.nested import leaves
+from passes.values.spec import CPU, TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Device = torch.device | str | int | None
 

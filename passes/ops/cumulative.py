@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size
 from passes.errors import check
 from passes.ops.arithmetic import SINCE_14
 from passes.ops.assignment import counted
@@ -22,10 +21,11 @@ from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.reduction import lower_extreme, position_along, sum_dtype
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size, same_size
 from passes.errors import check
 from passes.ops.arithmetic import refuse_difference
 from passes.ops.assignment import counted
@@ -22,10 +21,11 @@ from passes.ops.promotion import broadcast, broadcast_shapes, float_dtype, promo
 from passes.ops.record import Record, T
 from passes.ops.reduction import reduce, reduced
 from passes.ops.vector_norm import VectorNorm, norm_of, vector_norm_shape
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # onnxruntime has next to no bfloat16.
 WIDE = Native(bfloat16=NEVER)

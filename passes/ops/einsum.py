@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from passes.dimension import Size, product, same_size
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of
 from passes.ops.integer_reduction import exact_sum
@@ -18,10 +17,11 @@ from passes.ops.matmul import SUMMED_IN, in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.ops.record import Record, T, star
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 DOTS = "..."
 # How many axes tensordot sums over, or which of either operand.

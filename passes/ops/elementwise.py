@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from passes.dimension import Dim
 from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, is_number, result_dtype
 from passes.ops.record import Record, record_of
-from passes.ratio import Ratio
-from passes.spec import TensorSpec, describe, shape_text
+from passes.sizes.dimension import Dim
+from passes.sizes.ratio import Ratio
+from passes.values.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Lowering = TypeVar("Lowering", bound=Callable[..., Any])
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from passes.errors import NeedsDataError, check
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

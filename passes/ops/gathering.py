@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, hint, is_static, product, same_size
 from passes.errors import check
-from passes.onnx_opsets import scattering
+from passes.onnx.opsets import scattering
 from passes.ops.assignment import chosen, scattered, spread
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, hint, is_static, product, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 INDEX_DTYPES = (torch.int64, torch.int32)
 

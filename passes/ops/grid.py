@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from passes.dimension import Size, is_static
 from passes.errors import check
-from passes.onnx_opsets import VOLUMES, since
+from passes.onnx.opsets import VOLUMES, since
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, is_static
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 PADDING_MODES = ("zeros", "border", "reflection")
 # Torch's modes, with ONNX's names for them before and since opset 20.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, same_size
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import transposed
@@ -22,10 +21,11 @@ from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, same_size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

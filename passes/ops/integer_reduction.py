@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size
 from passes.ops.layout import transposed
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # The bits that a number of these dtypes has at most, where that leaves room in a double for sums of very many.
 NARROW = {torch.bool: 1, torch.uint8: 8, torch.int8: 8, torch.int16: 16, torch.uint16: 16, torch.int32: 32}

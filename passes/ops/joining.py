@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, Size, product
 from passes.errors import NeedsDataError, check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.promotion import result_dtype
 from passes.ops.record import Record, T, star
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, product
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 _PIECES = "give pieces that add up to {3}"
 

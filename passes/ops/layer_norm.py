@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size, hint, is_static, product
 from passes.errors import check
-from passes.onnx_opsets import SCALE_OF_EACH_CHANNEL
+from passes.onnx.opsets import SCALE_OF_EACH_CHANNEL
 from passes.ops.norm import (
     LOW_PRECISION,
     check_floating,
@@ -24,10 +23,11 @@ from passes.ops.norm import (
 )
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, hint, is_static, product
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

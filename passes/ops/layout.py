@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from passes.dimension import Dim, Size, product, same_size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import axes_of, axis_of, moved
 from passes.ops.op import Op
 from passes.ops.record import Record, T, star
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 def keeps_shape(result: TensorSpec, call: Record[TensorSpec]) -> bool:

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.matmul import WIDER
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.promotion import broadcast_shapes, check_weight_dtype
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.matmul import in_wider, times
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, promote
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 # Products -------------------------------------------------------------------------------------------

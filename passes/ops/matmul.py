@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Size
 from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # onnxruntime multiplies no matrices of these; the product wraps as well after it as before.
 WIDER = {torch.uint8: torch.int32, torch.int8: torch.int32, torch.int16: torch.int32}

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size
 from passes.errors import UnsupportedOpError, check
 from passes.ops.attention import (
     Attention,
@@ -35,10 +34,11 @@ from passes.ops.promotion import broadcast
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import hint, product
 from passes.errors import TracerWarning, check
-from passes.onnx_opsets import STATISTICS_OF_ANOTHER_TYPE
+from passes.onnx.opsets import STATISTICS_OF_ANOTHER_TYPE
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import hint, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 

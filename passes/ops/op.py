@@ -31,10 +31,10 @@ from typing import Any, TypeVar
 import torch
 from torch import fx, nn
 
-from passes.dimension import Size
 from passes.errors import CaptureError
-from passes.nested import ATOMS, leaves, map_structure
 from passes.ops.record import CONSTANTS, Owned, Record, is_star, map_leaves
+from passes.sizes.dimension import Size
+from passes.values.nested import ATOMS, leaves, map_structure
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 Adapter = Callable[..., Mapping[str, Any]]

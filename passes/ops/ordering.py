@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # What TopK does not take, and what it is computed in instead; the order stays the same.
 SORTED_AS = {torch.bool: torch.uint8, torch.bfloat16: torch.float32}

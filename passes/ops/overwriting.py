@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Dim, product
 from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.creation import filled
@@ -16,10 +15,11 @@ from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes, is_number
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules import padding as layers
 
-from passes.dimension import Dim, Size
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 ONNX_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 MODES = (*ONNX_MODES, "circular")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Size, same_size
 from passes.errors import check
 from passes.ops.assignment import chosen, counted
 from passes.ops.axes import axis_of, moved
@@ -17,10 +16,11 @@ from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 # A part of an axis ----------------------------------------------------------------------------------

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import product
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.windows import Sizes, Windows, check_rank, per_axis
-from passes.spec import TensorSpec
+from passes.sizes.dimension import product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

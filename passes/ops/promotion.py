@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from passes.dimension import Dim, Size, hint
 from passes.errors import ShapeError, check
-from passes.ratio import Ratio
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.ratio import Ratio
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Operand: TypeAlias = "TensorSpec | Value | Size | float"
 

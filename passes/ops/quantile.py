@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import transposed
@@ -16,10 +15,11 @@ from passes.ops.ordering import top
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.reduction import check_not_empty, reduced
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from passes.dimension import Dim, Size
 from passes.errors import check
 from passes.ops.axes import axis_of
 from passes.ops.creation import Device, created
@@ -21,10 +20,11 @@ from passes.ops.op import Op
 from passes.ops.promotion import broadcast
 from passes.ops.record import Record, T, star
 from passes.ops.windows import per_axis
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Rule = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import fx
 
-from passes.nested import ATOMS, map_structure
+from passes.values.nested import ATOMS, map_structure
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from passes.dimension import Size, product
 from passes.errors import NeedsDataError, check
 from passes.ops.layout import transposed
 from passes.ops.op import Op, Owned
@@ -36,10 +35,11 @@ from passes.ops.recurrent_cell import (
     state_sizes,
     states_of,
 )
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

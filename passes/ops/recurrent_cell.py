@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.elementwise import NEVER, Native
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec, describe, shape_text
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # onnxruntime computes no bfloat16 here.
 WIDE = Native(bfloat16=NEVER)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import fx
 
-from passes.dimension import Size, product
 from passes.errors import ShapeError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.comparison import lower_maximum, lower_minimum
@@ -20,10 +19,11 @@ from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, promote, result_dtype
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 

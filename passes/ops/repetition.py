@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from passes.dimension import Dim, Size, product, same_size
 from passes.errors import NeedsDataError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.layout import Transpose, keeps_shape, swapped, transpose_shape, transposed
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T, star
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # Beyond every size: a Slice reaches the end of its axis, or with a negative step its beginning.
 FAR = 2**63 - 1

@@ -18,15 +18,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, hint, is_static
 from passes.errors import UnsupportedOpError, check
 from passes.ops.adaptive_pool import AdaptiveAvgPool, lower_adaptive_avg_pool
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Size, hint, is_static
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # The number of spatial axes that each mode takes.
 SPATIAL_AXES: dict[str, tuple[int, ...]] = {

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.dimension import product
 from passes.errors import check
 from passes.ops.elementwise import check_operands
 from passes.ops.op import Op
 from passes.ops.promotion import is_number, promote
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.sizes.dimension import product
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

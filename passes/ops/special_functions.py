@@ -15,7 +15,7 @@ from passes.ops.promotion import as_value
 from passes.ops.unary_math import always, declare, lower_signbit
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 # M. Giles, "Approximating the erfinv function", 2010: coefficients of the polynomials in single precision, from the
 # highest power on, for the centre and for the tails.

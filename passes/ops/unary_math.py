@@ -12,10 +12,10 @@ import torch
 
 from passes.ops.elementwise import NEVER, Lowering, Native, elementwise, floating, not_bool, tensors_only
 from passes.ops.promotion import as_value
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 ONE = ("input",)
 BFLOAT16_SINCE_22 = Native(bfloat16=22)

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.dimension import Size, product
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.ops.windows import Sizes, per_axis
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Size, product
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from passes.ops.op import Op
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.reduction import Dims, check_not_empty, reduce, reduced
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

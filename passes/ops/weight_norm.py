@@ -11,10 +11,10 @@ from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
-from passes.spec import TensorSpec
+from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Emitter, Value
+    from passes.onnx.emitter import Emitter, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from passes.dimension import Dim, Size
 from passes.errors import check
-from passes.spec import TensorSpec, shape_text
+from passes.sizes.dimension import Dim, Size
+from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
-    from passes.onnx_emitter import Value
+    from passes.onnx.emitter import Value
 
 Sizes = int | Sequence[int]
 

@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 
 import tracer
-from passes.model_copy import copy_model
+from passes.isolation.model_copy import copy_model
 from tests.benchmarks.measuring import REPOSITORY, in_turns, peak_bytes, process_seconds
 
 IMAGE = (1, 3, 224, 224)

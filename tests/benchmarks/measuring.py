@@ -45,7 +45,7 @@ PEAK = """
 import resource, threading, time
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-import torch, tracer, tracer.delivery, passes.onnx_writer, passes.onnx_lowering
+import torch, tracer, tracer.steps.delivery, passes.files.writer, passes.lowering.onnx_lowering
 {setup}
 before, peak, done = resident(), 0, threading.Event()
 def watch():

@@ -21,7 +21,7 @@ import tracer
 from tests.errors import forwards, layers, shapes
 from tests.errors.case import Case, cases_of
 from tracer.cli import main
-from tracer.loading import load_inputs
+from tracer.cli.loading import load_inputs
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CASES = cases_of(layers, shapes, forwards)

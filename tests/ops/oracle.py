@@ -18,14 +18,14 @@ from torch import fx, nn
 
 import tracer
 from passes.errors import TracerError
-from passes.guards import GuardLog
-from passes.nested import leaves
 from passes.ops.op import is_inplace
-from passes.program import CALL, SPEC, Program
-from passes.shape_propagation import ShapePropagation
-from passes.spec import TensorSpec
-from tracer.capture import capture
-from tracer.sample import bind_sample
+from passes.program.program import CALL, SPEC, Program
+from passes.sizes.guards import GuardLog
+from passes.stages.shape_propagation import ShapePropagation
+from passes.values.nested import leaves
+from passes.values.spec import TensorSpec
+from tracer.capture.tracing import capture
+from tracer.inputs.sample import bind_sample
 
 
 class Call(nn.Module):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from passes.ops.conversion import DTYPE_METHODS
 from passes.ops.op import METHODS
-from passes.program import SPEC
+from passes.program.program import SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passes.errors import ShapeError, UnsupportedOpError
-from passes.program import SPEC
+from passes.program.program import SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 sizes = st.lists(st.integers(0, 4), max_size=3)

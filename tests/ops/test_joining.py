@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.program import SPEC
+from passes.program.program import SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from passes.program import SPEC
+from passes.program.program import SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 sizes = st.integers(1, 4)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passes.errors import ShapeError
-from passes.program import CALL, SPEC
+from passes.program.program import CALL, SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 shapes = st.lists(st.integers(1, 3), max_size=4)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.errors import ShapeError, UnsupportedOpError
-from passes.program import CALL, SPEC
+from passes.program.program import CALL, SPEC
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 

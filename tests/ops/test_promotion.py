@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.dimension import Dim
 from passes.errors import ShapeError
-from passes.guards import GuardLog
 from passes.ops.promotion import broadcast_shapes, float_dtype, result_dtype
-from passes.spec import TensorSpec
+from passes.sizes.dimension import Dim
+from passes.sizes.guards import GuardLog
+from passes.values.spec import TensorSpec
 
 DTYPES = (
     torch.bool,

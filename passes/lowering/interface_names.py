@@ -1,0 +1,87 @@
+"""Names of an exported model's inputs and outputs: one per tensor, readable, and different from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from passes.errors import ExportError
+from passes.program.program import SPEC, Program, location_of
+from passes.values.spec import TensorSpec, describe
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceNames:
+    """The inputs' names in the order of the sample's tensors, the outputs' in that of the result's."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+def interface_names(program: Program, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> InterfaceNames:
+    """The names that the caller gives, or where they give none the model's own.
+
+    An input's own name is its argument's, `state_0` or `batch_mask` inside a structure; an output's is `output`, a
+    dict's key, a field, `output_0`, `boxes_1`. An output's own name that an input or a weight has gets `_out` added.
+
+    Raises ExportError where the given names are not one for each, or not different, and where the forward returns
+    no tensor, or something that is none.
+    """
+    own = [str(node.target) for node in program.inputs()]
+    own_outputs = _output_names(program.output())
+    input_names = _checked(inputs, own, "input")
+    output_names = _checked(outputs, _distinct(own_outputs, {*input_names, *program.state()}), "output")
+    shared = [name for name in output_names if name in input_names]
+    if shared:
+        raise ExportError(f"an input and an output are both named {shared[0]!r}", remedy="give different names")
+    return InterfaceNames(input_names, output_names)
+
+
+def _output_names(output: fx.Node) -> list[str]:
+    try:
+        names = _named("", output.meta[SPEC])
+        if not names:
+            raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
+    except ExportError as error:
+        raise error.placed(location_of(output)) from error
+    return names
+
+
+def _named(name: str, value: Any) -> list[str]:
+    """A name for each tensor in a result; those in the outermost container are not named after it."""
+    if isinstance(value, TensorSpec):
+        return [name or "output"]
+    if hasattr(value, "_fields"):  # a named tuple
+        value = value._asdict()
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in _named(f"{name}_{key}" if name else str(key), item)]
+    if isinstance(value, (tuple, list)):
+        return [leaf for index, item in enumerate(value) for leaf in _named(f"{name or 'output'}_{index}", item)]
+    if value is None:
+        return []
+    raise ExportError(f"the model returns {describe(value)}, which is no tensor", remedy="return tensors only")
+
+
+def _distinct(names: list[str], taken: Collection[str]) -> list[str]:
+    """The names, with `_out` behind those that are taken or come a second time."""
+    distinct: list[str] = []
+    for name in names:
+        while name in taken or name in distinct:
+            name += "_out"
+        distinct.append(name)
+    return distinct
+
+
+def _checked(given: Sequence[str] | None, own: list[str], kind: str) -> list[str]:
+    if given is None:
+        return own
+    names = [given] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or len(names) != len(own) or len(set(names)) != len(own) or not all(names):
+        raise ExportError(
+            f"{kind}_names is {given!r}, but the model has {len(own)} {kind}s: {', '.join(own)}",
+            remedy=f"give a list of {len(own)} different names",
+        )
+    return names

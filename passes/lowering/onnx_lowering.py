@@ -1,0 +1,230 @@
+"""From the eager graph to an ONNX graph: walks the nodes and calls each op's lowering. Knows no op itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+from onnx import helper
+from torch import fx
+
+from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
+from passes.lowering.blockers import ON_CONTAINERS, blocker
+from passes.lowering.interface_names import InterfaceNames
+from passes.onnx.emitter import Emitter, Value, value_info
+from passes.onnx.lowered_model import LoweredModel, NodeResult
+from passes.onnx.precision import cast_unsupported
+from passes.onnx.types import onnx_type
+from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
+from passes.program.pipeline import Stage
+from passes.program.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.sizes.dimension import hint
+from passes.sizes.guards import GuardLog
+from passes.values.nested import leaves, map_structure
+from passes.values.spec import TensorSpec
+
+PRODUCER = "lazytracer"
+
+
+@dataclass(slots=True)
+class OnnxLowering:
+    """The pass; its result is in `lowered`. The number of changes is the number of ONNX nodes.
+
+    Raises UnsupportedOpError with every operation that has no lowering, after looking at all of them.
+    """
+
+    opset: int
+    names: InterfaceNames
+    name: str = "lowering"
+    requires: Stage = Stage.EAGER
+    ensures: Stage = Stage.LOWERED
+    lowered: LoweredModel | None = None
+    _values: dict[fx.Node, Any] = field(default_factory=dict)
+    _emitted: dict[fx.Node, str] = field(default_factory=dict)
+    _blockers: list[Blocker] = field(default_factory=list)
+
+    def run(self, program: Program) -> int:
+        emit = Emitter(self.opset, program.state(), {*self.names.inputs, *self.names.outputs})
+        for node, name in zip(program.inputs(), self.names.inputs, strict=True):
+            spec = node.meta[SPEC]
+            self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
+        for node in program.graph.nodes:
+            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(node.meta[SPEC]):
+                self._lower(node, program, emit)
+        for name, spec in zip(self.names.outputs, tensor_specs(program.output().meta[SPEC]), strict=True):
+            self._is_typed(f"output {name}", spec)
+        if self._blockers:
+            raise unsupported(self._blockers)
+        renamed = self._declare_outputs(program, emit)
+        cast_unsupported(emit.graph, emit.opset, emit.weights)
+        self.lowered = LoweredModel(
+            self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs, self._results(renamed)
+        )
+        check_model(self.lowered, emit.specs, program.log)
+        return len(emit.graph.node)
+
+    def _is_typed(self, what: str, spec: TensorSpec) -> bool:
+        """Whether ONNX has the dtype of an input or output; where it has not, that is a blocker."""
+        try:
+            onnx_type(spec.dtype)
+        except UnsupportedOpError as error:
+            self._blockers.append(Blocker(what, error.message))
+            return False
+        return True
+
+    def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
+        call: BoundCall | None = node.meta.get(CALL)
+        if call is None and node.target in ON_CONTAINERS:
+            assert callable(node.target)
+            self._values[node] = node.target(*map_leaves(node.args, lambda leaf: self._value(leaf, program, emit)))
+            return
+        result = node.meta[SPEC]
+        self._values[node] = _placeholder_values(node.name, result)
+        if call is None or call.op.lowering is None:
+            self._blockers.append(blocker(node, program))
+            return
+        self._emitted[node] = emit.begin(_base_name(node, program), result)
+        try:
+            outputs = call.op.lowering(emit, call.record.map(lambda leaf: self._leaf(leaf, node, program, emit)))
+        except UnsupportedOpError as error:
+            self._blockers.append(blocker(node, program, error.message))
+            return
+        except TracerError as error:
+            raise error.placed(location_of(node), operation_of(node, program)) from error
+        self._values[node] = emit.finish(outputs)
+
+    def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Program, emit: Emitter) -> Any:
+        if isinstance(leaf, fx.Node):
+            return self._value(leaf, program, emit)
+        module = program.module(str(node.target))
+        tensor = tensor_at(module, leaf.name)
+        assert tensor is not None
+        path = program.path(node)
+        return emit.weight(f"{path}.{leaf.name}" if path else leaf.name, tensor)
+
+    def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
+        """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
+        known = node.meta[SPEC]
+        if not _has_tensor(known):
+            return known
+        if node.op == "get_attr":
+            return emit.weight(str(node.target), program.tensor(str(node.target)))
+        return self._values[node]
+
+    def _results(self, renamed: dict[str, str]) -> dict[str, NodeResult]:
+        def final_name(value: Any) -> Any:
+            return renamed.get(value.name, value.name) if isinstance(value, Value) else value
+
+        return {
+            node.name: NodeResult(name, map_structure(self._values[node], final_name))
+            for node, name in self._emitted.items()
+        }
+
+    def _declare_outputs(self, program: Program, emit: Emitter) -> dict[str, str]:
+        """Names the outputs; the new names of values that became outputs."""
+        output = program.output()
+        values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
+        specs = list(tensor_specs(output.meta[SPEC]))
+        return emit.outputs(list(zip(self.names.outputs, values, specs, strict=True)))
+
+    def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
+        emit.graph.name = type(program.root).__name__
+        opset = helper.make_opsetid("", emit.opset)
+        model = onnx.ModelProto(
+            ir_version=helper.find_min_ir_version_for([opset]), producer_name=PRODUCER, graph=emit.graph
+        )
+        model.opset_import.append(opset)
+        return model
+
+
+def unsupported(blockers: list[Blocker]) -> UnsupportedOpError:
+    """One error for every operation that keeps the model from the direct route."""
+    listed = "\n".join(f"  - {blocker}" for blocker in blockers)
+    return UnsupportedOpError(
+        f"{len(blockers)} operation{'s' if len(blockers) > 1 else ''} cannot be lowered to ONNX directly:\n{listed}",
+        remedy="use --route auto or --route torch, which export through torch.onnx",
+        blockers=blockers,
+    )
+
+
+def check_model(lowered: LoweredModel, specs: Mapping[str, TensorSpec], log: GuardLog) -> None:
+    """onnx's checker with full shape inference, the weights declared by type alone.
+
+    `specs` is what propagation knows of the graph's values; wherever inference comes to a fixed size it must be that
+    one. So a size that a lowering took from the sample is found without a run. The comparison is always on: it costs
+    half a millisecond on a ResNet-50, of the 300 that its conversion takes.
+
+    Raises ExportError: the graph is not valid ONNX or not the model's, which is a bug of a lowering or a shape rule.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(lowered.proto)
+    for name, tensor in lowered.weights.items():
+        proto.graph.input.append(value_info(name, TensorSpec.of(tensor)))
+    remedy = "report this with the model; --route torch may do"
+    try:
+        onnx.checker.check_model(proto)
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        too_early = "bfloat16" in str(error) and lowered.proto.opset_import[0].version < 22
+        raise ExportError(
+            f"the lowered graph is not valid ONNX: {error}",
+            remedy="use --opset 22 or later, where more operations take bfloat16" if too_early else remedy,
+        ) from error
+    fixed = log.facts.fixed()
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        found, spec = value.type.tensor_type, specs.get(value.name)
+        if spec is not None and not _agree(found, spec, fixed):
+            sizes = ", ".join(str(axis.dim_value or axis.dim_param or "?") for axis in found.shape.dim)
+            raise ExportError(
+                f"{value.name} is {spec} in the model, but onnx infers "
+                f"{onnx.TensorProto.DataType.Name(found.elem_type)}[{sizes}] for the lowered graph",
+                remedy=remedy,
+            )
+
+
+def _agree(inferred: onnx.TypeProto.Tensor, spec: TensorSpec, fixed: set[str]) -> bool:
+    """Whether what onnx infers of a value is what propagation knows, as far as onnx knows it."""
+    if inferred.elem_type != onnx_type(spec.dtype):
+        return False
+    if not inferred.HasField("shape"):
+        return True
+    axes = inferred.shape.dim
+    return len(axes) == spec.ndim and all(
+        hint(size) == axis.dim_value and (isinstance(size, int) or fixed.issuperset(size.symbols()))
+        for axis, size in zip(axes, spec.shape, strict=True)
+        if axis.HasField("dim_value")
+    )
+
+
+def _has_tensor(value: Any) -> bool:
+    return next(tensor_specs(value), None) is not None
+
+
+def _base_name(node: fx.Node, program: Program) -> str:
+    """A module call's module path, else the operation's name within the module: `layer1.0/add`.
+
+    A layer with a batch norm folded into it keeps its own path.
+    """
+    if node.op == "call_module":
+        fold = program.folds.get(str(node.target))
+        return fold.layer if fold is not None else str(node.target)
+    path = location_of(node).path
+    operation = operation_of(node).strip("_")
+    return f"{path}/{operation}" if path else operation
+
+
+def _placeholder_values(name: str, result: Any) -> Any:
+    if isinstance(result, TensorSpec):
+        return Value(name, result)
+    return (
+        tuple(_placeholder_values(f"{name}.{index}", item) for index, item in enumerate(result))
+        if isinstance(result, (tuple, list))
+        else None
+    )
+
+
+def _leaves(value: Any) -> list[Value]:
+    """The ONNX values in a nested output, in the order of its tensors."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Value)]

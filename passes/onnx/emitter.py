@@ -1,0 +1,495 @@
+"""What a lowering talks to: ONNX nodes, constants, sizes, names and the opset.
+
+An `Emitter` builds one onnx graph. Weights are kept aside as torch tensors and never copied into the
+graph here; the writer puts them into the file from their own memory.
+
+Names. A node that an op lowers to alone is named by its module path (`features.0`), or by its fx name
+within the module where it is no module call (`layer1.0/add`); where an op needs several, each is
+`<that name>/<OpType>`. The op's result carries the plain name, so that a value can be found by its module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+import torch
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+
+from passes.errors import LoadError, UnsupportedOpError
+from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
+from passes.onnx.types import onnx_type
+from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
+from passes.sizes.facts import lower_bound
+from passes.sizes.formula import Atom, Formula, Mod, Symbol
+from passes.sizes.ratio import Ratio
+from passes.values.spec import TensorSpec
+
+Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the ONNX graph. `spec` is known for an op's operands, not for values inside a lowering."""
+
+    name: str
+    spec: TensorSpec | None = None
+
+    @property
+    def known(self) -> TensorSpec:
+        """The spec of a value that has one."""
+        assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
+        return self.spec
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        return self.known.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.known.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.known.shape)
+
+
+class Emitter:
+    """Builds one ONNX graph, node by node (see the module's docstring).
+
+    `opset` is the opset that lowerings honour; `result` is the propagated value of the op being lowered:
+    a TensorSpec, or a tuple of them; `specs` has those of all results, by name. `state` is the model's state_dict,
+    whose keys name nothing but their own tensors; `interface` are the names of the graph's inputs and outputs.
+    """
+
+    def __init__(self, opset: int, state: Mapping[str, torch.Tensor], interface: Collection[str]):
+        self.opset = opset
+        self.graph = GraphProto()
+        self.weights: dict[str, torch.Tensor] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        self.result: Any = None
+        self._state = state
+        self._interface = interface
+        self._weight_names: dict[int, str] = {}
+        self._sizes: dict[Formula, Value] = {}
+        self._symbols: dict[str, tuple[Value, int]] = {}
+        self._names: dict[str, int] = dict.fromkeys(state, 0)
+        self._base = ""
+        self._mark = 0
+
+    # Nodes and constants, for lowerings --------------------------------------------------------
+
+    def node(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value:
+        """One node with one result. A None input is an optional one left out; a None attribute is not written."""
+        return self.nodes(op_type, *inputs, outputs=1, **attributes)[0]
+
+    def nodes(self, op_type: str, *inputs: Value | None, outputs: int, **attributes: Any) -> tuple[Value, ...]:
+        """One node with several results."""
+        name = self._fresh(f"{self._base}/{op_type}")
+        node = self.graph.node.add()
+        node.op_type = op_type
+        node.name = name
+        names = [value.name if value is not None else "" for value in inputs]
+        while names and not names[-1]:
+            names.pop()
+        node.input.extend(names)
+        results = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
+        node.output.extend(results)
+        for key, attribute in attributes.items():
+            if attribute is not None:
+                _add_attribute(node, key, attribute)
+        return tuple(Value(result) for result in results)
+
+    def constant(self, numbers: Numbers, dtype: torch.dtype | None = None) -> Value:
+        """A constant as a small initializer; int64, float32 or bool where no dtype is given."""
+        data = numbers if isinstance(numbers, torch.Tensor) else torch.as_tensor(np.asarray(numbers))
+        if dtype is None and data.dtype == torch.float64 and not isinstance(numbers, torch.Tensor):
+            dtype = torch.float32
+        data = data.detach().to(device="cpu", dtype=dtype or data.dtype).contiguous()
+        name = self._fresh(f"{self._base}/constant")
+        tensor = self.graph.initializer.add()
+        tensor.name = name
+        tensor.data_type = onnx_type(data.dtype)
+        tensor.dims.extend(data.shape)
+        tensor.raw_data = raw_bytes(data).tobytes()
+        return Value(name, TensorSpec.of(data))
+
+    def scalar(self, number: float | bool, like: Value | TensorSpec | torch.dtype) -> Value:
+        """A 0-d constant in the dtype of `like`."""
+        return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
+
+    def operand(self, operand: Value | Size | Ratio | float, dtype: torch.dtype) -> Value:
+        """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""
+        if isinstance(operand, Value):
+            return self.cast(operand, dtype)
+        if isinstance(operand, Dim):
+            return self.cast(self.squeeze(self.size(operand), 0), dtype)
+        if isinstance(operand, Ratio):
+            above = self.operand(operand.numerator, torch.float64)
+            return self.cast(self.node("Div", above, self.operand(operand.denominator, torch.float64)), dtype)
+        return self.scalar(operand, dtype)
+
+    def ints(self, *numbers: int) -> Value:
+        """A 1-d int64 constant."""
+        return self.constant(torch.tensor(numbers, dtype=torch.int64))
+
+    def weight(self, name: str, tensor: torch.Tensor) -> Value:
+        """The initializer of a parameter or buffer, under its state_dict key; a tied one under its first.
+
+        What is no tensor of the state_dict gets a name that no key has, and so does one whose key names an input.
+        """
+        known = self._weight_names.get(id(tensor))
+        if known is None:
+            onnx_type(tensor.dtype)
+            known = name if self._state.get(name) is tensor else self._fresh(name)
+            while known in self._interface:
+                known = self._fresh(name)
+            self._weight_names[id(tensor)] = known
+            self.weights[known] = tensor
+        return Value(known, TensorSpec.of(tensor))
+
+    def cast(self, value: Value, dtype: torch.dtype) -> Value:
+        """The value in another dtype; the value itself where it has that dtype already."""
+        if value.spec is not None and value.spec.dtype == dtype:
+            return value
+        spec = value.spec.with_dtype(dtype) if value.spec is not None else None
+        return Value(self.node("Cast", value, to=onnx_type(dtype)).name, spec)
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Says that this form of the op cannot be lowered to ONNX at this opset."""
+        raise UnsupportedOpError(reason)
+
+    # What the opset has -----------------------------------------------------------------------
+
+    def has(self, op_type: str) -> bool:
+        """Whether ONNX has an operator at this opset."""
+        return self.opset >= since(op_type)
+
+    def takes(self, op_type: str, dtype: torch.dtype) -> bool:
+        """Whether an operator's first input may be of a dtype at this opset."""
+        return takes(op_type, dtype, self.opset)
+
+    def has_attribute(self, op_type: str, name: str) -> bool:
+        """Whether an operator has an attribute at this opset."""
+        return has_attribute(op_type, name, self.opset)
+
+    def allows(self, form: Form) -> bool:
+        """Whether an operator may be used in a form at this opset."""
+        return self.opset >= form.since
+
+    # Forms that differ between opsets ---------------------------------------------------------
+
+    def reduce(self, op_type: str, value: Value, dims: Sequence[int] | None, keepdim: bool) -> Value:
+        """ReduceSum, ReduceMean …: the axes are an input since opset 18 (ReduceSum: 13); None reduces all."""
+        if dims is None:
+            return self.node(op_type, value, keepdims=int(keepdim))
+        if op_type == "ReduceSum" or self.allows(AXES_AS_INPUT):
+            return self.node(op_type, value, self.ints(*dims), keepdims=int(keepdim))
+        return self.node(op_type, value, axes=list(dims), keepdims=int(keepdim))
+
+    def squeeze(self, value: Value, *dims: int) -> Value:
+        result = self.node("Squeeze", value, self.ints(*dims))
+        if value.spec is None:
+            return result
+        gone = {dim % value.ndim for dim in dims}
+        return _with_shape(result, value, [size for axis, size in enumerate(value.shape) if axis not in gone])
+
+    def unsqueeze(self, value: Value, *dims: int) -> Value:
+        result = self.node("Unsqueeze", value, self.ints(*dims))
+        if value.spec is None:
+            return result
+        rank = value.ndim + len(dims)
+        rest = iter(value.shape)
+        new = {dim % rank for dim in dims}
+        return _with_shape(result, value, [1 if axis in new else next(rest) for axis in range(rank)])
+
+    def slice(self, value: Value, dim: int, start: Size, end: Size, step: int = 1) -> Value:
+        return self.node(
+            "Slice",
+            value,
+            self.sizes([start]),
+            self.sizes([end]),
+            self.ints(dim),
+            self.ints(step) if step != 1 else None,
+        )
+
+    def split(self, value: Value, lengths: Sequence[Size], dim: int) -> tuple[Value, ...]:
+        return self.nodes("Split", value, self.sizes(lengths), outputs=len(lengths), axis=dim)
+
+    # Loops --------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        step: Callable[..., Sequence[Value]],
+        states: Sequence[Value],
+        sequence: Value,
+        *,
+        backwards: bool = False,
+    ) -> tuple[Value, ...]:
+        """A Scan over the first axis of `sequence`: the final states, then what the steps gave, stacked.
+
+        `step(*states, slice)` emits one step into a graph of its own, and returns the next states and a result;
+        each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
+        """
+        body = GraphProto(name=self._fresh(f"{self._base}/step"))
+        outside, known = self.graph, self._sizes
+        self.graph, self._sizes = body, dict(known)
+        try:
+            inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in [*["state"] * len(states), "slice"]]
+            results = step(*inputs)
+        finally:
+            self.graph, self._sizes = outside, known
+        body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
+        body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
+        direction = [1] if backwards else None
+        return self.nodes(
+            "Scan",
+            *states,
+            sequence,
+            outputs=len(results),
+            body=body,
+            num_scan_inputs=1,
+            scan_input_directions=direction,
+            scan_output_directions=direction,
+        )
+
+    # Sizes --------------------------------------------------------------------------------------
+
+    def reshape(self, value: Value, shape: Sequence[Size]) -> Value:
+        """Reshape to a shape that may have dynamic sizes: see `target_shape`."""
+        current = value.spec.shape if value.spec is not None else ()
+        empty = any(isinstance(size, int) and size == 0 for size in shape)
+        target = self.target_shape(shape, current)
+        result = self.node(
+            "Reshape", value, target, allowzero=1 if empty and self.has_attribute("Reshape", "allowzero") else None
+        )
+        return _with_shape(result, value, shape)
+
+    def target_shape(self, shape: Sequence[Size], current: Sequence[Size] = ()) -> Value:
+        """A shape operand for Reshape; a constant if the runtime can fill in the dynamic sizes.
+
+        One is left open as -1; those that the `current` shape has at the same axis are copied, as 0.
+        """
+        dynamic = [axis for axis, size in enumerate(shape) if isinstance(size, Dim)]
+        if any(isinstance(size, int) and size == 0 for size in shape):
+            return self.sizes(shape)
+        kept = [axis for axis in dynamic if axis < len(current) and same_size(shape[axis], current[axis])]
+        open_axes = dynamic if len(dynamic) == 1 else [axis for axis in dynamic if axis not in kept]
+        if len(open_axes) > 1:
+            return self.sizes(shape)
+        return self.ints(
+            *(-1 if axis in open_axes else size if isinstance(size, int) else 0 for axis, size in enumerate(shape))
+        )
+
+    def sizes(self, sizes: Iterable[Size]) -> Value:
+        """A 1-d int64 value of the sizes; computed from the inputs' shapes where they are dynamic."""
+        sizes = list(sizes)
+        if is_static(sizes):
+            return self.ints(*(hint(size) for size in sizes))
+        parts = [self.size(size) for size in sizes]
+        return parts[0] if len(parts) == 1 else self.node("Concat", *parts, axis=0)
+
+    def size(self, size: Size | Formula) -> Value:
+        """One size as an int64 value of shape [1]. A formula is computed once in the graph, wherever it recurs."""
+        if isinstance(size, int):
+            return self.ints(size)
+        formula = size.formula if isinstance(size, Dim) else size
+        if formula not in self._sizes:
+            self._sizes[formula] = self._compute(formula)
+        return self._sizes[formula]
+
+    def _compute(self, formula: Formula) -> Value:
+        total: Value | None = None
+        for monomial, coefficient in formula.terms.items():
+            term = self.ints(coefficient) if coefficient != 1 or not monomial else None
+            for atom in monomial:
+                factor = self._atom(atom)
+                term = factor if term is None else self.node("Mul", term, factor)
+            assert term is not None
+            total = term if total is None else self.node("Add", total, term)
+        assert total is not None
+        return total
+
+    def _atom(self, atom: Atom) -> Value:
+        if isinstance(atom, Symbol):
+            source, axis = self._symbols[atom.name]
+            if self.has_attribute("Shape", "start"):
+                return self.node("Shape", source, start=axis, end=axis + 1)
+            return self.node("Gather", self.node("Shape", source), self.ints(axis))
+        above, below = self.size(atom.numerator), self.size(atom.denominator)
+        if isinstance(atom, Mod):
+            return self.node("Mod", above, below)
+        if lower_bound(atom.numerator) < 0:  # ONNX divides towards zero, which is the floor where nothing is left over
+            above = self.node("Sub", above, self.node("Mod", above, below))
+        return self.node("Div", above, below)
+
+    # The graph's frame, for the lowering pass ---------------------------------------------------
+
+    def input(self, name: str, spec: TensorSpec) -> Value:
+        """Declares a graph input; its named dimensions become known to `size`."""
+        value = Value(name, spec)
+        self._names.setdefault(name, 0)
+        self.graph.input.append(value_info(name, spec))
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, Dim):
+                self._symbols.setdefault(str(size), (value, axis))
+        return value
+
+    def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:
+        """Declares the graph outputs: a value that a node computes takes the output's name, any other is copied.
+
+        Returns the new names of values that had another one.
+        """
+        produced = {name for node in self.graph.node for name in node.output}
+        renamed: dict[str, str] = {}
+        for name, value, spec in outputs:
+            self.graph.output.append(value_info(name, spec))
+            if value.name in produced and value.name not in renamed:
+                renamed[value.name] = name
+        clashing = {name for name in renamed.values() if name in produced and name not in renamed}
+        renamed.update({name: self._fresh(f"{name}/inner") for name in clashing})
+        for node in self.graph.node:
+            rename(node, renamed)
+        self.specs = {renamed.get(name, name): spec for name, spec in self.specs.items()}
+        self.specs.update((name, spec) for name, _, spec in outputs)
+        for name, value, _ in outputs:
+            current = renamed.get(value.name, value.name)
+            if current != name:
+                self.graph.node.append(
+                    NodeProto(op_type="Identity", name=self._fresh(f"{name}/Identity"), input=[current], output=[name])
+                )
+        return renamed
+
+    def begin(self, base: str, result: Any) -> str:
+        """Starts the lowering of one op, whose nodes are named after `base`; returns the name it gets."""
+        self._base = self._fresh(base)
+        self._mark = len(self.graph.node)
+        self.result = result
+        return self._base
+
+    def finish(self, outputs: Any) -> Any:
+        """Ends the lowering of one op: names its nodes and results, and gives the results their specs."""
+        added = self.graph.node[self._mark :]
+        own = [node for node in added if node.name.startswith(f"{self._base}/")]
+        renamed: dict[str, str] = {}
+        if len(own) == 1:
+            own[0].name = self._base
+        produced = {name for node in own for name in node.output}
+        results = _leaves(outputs)
+        for index, value in enumerate(results):
+            if value.name in produced and value.name not in renamed:
+                renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
+        for node in added:
+            rename(node, renamed)
+        for size, value in self._sizes.items():
+            if value.name in renamed:
+                self._sizes[size] = Value(renamed[value.name])
+        named = _with_specs(outputs, self.result, renamed)
+        self.specs.update((value.name, value.known) for value in _leaves(named))
+        return named
+
+    def _fresh(self, name: str) -> str:
+        count = self._names.get(name)
+        self._names[name] = (count or 0) + 1
+        if count is None:
+            return name
+        return self._fresh(f"{name}_{count}") if count else self._fresh(f"{name}_1")
+
+
+def _with_shape(result: Value, source: Value, shape: Sequence[Size]) -> Value:
+    """The result with its spec, where that of what it was computed from is known."""
+    return Value(result.name, source.spec.with_shape(*shape)) if source.spec is not None else result
+
+
+def _leaves(outputs: Any) -> list[Value]:
+    """The values in an op's outputs, which may be nested; an absent one is None."""
+    if isinstance(outputs, Value) or outputs is None:
+        return [] if outputs is None else [outputs]
+    return [leaf for output in outputs for leaf in _leaves(output)]
+
+
+def rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
+    """Gives the node's values other names, also in the graphs inside of it."""
+    for names in (node.input, node.output):
+        for index, name in enumerate(names):
+            if name in renamed:
+                names[index] = renamed[name]
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            rename(inner, renamed)
+
+
+def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
+    if isinstance(outputs, Value):
+        return Value(renamed.get(outputs.name, outputs.name), result)
+    if outputs is None:
+        return None
+    return tuple(_with_specs(output, spec, renamed) for output, spec in zip(outputs, result, strict=True))
+
+
+def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
+    """The typed declaration of a value; a dynamic dimension carries its name or formula."""
+    return helper.make_tensor_value_info(
+        name, onnx_type(spec.dtype), [str(size) if isinstance(size, Dim) else size for size in spec.shape]
+    )
+
+
+def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous.
+
+    Raises LoadError for one on the meta device.
+    """
+    if tensor.is_meta:
+        raise LoadError("a tensor of the model is on the meta device and has no data", remedy="move it to the CPU")
+    return (
+        tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy()
+        if tensor.numel()
+        else np.empty(0, np.uint8)
+    )
+
+
+def _value_text(value: Any) -> str:
+    """A number, a dynamic size or a list of them, for a message."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
+
+
+def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
+    attribute = node.attribute.add()
+    attribute.name = name
+    if isinstance(value, (bool, int)):
+        attribute.type, attribute.i = AttributeProto.INT, int(value)
+    elif isinstance(value, float):
+        attribute.type, attribute.f = AttributeProto.FLOAT, value
+    elif isinstance(value, str):
+        attribute.type, attribute.s = AttributeProto.STRING, value.encode()
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
+        attribute.type = AttributeProto.INTS
+        attribute.ints.extend(value)
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
+        attribute.type = AttributeProto.FLOATS
+        attribute.floats.extend(map(float, value))
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        attribute.type = AttributeProto.STRINGS
+        attribute.strings.extend(item.encode() for item in value)
+    elif isinstance(value, TensorProto):
+        attribute.type = AttributeProto.TENSOR
+        attribute.t.CopyFrom(value)
+    elif isinstance(value, GraphProto):
+        attribute.type = AttributeProto.GRAPH
+        attribute.g.CopyFrom(value)
+    elif not is_static(value if isinstance(value, (list, tuple)) else [value]):
+        raise UnsupportedOpError(
+            f"{name} of ONNX's {node.op_type} is a fixed number, but here it is {_value_text(value)}, which is dynamic",
+            remedy="give a number there, or make the dimension fixed",
+        )
+    else:
+        raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{node.op_type}.{name} is not a number")
+
+
+__all__ = ["Emitter", "Value", "raw_bytes", "rename", "value_info"]

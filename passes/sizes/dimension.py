@@ -1,0 +1,313 @@
+"""Sizes during a capture: whole numbers, and named dimensions that answer Python's questions.
+
+A `Dim` is a formula (`passes.sizes.formula`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
+the capture's facts (`passes.sizes.facts`); what these leave unknown is answered at the sampled sizes (`hint`) and
+assumed from then on, as a guard. This is the one place where unknown becomes a guard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint
+from passes.sizes.facts import Answer, Fact, holds, solved
+from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
+from passes.sizes.guards import Guard, GuardLog
+from passes.sizes.ratio import as_fraction, divide, multiply, power
+
+Size: TypeAlias = "int | Dim"
+
+
+class Dim(DynamicSize):
+    """A named dimension of an input, or what was computed from some (see the module's docstring).
+
+    `formula` is its value, `log` the capture's: it holds the sampled sizes, the facts and the guards.
+    """
+
+    __slots__ = ("_hint", "formula", "log")
+
+    def __init__(self, formula: Formula, log: GuardLog):
+        self.formula = formula
+        self.log = log
+        self._hint: int | None = None
+
+    @staticmethod
+    def symbol(name: str, hint: int, log: GuardLog) -> Dim:
+        """The dimension called `name`, sampled at the size `hint`."""
+        log.sampled[name] = hint
+        return Dim(Formula.symbol(name), log)
+
+    @property
+    def hint(self) -> int:
+        """The value at the sampled sizes."""
+        if self._hint is None:
+            self._hint = self.formula.at(self.log.sampled)
+        return self._hint
+
+    @property
+    def terms(self) -> Mapping[Monomial, int]:
+        """The formula's terms."""
+        return self.formula.terms
+
+    # Arithmetic ---------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return as_fraction(self) + other
+        return self._in_capture(self.formula + _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Size:
+        return Dim(-self.formula, self.log)
+
+    def __sub__(self, other: Any) -> Any:
+        if not isinstance(other, (int, float, Dim)):
+            return NotImplemented
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return multiply(self, other)
+        return self._in_capture(self.formula * _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return as_fraction(self) // other
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        return self._divmod(self, other)[0]
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._divmod(other, self)[0] if isinstance(other, int) else NotImplemented
+
+    def __mod__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return as_fraction(self) % other
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        return self._divmod(self, other)[1]
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._divmod(other, self)[1] if isinstance(other, int) else NotImplemented
+
+    def __truediv__(self, other: Any) -> Any:
+        return divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return divide(other, self)
+
+    def __pow__(self, exponent: Any) -> Any:
+        """A whole power, which is a fraction where it is negative."""
+        return power(self, exponent)
+
+    def __abs__(self) -> Size:
+        return self if self >= 0 else -self
+
+    def __floor__(self) -> Size:
+        return self
+
+    __ceil__ = __trunc__ = __floor__
+
+    def __round__(self, digits: int | None = None) -> Size:
+        if digits is not None and digits < 0:
+            raise TypeError(f"{self} is rounded to {digits} decimal digits")
+        return self
+
+    def _divmod(self, numerator: Size, denominator: Size) -> tuple[Size, Size]:
+        """`(numerator // denominator, numerator % denominator)`, once the denominator's sign is known."""
+        if denominator == 0:
+            raise ZeroDivisionError(f"{numerator} is divided by zero")
+        if denominator < 0:
+            quotient, remainder = self._divmod(-numerator, -denominator)
+            return quotient, -remainder
+        floor, rest = divided(_whole(numerator), _whole(denominator))
+        return self._in_capture(floor), self._in_capture(rest)
+
+    def _in_capture(self, value: Whole) -> Size:
+        return Dim(value, self.log) if isinstance(value, Formula) else value
+
+    # Comparison ---------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, float):
+            return other.is_integer() and bool(self == int(other))
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        difference = self.formula - _whole(other)
+        answer = self.log.facts.is_zero(difference)
+        if answer is not Answer.UNKNOWN:
+            if answer is Answer.NO:
+                self._check_bounds(difference, "!=")
+            return answer is Answer.YES
+        assert isinstance(difference, Formula)
+        equal = difference.at(self.log.sampled) == 0
+        relation = "==" if equal else "!="
+        self._assume(difference, relation, f"{self} {relation} {other}")
+        return equal
+
+    def __hash__(self) -> int:
+        return hash(self.formula)
+
+    def __ge__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self >= math.ceil(other) if math.isfinite(other) else other < 0
+        return self._compare(other, self - other, ">=", "<") if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __gt__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self > math.floor(other) if math.isfinite(other) else other < 0
+        return self._compare(other, self - other - 1, ">", "<=") if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __le__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self <= math.floor(other) if math.isfinite(other) else other > 0
+        return self._compare(other, other - self, "<=", ">") if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __lt__(self, other: Size | float) -> bool:
+        if isinstance(other, float):
+            return self < math.ceil(other) if math.isfinite(other) else other > 0
+        return self._compare(other, other - self - 1, "<", ">=") if isinstance(other, (int, Dim)) else NotImplemented
+
+    def _compare(self, other: Size, slack: Size, relation: str, opposite: str) -> bool:
+        """Whether `slack >= 0`, which is `self relation other`; assuming that or its opposite where it is unknown."""
+        formula = _whole(slack)
+        answer = self.log.facts.is_at_least_zero(formula)
+        if isinstance(formula, int):
+            return answer is Answer.YES
+        if answer is Answer.UNKNOWN:
+            holds_here = formula.at(self.log.sampled) >= 0
+            fact = solved(formula) if holds_here else solved(_formula(-formula - 1))
+            self._assume(fact, ">=", _bound_text(fact) or f"{self} {relation if holds_here else opposite} {other}")
+            return holds_here
+        self._check_bounds(formula if answer is Answer.YES else -formula - 1, ">=")
+        return answer is Answer.YES
+
+    def _assume(self, formula: Formula, relation: str, condition: str) -> None:
+        """Records a guard; it replaces those that it implies."""
+        for weaker in self.log.facts.assume(Fact(formula, relation, condition)):
+            self.log.withdraw(weaker.condition)
+        self.log.record(condition, dynamic=True)
+
+    def _check_bounds(self, formula: Whole, relation: str) -> None:
+        """Notes the bounds that decided an answer where they do not hold in the caller's own data."""
+        log = self.log
+        if log.given and isinstance(formula, Formula) and not holds(formula, relation, log.as_given()):
+            log.refuted += [
+                Guard(f"{name} >= 1", log.location, True) for name in formula.symbols() if log.given.get(name) == 0
+            ]
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+    def __index__(self) -> int:
+        raise DynamicSizeError(self)
+
+    __int__ = __index__
+
+    def __float__(self) -> float:
+        raise DynamicSizeError(self)
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def symbols(self) -> list[str]:
+        """Names of the dimensions in the formula, in order of their names."""
+        return self.formula.symbols()
+
+    def at(self, sizes: Mapping[str, int]) -> int:
+        """The formula's value where each named dimension has the given size."""
+        return self.formula.at(sizes)
+
+    def __str__(self) -> str:
+        return str(self.formula)
+
+    def __repr__(self) -> str:
+        return f"Dim({self})"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+def same_size(left: Size, right: Size) -> bool:
+    """Whether two sizes are the same number or the same formula; asks for no guard."""
+    return _whole(left) == _whole(right)
+
+
+def violated_by_sample(log: GuardLog) -> list[Guard]:
+    """The guards, and the bounds that decided something, that do not hold in the caller's own data."""
+    if not log.given:
+        return []
+    sizes = log.as_given()
+    broken = [log.guard(fact.condition) for fact in log.facts.assumed if not fact.holds(sizes)]
+    return [*(guard for guard in broken if guard is not None), *log.refuted]
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of sizes; 1 for none."""
+    result: Size = 1
+    for size in sizes:
+        result = result * size
+    return result
+
+
+def is_static(sizes: Iterable[Size]) -> bool:
+    return not any(isinstance(size, Dim) for size in sizes)
+
+
+def substitute(size: Size | Formula, value_of: Callable[[str], Size]) -> Size:
+    """The formula with every symbol replaced by `value_of(name)`."""
+    if isinstance(size, int):
+        return size
+    total: Size = 0
+    for monomial, coefficient in size.terms.items():
+        term: Size = coefficient
+        for atom in monomial:
+            term = term * _substitute_atom(atom, value_of)
+        total = total + term
+    return total
+
+
+def _substitute_atom(atom: Atom, value_of: Callable[[str], Size]) -> Size:
+    if isinstance(atom, Symbol):
+        return value_of(atom.name)
+    numerator = substitute(atom.numerator, value_of)
+    denominator = substitute(atom.denominator, value_of)
+    return numerator // denominator if isinstance(atom, FloorDiv) else numerator % denominator
+
+
+def _whole(size: Size) -> Whole:
+    return size.formula if isinstance(size, Dim) else size
+
+
+def _formula(value: Whole) -> Formula:
+    assert isinstance(value, Formula), "an undecided comparison is of a formula"
+    return value
+
+
+def _bound_text(fact: Formula) -> str | None:
+    """`H >= 29`, where that is what the fact says."""
+    name = fact.symbols()[0]
+    symbol = (Symbol(name),)
+    if fact.terms.get(symbol) == 1 and fact.terms.keys() <= {symbol, ()}:
+        return f"{name} >= {-fact.constant}"
+    return None
+
+
+__all__ = [
+    "Dim",
+    "DynamicSizeError",
+    "Size",
+    "hint",
+    "is_static",
+    "product",
+    "same_size",
+    "substitute",
+    "violated_by_sample",
+]

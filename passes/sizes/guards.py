@@ -1,0 +1,95 @@
+"""What had to be true for a capture to be valid: the record of decisions that were baked in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from passes.printable import printable
+from passes.sizes.facts import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in the caller's model something happened.
+
+    `path` is the module path (`features.3.conv`, empty for the root); `source` is the caller's own
+    line (`net.py:41`), or None where no line of the caller was on the stack.
+    """
+
+    path: str = ""
+    source: str | None = None
+
+    def __str__(self) -> str:
+        place = self.path or "the model's forward"
+        return printable(f"{place} ({self.source})" if self.source else place)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A condition under which the captured graph is the model: `H % 2 == 0`, `x.shape[1] > 3`.
+
+    `dynamic` says whether the condition constrains a named dimension (and so narrows the sizes for
+    which the result holds) or only records a fact about the fixed sample.
+    """
+
+    condition: str
+    location: Location
+    dynamic: bool
+
+    def __str__(self) -> str:
+        return f"{self.condition}  at {self.location}"
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "condition": self.condition,
+            "path": self.location.path,
+            "source": self.location.source,
+            "dynamic": self.dynamic,
+        }
+
+
+@dataclass(slots=True)
+class GuardLog:
+    """Collects guards in the order in which they were met; a repeated condition is kept once.
+
+    `location` is where the work is at present: capture and propagation set it before they evaluate
+    something, so that whoever records a guard need not know. `sampled` holds the size at which each
+    named dimension is sampled; questions that a formula leaves open are answered there. `facts` holds what the guards
+    say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
+    another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
+    `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
+    come out as a formula.
+    """
+
+    sampled: dict[str, int] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    given: dict[str, int] = field(default_factory=dict)
+    refuted: list[Guard] = field(default_factory=list)
+    explains: bool = False
+    location: Location = field(default_factory=Location)
+    _guards: dict[str, Guard] = field(default_factory=dict)
+
+    def withdraw(self, condition: str) -> None:
+        """Forgets a guard that a stronger one implies."""
+        self._guards.pop(condition, None)
+
+    def record(self, condition: str, *, dynamic: bool) -> None:
+        self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
+
+    def forget(self) -> None:
+        """Forgets every guard; the sizes stay."""
+        self._guards.clear()
+        self.refuted.clear()
+        self.facts = Facts()
+
+    def as_given(self) -> dict[str, int]:
+        """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
+        return {**self.sampled, **self.given}
+
+    def guard(self, condition: str) -> Guard | None:
+        """The guard with this condition, unless it was withdrawn."""
+        return self._guards.get(condition)
+
+    @property
+    def guards(self) -> list[Guard]:
+        return list(self._guards.values())

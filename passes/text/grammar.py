@@ -1,0 +1,67 @@
+"""The text of a program: what `printing` writes and `parsing` reads.
+
+    program Net
+    sizes
+      N = 2
+    inputs
+      %x = input x  : float32[N, 3, 8, 8]
+    guards
+      N % 2 == 0  at net.py:31 in blocks.0
+    lazies
+      fc: LazyLinear(float32[N, 192])  in_features=192, weight[10, 192], bias[10]  at net.py:12
+    nodes
+      %relu = function torch.relu(%x)  : float32[N, 3, 8, 8]  at net.py:11
+      %flatten = method flatten(%relu, 1)  : float32[N, 192]  at net.py:12
+      %fc = module fc(%flatten)  : float32[N, 10]  at net.py:12
+      output %fc  at net.py:10
+
+Behind a node's call stand its propagated value and its place: the caller's line, and the module whose forward it is in
+(`in blocks.0`; of a call of a module, that module itself where no other is named). `module fc#1(%x)` is the second call
+of `fc`, where the first one may be gone. Values are those of `value_text`. A section without entries is left out; what
+begins with `#` is a comment.
+
+A name that is no plain one, such as a path with a blank, stands in quotes. Nothing in the text is a control character,
+and nothing depends on the run: no ids, no addresses, no folders.
+
+The text names modules, tensors and functions, and does not hold them. It leaves out what only matters while a program
+is made: faults, what a forward's dry run needs, and guards that the sample as given refutes.
+"""
+
+from __future__ import annotations
+
+import re
+
+# The words for torch.fx's kinds of nodes. An output is written without its name, where that is `output`.
+OPERATIONS = {
+    "placeholder": "input",
+    "get_attr": "attribute",
+    "call_module": "module",
+    "call_function": "function",
+    "call_method": "method",
+    "output": "output",
+}
+
+# The sections in their order.
+SIZES = "sizes"  # N = 2, given 1: the size at which a dimension is sampled, and that of the caller's own data
+INPUTS = "inputs"
+GUARDS = "guards"
+LAZIES = "lazies"
+UNREACHED = "unreached"  # paths of lazy modules that the sample never calls
+UNTRACED = "untraced"  # blocks.0: meta "why" "what to do"
+WHOLE = "whole"  # the target that stands for the model itself
+FOLDS = "folds"  # conv_norm: conv, norm, eps=1e-05, groups=2
+LEFT_BEHIND = "left behind"  # what the forward writes and a file does not keep
+READ = "read"  # tensors of the model whose values the forward asked for
+NODES = "nodes"
+DRAWS = "draws"  # lazies and nodes in the order in which they draw random numbers, where there are such nodes
+DRAWS_IN_PYTHON = "draws in Python"  # without entries: the forward draws random numbers of Python's or numpy's
+
+SECTIONS = (
+    SIZES, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS, DRAWS_IN_PYTHON,
+)  # fmt: skip
+
+# A guard's condition that stands as it is, up to two blanks; any other is quoted.
+PLAIN_CONDITION = re.compile(r"[!$-~](?:[!-~]| (?! |$))*")
+OF_THE_SAMPLE = "of the sample"  # behind a guard that is a fact about the sample's fixed sizes
+BY_ITS_OWN_CODE = "by its own code"  # behind a lazy layer whose sizes its own code gave, and no rule of an op
+BEFORE_ITS_HOOK = "before its hook"  # behind a lazy layer whose arguments are those that reach its initialising hook

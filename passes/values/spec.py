@@ -1,0 +1,105 @@
+"""Abstract values: what is known of a tensor without its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from passes.errors import InputError, ShapeError
+from passes.sizes.dimension import Size, hint, product
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's shape, dtype and device. A dimension is an `int`, or a `Dim` where it is dynamic."""
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    @staticmethod
+    def of(tensor: torch.Tensor) -> TensorSpec:
+        return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> Size:
+        return product(self.shape)
+
+    def with_shape(self, *shape: Size) -> TensorSpec:
+        return TensorSpec(shape, self.dtype, self.device)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorSpec:
+        return TensorSpec(self.shape, dtype, self.device)
+
+    def meta_tensor(self) -> torch.Tensor:
+        """A tensor on the meta device with this shape at the sampled sizes and this dtype."""
+        sizes = [hint(size) for size in self.shape]
+        try:
+            return torch.empty(sizes, dtype=self.dtype, device="meta")
+        except (RuntimeError, OverflowError) as error:
+            raise ShapeError(f"a tensor of {self} is larger than any memory", remedy="use smaller sizes") from error
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}{shape_text(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A sample input without data: sizes, with a name where a dimension is dynamic.
+
+    `device=None` stands for the CPU.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+
+
+def spec(*shape: int | str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> InputSpec:
+    """A sample input without data: `spec("N", 3, 224, 224)`.
+
+    A number is a fixed size, a string names a dynamic dimension; the same name stands for the same
+    size wherever it occurs. No sizes at all describe a 0-d tensor.
+
+    Raises InputError for a negative size or a name that is not an identifier.
+    """
+    for size in shape:
+        if isinstance(size, str):
+            if not size.isidentifier():
+                raise InputError(f"a dynamic dimension is named by a word, not {size!r}", remedy="use one such as 'N'")
+        elif isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise InputError(f"a size is a whole number of at least 0, not {size!r}", remedy='write spec("N", 3, 224)')
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"the dtype of a sample is a torch.dtype, not {dtype!r}", remedy="write dtype=torch.float32")
+    return InputSpec(shape, dtype, device_of(device))
+
+
+def device_of(device: str | torch.device | int) -> torch.device:
+    """The device of that name. Raises InputError where there is none."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"there is no device {device!r}", remedy="name one such as 'cpu' or 'cuda:0'") from error
+
+
+def shape_text(shape: tuple[Size, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def describe(value: Any) -> str:
+    """A value of propagation in a few words, for messages: `float32[2, 3]`, `(float32[2], int64[2])`, `4`."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(describe, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {describe(item)}' for key, item in value.items())}}}"
+    return str(value)

@@ -1,0 +1,339 @@
+"""What torch is while a forward is traced: everything that is patched, and how it is put back.
+
+fx itself patches `Module.__call__` and `Module.__getattr__`. What it leaves to native code, or keeps out of the graph,
+is patched here. All of it is global to the process, and is as it was after the block, whatever happens in it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import BuiltinFunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import _symbolic_trace as symbolic_trace
+from torch.nn import functional as F
+from torch.nn.modules import module as calling
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils._device import _device_constructors
+
+from passes.errors import CaptureError, NeedsDataError
+from passes.isolation.model_copy import ModelCopy
+from passes.isolation.plain_attention import plain_attention
+from passes.isolation.torch_state import Loan
+from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
+from tracer.capture.traced_values import TracedNumber, TracedShape, TracedTensor, has_traced
+from tracer.edge.source_lines import is_user_code
+from tracer.memory.real_tensors import FollowingReal
+from tracer.memory.recorder import Recorder
+
+# Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
+CREATION = (
+    "zeros", "ones", "full", "empty", "arange", "linspace", "eye",
+    "rand", "randn", "randint", "randperm", "normal",
+)  # fmt: skip
+
+
+# The tracers at work, the innermost last.
+_at_work: list[Recorder] = []
+
+
+def _recordable(native: Callable[..., Any], makes_a_tensor: bool) -> Callable[..., Any]:
+    """The function, recorded where something traced is among its arguments, or always where it `makes_a_tensor`.
+
+    torch hands over tensors by itself, but takes no traced number for a number, and makes a tensor of data at once.
+    """
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not (_at_work and _at_work[-1].recording):
+            return native(*args, **kwargs)
+        if any(type(argument) is TracedTensor for argument in args) or has_traced((args, kwargs)):
+            return TracedTensor.__torch_function__(native, (), args, kwargs)
+        return (
+            _at_work[-1].create_proxy("call_function", native, args, kwargs)
+            if makes_a_tensor
+            else native(*args, **kwargs)
+        )
+
+    return call
+
+
+# Every native function of torch by where it is found, with what stands in for it.
+NATIVE = [
+    (home, name, native, _recordable(native, home is torch and name in CREATION))
+    for home in (torch, torch.special, torch.linalg, F)
+    for name, native in vars(home).items()
+    if isinstance(native, BuiltinFunctionType) and (home is not torch or hasattr(torch._C._VariableFunctions, name))
+]
+
+
+# Whatever is patched, by the module or class that has it; fx's own patches, too.
+_BASE = torch.autograd.function._SingleLevelFunction
+_PLACES: list[tuple[Any, str]] = [
+    *((builtins, name) for name in ("isinstance", "callable", "type")),
+    *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
+    *((home, name) for home, name, _, _ in NATIVE),
+    *SIZES,
+    *((symbolic_trace, name) for name in ("_wrapped_fns_to_patch", "_wrapped_methods_to_patch")),
+    *((symbolic_trace, name) for name in ("_is_fx_tracing_flag", "CURRENT_PATCHER") if hasattr(symbolic_trace, name)),
+    (torch.autocast, "__enter__"),
+    (torch, "cond"),
+    (torch._C.ScriptFunction, "__call__"),
+    (_BASE, "apply"),
+    (torch._functorch.utils, "unwrap_dead_wrappers"),
+]
+
+
+@contextmanager
+def tracing_environment(tracer: Recorder) -> Iterator[None]:
+    """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
+    # torch caches its functions when it first enters a device or overrides one; it must find its own.
+    _device_constructors()
+    torch.overrides.is_tensor_method_or_property(torch.add)
+    finders, depth = list(sys.meta_path), len(_at_work)
+    undo = (
+        partial(sys.meta_path.__setitem__, slice(None), finders),
+        partial(_at_work.__delitem__, slice(depth, None)),
+        partial(_set_hooks_of_all, [dict(hooks) for hooks in _HOOKS_OF_ALL]),
+    )
+    following = FollowingReal(tracer, TracedTensor.__torch_function__)
+    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), following:
+        _set_hooks_of_all(tracer.hooks_of_all)
+        sys.meta_path.insert(0, _CompilerFinder())
+        if not _at_work:
+            for home, name, _, stand_in in NATIVE:
+                setattr(home, name, stand_in)
+        _at_work.append(tracer)
+        _record_training(tracer)
+        _trace_native_calls(tracer)
+        _refuse_autocast(tracer)
+        guard_sizes(tracer)
+        # Functions that their authors kept from fx (`torch.fx.wrap`) are traced through: they were kept for what
+        # plain fx cannot trace; questions about shapes, mostly.
+        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
+        _leave_branches_undecided()
+        yield
+
+
+Hooks = dict[int, Any]
+_HOOKS_OF_ALL: tuple[Hooks, ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
+
+
+def copied_hooks_of_all(copy: ModelCopy) -> list[Hooks]:
+    """The forward hooks and pre-hooks of all modules, acting on the copy of a model."""
+    return [dict(copy.hooks(hooks)) for hooks in _HOOKS_OF_ALL]
+
+
+def _set_hooks_of_all(wanted: list[Hooks]) -> None:
+    for hooks, kept in zip(_HOOKS_OF_ALL, wanted, strict=True):
+        if hooks != kept:
+            hooks.clear()
+            hooks.update(kept)
+
+
+class as_ever:  # noqa: N801
+    """Inside the block, within that of `tracing_environment`, Python's own `isinstance`, `callable` and `type`.
+
+    No generator, which an interrupt would leave half-way, to put the traced ones back at any time.
+    """
+
+    def __enter__(self) -> None:
+        self._before = builtins.isinstance, builtins.callable, builtins.type
+        _set_builtins(_GENUINE)
+
+    def __exit__(self, *_: object) -> None:
+        _set_builtins(self._before)
+
+
+class as_traced(as_ever):  # noqa: N801
+    """Inside the block, within that of `tracing_environment`, the same three know traced values."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        _set_builtins(_TRACING)
+
+
+def _set_builtins(answers: tuple[Any, Any, Any]) -> None:
+    builtins.isinstance, builtins.callable, builtins.type = answers  # type: ignore[misc]
+
+
+class _CompilerFinder(MetaPathFinder):
+    """Loads torch's compiler, which much of torch does on first use, with Python's own builtins: it keeps references to
+    them, and would not know them after the block."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == "torch._dynamo" else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_as_ever(module: ModuleType) -> None:
+                with as_ever():
+                    execute(module)
+
+            spec.loader.exec_module = execute_as_ever  # type: ignore[method-assign]
+        return spec
+
+
+_GENUINE = builtins.isinstance, builtins.callable, builtins.type
+_isinstance, _callable, _type = _GENUINE
+
+
+def _recognising(instance: Any, kind: Any) -> bool:
+    """`isinstance`, which takes a traced tensor for what it stands for.
+
+    A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
+    tensor that is not there.
+    """
+    if _isinstance(instance, kind):
+        if not _isinstance(instance, LazyModuleMixin):
+            return True
+        becomes = eager_class(instance)
+        return becomes is None or issubclass(becomes, kind) or not is_user_code(sys._getframe(1).f_code)
+    if _type(instance) not in _TRACED:
+        return False
+    stands_for = _stands_for(instance)
+    return stands_for is not None and issubclass(stands_for, kind)
+
+
+def _calling(thing: Any) -> bool:
+    """`callable`, to which a traced tensor is none: fx's proxies can be called."""
+    if _type(thing) is not TracedTensor:
+        return _callable(thing)
+    return any("__call__" in vars(kind) for kind in thing.type_for().__mro__)
+
+
+def _stands_for(thing: Any) -> type | None:
+    kind = _type(thing)
+    if kind is TracedTensor:
+        return thing.type_for()  # type: ignore[no-any-return]
+    return torch.Size if kind is TracedShape else thing.__class__ if kind is TracedNumber else None
+
+
+class _TypeOf:
+    """`type`, which gives the caller's code the type of what a traced value stands for; in all else Python's own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kind = _type(*args, **kwargs)
+        if len(args) != 1 or not is_user_code(sys._getframe(1).f_code):
+            return kind
+        if kind in _TRACED:
+            return _stands_for(args[0])
+        return eager_class(args[0]) or kind
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return _isinstance(instance, _type)
+
+    def __subclasscheck__(self, kind: Any) -> bool:
+        return issubclass(kind, _type)
+
+    def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
+        return (_type,)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_type, name)
+
+    def __getitem__(self, item: Any) -> Any:
+        return _type[item]
+
+    def __or__(self, other: Any) -> Any:
+        return _type | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | _type
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is _type
+
+    def __hash__(self) -> int:
+        return hash(_type)
+
+
+_TRACED = frozenset({TracedTensor, TracedNumber, TracedShape})
+_TRACING = _recognising, _calling, _TypeOf()
+
+
+def _record_training(tracer: Recorder) -> None:
+    """While tracing, reading a module's `training` in the caller's code is recorded as a guard."""
+
+    def read(module: nn.Module) -> bool:
+        mode = bool(module.__dict__["training"])
+        if tracer.recording and is_user_code(sys._getframe(1).f_code):
+            tracer.record_guard(f"self.training is {mode}")
+        return mode
+
+    def write(module: nn.Module, mode: bool) -> None:
+        module.__dict__["training"] = mode
+
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+
+
+def _refuse_autocast(tracer: Recorder) -> None:
+    """While tracing, a block that computes in other dtypes is refused: what it casts, no shape rule follows."""
+    enter = torch.autocast.__enter__
+
+    def refuse(block: Any) -> Any:
+        if tracer.recording and block._enabled and tracer.computes_on(block.device):
+            error = CaptureError(
+                f"the forward computes in a block of torch.autocast({block.device!r}, dtype={block.fast_dtype})",
+                remedy="convert the model without it: cast where it matters, or export the whole model in that dtype",
+            )
+            error.caught = True
+            raise error
+        return enter(block)  # type: ignore[no-untyped-call]
+
+    torch.autocast.__enter__ = refuse  # type: ignore[method-assign]
+
+
+def _trace_native_calls(tracer: Recorder) -> None:
+    """While tracing, what runs native code on a traced tensor, which that would take for one of its own, does not.
+
+    A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.
+    """
+    base = _BASE
+    unwrap = torch._functorch.utils.unwrap_dead_wrappers
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not has_traced((args, kwargs)):
+            return super(base, cls).apply(*args, **kwargs)
+        if cls.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context:
+            return cls.forward(*args, **kwargs)
+        context: Any = torch.autograd.function.FunctionCtx()
+        context.needs_input_grad = (False,) * len(args)
+        return cls.forward(context, *args, **kwargs)
+
+    script_call = torch._C.ScriptFunction.__call__
+
+    def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not has_traced((args, kwargs)):
+            return script_call(function, *args, **kwargs)
+        return tracer.create_proxy("call_function", function, args, kwargs)
+
+    torch._C.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
+    base.apply = classmethod(apply)  # type: ignore[attr-defined]
+    torch._functorch.utils.unwrap_dead_wrappers = lambda args: args if has_traced(args) else unwrap(args)
+
+
+def _leave_branches_undecided() -> None:
+    """While tracing, `torch.cond` on a traced tensor needs data, as `if` does.
+
+    torch would compile it; and its compiler, first loaded inside the block, would never again know Python's own
+    `isinstance`.
+    """
+    cond = torch.cond
+
+    def undecided(*args: Any, **kwargs: Any) -> Any:
+        if has_traced((args, kwargs)):
+            raise NeedsDataError(
+                "the forward needs data for torch.cond", remedy="use torch.where, which computes both sides"
+            )
+        return cond(*args, **kwargs)
+
+    torch.cond = undecided

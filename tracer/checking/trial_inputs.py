@@ -1,0 +1,119 @@
+"""What a verification runs on: at which sizes, and with which data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+import torch
+
+from passes.lowering.pinned_sizes import pinned_sizes
+from passes.sizes.dimension import Dim
+from passes.sizes.guards import GuardLog
+from tracer.inputs.sample import Leaf, Sample, random_tensor
+
+Sizes = dict[str, int]
+
+# How far sizes are moved, the nearest first, and how many sizes are moved by themselves at most.
+_STEPS = (1, -1, 2, -2, 3, 4, -4, 8, -8, 16, -16, 32, -32, 64)
+_MOST_ALONE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Sizes to run at, the likeliest first, of which one is enough; `names` are those that are moved."""
+
+    names: tuple[str, ...]
+    sizes: tuple[Sizes, ...]
+
+
+def trials(names: Sequence[str], log: GuardLog) -> list[Trial]:
+    """The sampled sizes, and the caller's own where they differ; then, as far as guards allow, all names moved
+    together, and each by itself.
+
+    One that guards tie to others takes these along.
+    """
+    pinned = pinned_sizes(log)
+    free = [name for name in names if name not in pinned]
+    found = [Trial((), (dict(log.sampled),)), *([Trial((), (log.as_given(),))] if log.given else [])]
+    if len(free) > 1:
+        found.append(Trial(tuple(free), tuple(islice(_together(free, log), 3))))
+    alone = free[:_MOST_ALONE]
+    found += [Trial((name,), tuple(islice(_alone(name, free, log), 4))) for name in alone]
+    return found
+
+
+def _together(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
+    """All names by one step, else each by the first step that the guards allow."""
+    for step in _STEPS:
+        yield from _allowed(log, dict.fromkeys(names, step))
+    moved = dict(log.sampled)
+    for name in names:
+        moved = next((sizes for step in _STEPS for sizes in _allowed(log, {name: step}, moved)), moved)
+    if moved != log.sampled:
+        yield moved
+
+
+def _alone(name: str, names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
+    for step in _STEPS:
+        yield from _allowed(log, {name: step})
+    for other in names:
+        if other != name:
+            for step, along in product(_STEPS, repeat=2):
+                yield from _allowed(log, {name: step, other: along})
+
+
+def _allowed(log: GuardLog, steps: Mapping[str, int], start: Mapping[str, int] | None = None) -> Iterator[Sizes]:
+    """The sizes moved by these steps, if there are such and the guards hold."""
+    moved = {name: size + steps.get(name, 0) for name, size in (start or log.sampled).items()}
+    if min(moved.values()) >= 1 and log.facts.hold(moved):
+        yield moved
+
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def attempts(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Arguments]:
+    """The sample's arguments as tensors at some sizes: first the data given, random where there is none; then, where
+    any was made up, other data, for a module that takes not just any.
+
+    The caller's own data is tiled or cut to size. Integers that were made up may be indices, divisors or lengths:
+    ones, zeros, small numbers. Raises InputError where torch can make none.
+    """
+    yield sample.data(sizes)
+    leaves = sample.leaves()
+    if all(leaf.tensor is not None and tuple(leaf.tensor.shape) == _shape(leaf, sizes) for leaf in leaves):
+        return
+    yield sample.filled([_fitted(leaf, sizes, 0, 2) for leaf in leaves])
+    for low, high in _RANGES:
+        yield sample.filled([_fitted(leaf, sizes, low, high, positive=True) for leaf in leaves])
+    if any(leaf.tensor is not None for leaf in leaves):
+        for low, high in _RANGES:
+            yield sample.filled([_made_up(leaf, sizes, low, high) for leaf in leaves])
+
+
+_RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 11), (16, 17), (32, 33), (100, 101))
+
+
+def _shape(leaf: Leaf, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
+
+
+def _fitted(leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive: bool = False) -> torch.Tensor:
+    """The leaf's own data, repeated and cut to size; made up where it has none."""
+    shape = _shape(leaf, sizes)
+    if leaf.tensor is None or (leaf.tensor.numel() == 0 and 0 not in shape):
+        return _made_up(leaf, sizes, low, high, positive)
+    repeats = [-(-wanted // max(had, 1)) for wanted, had in zip(shape, leaf.tensor.shape, strict=True)]
+    tiled = leaf.tensor.detach().repeat(repeats) if shape else leaf.tensor.detach()
+    return tiled[tuple(slice(0, wanted) for wanted in shape)].clone()
+
+
+def _made_up(leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive: bool = False) -> torch.Tensor:
+    shape, dtype = _shape(leaf, sizes), leaf.spec.dtype
+    if dtype.is_floating_point or dtype.is_complex:
+        made = random_tensor(shape, leaf.spec)
+        return made.abs() if positive and dtype.is_floating_point else made
+    return torch.randint(low, high, shape).to(dtype)

@@ -1,0 +1,348 @@
+"""The exported file run beside the eager module."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from passes.errors import ExportError, TracerError, VerificationError
+from passes.isolation.copy_on_write import running_copy
+from passes.isolation.model_copy import in_eval_mode
+from passes.isolation.own_randomness import own_randomness, python_randomness_kept
+from passes.isolation.plain_attention import plain_attention
+from passes.isolation.torch_state import TORCH_STATE
+from passes.modules.leftovers import changes, state_of
+from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.types import onnx_type
+from passes.program.program import Program
+from passes.sizes.guards import Location
+from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
+from tracer.checking.session import Session
+from tracer.checking.trial_inputs import Arguments, Sizes, Trial, attempts, trials
+from tracer.checking.unspecified import (
+    ALTERNATIVES,
+    DISTANCES,
+    DISTANCES_FROM,
+    DISTANCES_TO,
+    POSITIONS,
+    Noting,
+    between,
+)
+from tracer.edge.source_lines import is_user_code, source_line
+from tracer.inputs.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output at one set of sizes: the largest absolute difference, and the output's range."""
+
+    output: str
+    sizes: dict[str, int]
+    difference: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        return self.difference / max(self.scale, 1.0)
+
+
+@dataclass(slots=True)
+class Verification:
+    """What running the exported model beside the eager module gave; `runtime` says what ran it.
+
+    `left_behind` are the buffers and attributes that the forward writes: the file does not keep them. `notes` say what
+    else is to be known: where results differ that torch leaves open, which sizes could not be run.
+    """
+
+    runtime: str
+    comparisons: list[Comparison] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def largest_difference(self) -> float:
+        return max((comparison.difference for comparison in self.comparisons), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "runtime": self.runtime,
+            "largest_difference": self.largest_difference,
+            "comparisons": [
+                {"output": c.output, "sizes": c.sizes, "difference": c.difference, "range": c.scale}
+                for c in self.comparisons
+            ],
+            "left_behind": self.left_behind,
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a disagreement begins: a sentence, and the place in the caller's model where it is known."""
+
+    text: str
+    location: Location | None = None
+    operation: str = ""
+
+
+# Finds the origin of a disagreement, from the module and the arguments of the run that showed it.
+Locate = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Origin]
+
+
+def verify(
+    lowered: LoweredModel,
+    program: Program,
+    module: nn.Module,
+    sample: Sample,
+    file: Path | None = None,
+    locate: Locate | None = None,
+) -> Verification:
+    """Runs the exported model and the module on the same inputs and compares every output.
+
+    The module runs first, so that the file is not blamed for what the module itself does not take. The inputs are the
+    sample's own data where it has some, made up elsewhere; with dynamic dimensions they run again at other sizes for
+    which the guards hold, all moved together and each by itself. `program` is what the model was lowered from,
+    and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement
+    begins. Random state is restored.
+
+    Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
+    ExportError where the module itself does not.
+    """
+    check = _Check(lowered, program, _Eager(module), sample, file, locate)
+    with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain_attention():
+        for trial in trials(sample.dimensions(), program.log):
+            check.run(trial)
+    check.result.left_behind = check.eager.left_behind
+    return check.result
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the module: at which sizes, on what, with which random state, and what it gave."""
+
+    sizes: Sizes
+    arguments: Arguments
+    state: torch.Tensor
+    expected: list[torch.Tensor]
+
+
+class _Eager:
+    """The module, run each time from the state in which it was given."""
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self.left_behind: list[str] = []
+
+    @contextmanager
+    def fresh(self) -> Iterator[nn.Module]:
+        """A copy that no forward has left anything in, to be run inside the block."""
+        with running_copy(self._module) as copy:
+            yield in_eval_mode(copy)
+
+    def __call__(self, arguments: Arguments) -> list[torch.Tensor]:
+        """The tensors that the module gives; the arguments stay as they are."""
+        args, kwargs = cloned(arguments)
+        with self.fresh() as module:
+            before = state_of(module)
+            try:
+                return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
+            finally:
+                left = changes(before, state_of(module))
+                self.left_behind = list(dict.fromkeys([*self.left_behind, *left]))
+
+
+class _Check:
+    """One verification: what is compared, and what came of it so far."""
+
+    def __init__(
+        self,
+        lowered: LoweredModel,
+        program: Program,
+        eager: _Eager,
+        sample: Sample,
+        file: Path | None,
+        locate: Locate | None,
+    ):
+        self.lowered = lowered
+        self.program = program
+        self.eager = eager
+        self.sample = sample
+        self.file = file
+        self.locate = locate
+        self.names = sample.dimensions()
+        self.result = Verification("")
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The file, loaded when it is first run: after the module has."""
+        if self._session is None:
+            self._session = Session(self.lowered, self.file)
+            self.result.runtime = self._session.runtime
+        return self._session
+
+    def run(self, trial: Trial) -> None:
+        """Compares at the first sizes of the trial at which the module runs."""
+        if not trial.sizes:
+            self._note(f"no other size of {', '.join(trial.names)} was found for which the guards hold")
+        for sizes in trial.sizes:
+            if any(comparison.sizes == self._shown(sizes) for comparison in self.result.comparisons):
+                return
+            run = self._eager_run(sizes, trial.names)
+            if run is not None:
+                self._compare(run, trial.names)
+                return
+
+    def _eager_run(self, sizes: Sizes, moved: Sequence[str]) -> _Run | None:
+        """A run of the module on the first data that it takes; None where it takes none at sizes of our choice.
+
+        Raises ExportError at the caller's own sizes.
+        """
+        failure: BaseException | None = None
+        tried = 0
+        for arguments in attempts(self.sample, sizes):
+            state = torch.get_rng_state()
+            try:
+                return _Run(sizes, arguments, state, self.eager(arguments))
+            except (Exception, SystemExit) as error:  # the caller's own code may raise anything
+                failure, tried = failure or error, tried + 1
+        assert failure is not None
+        fault = _not_running(failure, _at(self._shown(sizes)), tried)
+        if not moved:
+            raise fault from failure
+        self._note(f"{fault.location}: {fault.message}" if fault.location else fault.message)
+        return None
+
+    def _compare(self, run: _Run, moved: Sequence[str]) -> None:
+        tolerance = tolerances(self.program, self.session.in_float32)[self.program.output()]
+        found = self.session.run(flat_tensors(run.arguments))
+        outputs = self.lowered.proto.graph.output
+        shown = self._shown(run.sizes)
+        faults: dict[int, str] = {}
+        for index, (output, ours, theirs) in enumerate(zip(outputs, found, run.expected, strict=True)):
+            if (wrong := _dtype_fault(output, theirs)) is not None:
+                raise self._disagreement(run, f"output {output.name}{_at(shown)} {wrong}", moved)
+            if (fault := fault_of(ours, theirs, tolerance)) is not None:
+                faults[index] = fault
+        excused = self._excused(run, found, faults, tolerance) if faults else {}
+        for index, fault in faults.items():
+            if index not in excused:
+                raise self._disagreement(run, f"output {outputs[index].name}{_at(shown)} {fault}", moved)
+        for index, (output, ours) in enumerate(zip(outputs, found, strict=True)):
+            theirs = excused.get(index, run.expected[index])
+            self.result.comparisons.append(Comparison(output.name, shown, *distance(ours, theirs)))
+
+    def _excused(
+        self, run: _Run, found: Sequence[Array], faults: Mapping[int, str], tolerance: float
+    ) -> dict[int, torch.Tensor]:
+        """By output, what the module may give as rightly, where that is what the file gives."""
+        excused: dict[int, torch.Tensor] = {}
+
+        def excuse(index: int, result: torch.Tensor, about: str) -> None:
+            excused[index] = result
+            self._note(f"output {self.lowered.proto.graph.output[index].name} differs in {about}")
+
+        for alternative in ALTERNATIVES:
+            results = self._again(run, alternative.inside())
+            for index in faults.keys() - excused.keys():
+                if results is not None and fault_of(found[index], results[index], tolerance) is None:
+                    excuse(index, results[index], alternative.about)
+        least, most = (self._again(run, end.inside()) for end in (DISTANCES_FROM, DISTANCES_TO))
+        for index in faults.keys() - excused.keys():
+            if least is not None and most is not None:
+                nearest = between(found[index], [run.expected[index], least[index], most[index]])
+                if nearest is not None and fault_of(found[index], nearest, tolerance) is None:
+                    excuse(index, nearest, DISTANCES)
+        noting = Noting()
+        if faults.keys() - excused.keys() and self._again(run, noting) is not None:
+            for index in faults.keys() - excused.keys():
+                ours = torch.from_numpy(found[index].copy())
+                if noting.equally_good(run.expected[index], ours, tolerance):
+                    excuse(index, ours, POSITIONS)
+        return excused
+
+    def _again(self, run: _Run, inside: AbstractContextManager[Any]) -> list[torch.Tensor] | None:
+        """The module's result on the same data and random numbers, inside a block; None where it fails there."""
+        torch.set_rng_state(run.state)
+        try:
+            with inside:
+                return self.eager(run.arguments)
+        except (Exception, SystemExit):  # the caller's own code may raise anything
+            return None
+
+    def _disagreement(self, run: _Run, message: str, moved: Sequence[str]) -> TracerError:
+        """The error for outputs that differ, which blames what is to blame."""
+        once_more = self._again(run, nullcontext())
+        if once_more is None or not _equal(once_more, run.expected):
+            return VerificationError(
+                "the module gives another result each time on the same data, with the same random numbers of torch, "
+                "so it cannot be compared",
+                remedy="make the forward depend on its inputs alone",
+            )
+        torch.manual_seed(1)
+        otherwise = self.eager(run.arguments)
+        if not _equal(otherwise, run.expected):
+            return VerificationError(
+                "the module gives another result each time, as it draws random numbers, so it cannot be compared",
+                remedy="make the random numbers an input of the model",
+            )
+        remedy = "try --no-fold-batchnorm or another --opset, and report the model"
+        if moved:
+            message += f"; at the sampled sizes {_listed(self._shown(self.program.log.sampled))} it agrees"
+            remedy = f"give fixed sizes for {', '.join(moved)}, and report the model"
+        torch.set_rng_state(run.state)
+        if self.locate is None:
+            return VerificationError(message, remedy=remedy)
+        args, kwargs = run.arguments
+        with self.eager.fresh() as module:
+            origin = self.locate(module, cloned(args), cloned(kwargs))
+        error = VerificationError(f"{message}; {origin.text}", remedy=remedy)
+        return error if origin.location is None else error.placed(origin.location, origin.operation)
+
+    def _shown(self, sizes: Mapping[str, int]) -> Sizes:
+        return {name: sizes[name] for name in self.names}
+
+    def _note(self, text: str) -> None:
+        if text not in self.result.notes:
+            self.result.notes.append(text)
+
+
+def _dtype_fault(output: onnx.ValueInfoProto, expected: torch.Tensor) -> str | None:
+    found = output.type.tensor_type.elem_type
+    if found == onnx_type(expected.dtype):
+        return None
+    return f"is {onnx.helper.tensor_dtype_to_np_dtype(found)}, but the module gives {expected.dtype}"
+
+
+def _not_running(error: BaseException, at: str, tried: int) -> TracerError:
+    """The error for a module that does not run on any data that was tried."""
+    inside = [place for place in traceback.walk_tb(error.__traceback__) if is_user_code(place[0].f_code)]
+    return ExportError(
+        f"the module itself does not run{at}: {type(error).__name__}: {_first_line(error)}"
+        + (f" (nor on {tried - 1} other inputs that were made up)" if tried > 1 else ""),
+        remedy="make it run on this sample" + (", or give tensors that it runs on as the sample" if tried > 1 else ""),
+    ).placed(Location("", source_line(*inside[-1]) if inside else None))
+
+
+def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(left, right, strict=True))
+
+
+def _at(sizes: Mapping[str, int]) -> str:
+    return f" at {_listed(sizes)}" if sizes else ""
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,150 @@
+"""The steps from the resolved model to its ONNX graph: by our own lowerings, or through torch's exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from passes.errors import ExportError, InputError, UnsupportedOpError
+from passes.files.metadata import annotate, check_metadata
+from passes.isolation.copy_on_write import running_copy
+from passes.isolation.own_randomness import own_random_state, own_randomness, python_randomness_kept
+from passes.isolation.torch_state import TORCH_STATE
+from passes.lowering.interface_names import InterfaceNames, interface_names
+from passes.lowering.onnx_lowering import OnnxLowering
+from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
+from passes.lowering.torch_exporter import export_through_torch
+from passes.onnx.opsets import SUPPORTED_OPSETS
+from passes.program.pipeline import Stage
+from passes.stages.eager_rewrite import EagerRewrite
+from passes.stages.simplification import Simplification
+from passes.values.nested import leaves
+from tracer.edge.source_lines import current_source
+from tracer.steps.work import CallersPasses, Work, of_caller
+from tracer.version import __version__
+
+ROUTES = ("auto", "direct", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """How the resolved model becomes ONNX. Raises InputError where that is not possible."""
+
+    opset: int
+    route: str
+    metadata: Mapping[str, str]
+    input_names: Sequence[str] | None
+    output_names: Sequence[str] | None
+    fold_batchnorm: bool
+    passes: CallersPasses
+
+    def __post_init__(self) -> None:
+        if self.opset not in SUPPORTED_OPSETS:
+            first, last = SUPPORTED_OPSETS.start, SUPPORTED_OPSETS.stop - 1
+            raise InputError(
+                f"opset {self.opset!r} is not supported", remedy=f"use one of {first} to {last}; 20 is the default"
+            )
+        if self.route not in ROUTES:
+            raise InputError(f"there is no route {self.route!r}", remedy="use auto, direct or torch")
+        check_metadata(self.metadata)
+
+    @property
+    def direct_reason(self) -> str:
+        """Why the direct route was taken, where it was."""
+        return "asked for" if self.route == "direct" else "every operation has a direct lowering"
+
+
+def export(work: Work, options: ExportOptions) -> None:
+    """Leaves the ONNX graph of the resolved model, by the route that was asked for, or else the first that holds.
+
+    Raises UnsupportedOpError where no such route holds.
+    """
+    names = prepare_graph(work, options)
+    if options.route == "torch":
+        lower_through_torch(work, options, names, "asked for")
+    elif options.route == "direct":
+        lower_directly(work, options, names)
+    else:
+        try:
+            lower_directly(work, options, names)
+        except UnsupportedOpError as blocked:
+            lower_in_spite_of(blocked, work, options, names)
+    annotate_graph(work, options)
+
+
+def export_directly(work: Work, options: ExportOptions) -> None:
+    """Leaves the ONNX graph by the direct route alone. Raises UnsupportedOpError where it is blocked."""
+    names = prepare_graph(work, options)
+    lower_directly(work, options, names)
+    annotate_graph(work, options)
+
+
+def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
+    """The eager graph for inference, after the caller's passes, and what its inputs and outputs are called."""
+    rewrite, simplify = EagerRewrite(work.resolved), Simplification(options.fold_batchnorm)
+    work.run([rewrite, *of_caller(options.passes, Stage.EAGER), simplify], Stage.SHAPED)
+    return interface_names(work.program, options.input_names, options.output_names)
+
+
+def lower_directly(work: Work, options: ExportOptions, names: InterfaceNames) -> None:
+    """The direct route. Raises UnsupportedOpError with every operation that has no lowering."""
+    lowering = OnnxLowering(options.opset, names)
+    work.run([lowering], Stage.EAGER)
+    assert lowering.lowered is not None
+    work.lowered, work.route, work.route_reason = lowering.lowered, "direct", options.direct_reason
+
+
+def lower_in_spite_of(blocked: UnsupportedOpError, work: Work, options: ExportOptions, names: InterfaceNames) -> None:
+    """The torch route in place of the direct one; where it fails too, the error names what blocked both."""
+    try:
+        lower_through_torch(work, options, names, "; ".join(map(str, blocked.blockers)))
+    except ExportError as error:
+        message = f"neither route can export the model. {blocked.message}\nAnd {error.message}"
+        raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
+
+
+def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceNames, reason: str) -> None:
+    """The torch route: the whole resolved model through `torch.onnx.export`."""
+    pinned = pinned_sizes(work.log)
+    with own_randomness(0):
+        data = work.sample.data(work.log.sampled)
+    with work.timed("lowering"), TORCH_STATE, _followed_by_torch(work.resolved) as module:
+        work.lowered = export_through_torch(
+            module.eval(),
+            [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)],
+            work.sample.filled,
+            state=work.program.state(),
+            dynamic_axes=[
+                {axis: name for axis, name in axes.items() if name not in pinned} for axes in work.sample.dynamic_axes()
+            ],
+            opset=options.opset,
+            names=names,
+            log=work.log,
+            current_source=partial(current_source, export_through_torch.__code__),
+        )
+    work.route, work.route_reason = "torch", reason
+
+
+def annotate_graph(work: Work, options: ExportOptions) -> None:
+    """Writes into the graph and the report what is known only now: the guards, the sizes that they pin, the route."""
+    pinned = pinned_sizes(work.log)
+    if pinned:
+        write_as_fixed(work.lowered, work.program, pinned)
+    annotate(work.lowered, work.program, metadata=options.metadata, version=__version__, route=work.route)
+    work.report.guards, work.report.pinned = work.log.guards, pinned
+    work.report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file
+
+
+@contextmanager
+def _followed_by_torch(resolved: nn.Module) -> Iterator[nn.Module]:
+    """A copy of the model that torch's exporter may follow inside the block."""
+    with own_random_state(), python_randomness_kept(), running_copy(resolved) as module:
+        yield module
+
+
+__all__ = ["ExportOptions", "export", "export_directly"]

@@ -1,0 +1,148 @@
+"""The state that the steps of a command share: one model on its way, and what each step has left of it.
+
+A command (`tracer/commands/step_lists.py`) is a list of steps. The first is `follow_sample`; those after it are in
+`resolving.py`, `exporting.py` and `delivery.py`. Each takes the `Work`, and leaves there what the next ones need.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from passes import ops  # noqa: F401  registers every op
+from passes.errors import InputError, LazyResolutionError, TracerError, TracerWarning
+from passes.isolation.torch_state import TORCH_STATE
+from passes.program.pipeline import Pass, PassResult, Pipeline, Stage
+from passes.program.program import Program
+from passes.sizes.guards import GuardLog
+from passes.stages.caller_pass import CallerPass
+from tracer.capture.ladder import follow
+from tracer.edge.source_lines import callers_level
+from tracer.inputs.sample import Sample, bind_sample, check_sample
+from tracer.reports.report import Report, build_report
+
+if TYPE_CHECKING:
+    from passes.onnx.lowered_model import LoweredModel
+    from tracer.checking.verification import Verification
+
+CallersPasses = Sequence[Pass | Callable[[Program], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The sample as the caller gives it. A model can be followed from it more than once."""
+
+    args: Any
+    kwargs: Mapping[str, Any] | None
+    dynamic_shapes: Any
+    dims: Mapping[str, int] | None
+    strict: bool
+    file_names: Sequence[str] | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Work:
+    """One model on its way.
+
+    The first fields are there once the model is followed. Each of the others is what a step leaves, and is not there
+    before: the report, the model whose lazy layers are resolved, its ONNX graph and the route that gave it, and how
+    far file and model agree. `timings` holds the seconds of each step.
+    """
+
+    model: nn.Module
+    request: Request
+    sample: Sample
+    log: GuardLog
+    program: Program
+    timings: dict[str, float]
+    report: Report = field(init=False)
+    resolved: nn.Module = field(init=False)
+    lowered: LoweredModel = field(init=False)
+    route: str = field(init=False)
+    route_reason: str = field(init=False)
+    verification: Verification | None = None
+
+    def run(self, passes: Sequence[Pass], start: Stage) -> None:
+        """Runs passes on the program, which is at the stage `start`; the sample must still meet every guard."""
+        self.note(Pipeline(passes, start).run(self.program))
+        check_sample(self.log)
+
+    def note(self, results: Sequence[PassResult]) -> None:
+        """Adds the time of each pass to the timings."""
+        for result in results:
+            self.timings[result.name] = self.timings.get(result.name, 0.0) + result.seconds
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Adds the time of the block to that of the step."""
+        started = time.perf_counter()
+        yield
+        self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - started
+
+
+def follow_sample(model: nn.Module, request: Request) -> Work:
+    """The first step: the model's program with a value on every node.
+
+    Raises TracerError; LazyResolutionError where the sample misses a lazy layer, if that is refused.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module",
+            remedy="pass an instance of your model class",
+        )
+    started = time.perf_counter()
+    log = GuardLog()
+    sample = bind_sample(
+        model, request.args, request.kwargs, request.dynamic_shapes, request.dims, log, request.file_names
+    )
+    with TORCH_STATE, _report_of_failure(type(model).__name__):
+        program, results = follow(model, sample, log)
+        check_sample(log)
+    work = Work(model, request, sample, log, program, {})
+    work.note(results)
+    work.timings["capture"] = time.perf_counter() - started - sum(work.timings.values())
+    if program.unreached:
+        listed = ", ".join(program.unreached)
+        message = f"the sample never reaches the lazy layers {listed}"
+        if request.strict:
+            raise LazyResolutionError(message, remedy="give a sample that reaches them, or remove them")
+        warnings.warn(
+            f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=callers_level()
+        )
+    return work
+
+
+def run_callers_passes(work: Work, passes: CallersPasses, stage: Stage) -> None:
+    """Runs the caller's passes on a program of that stage."""
+    work.run(of_caller(passes, stage), stage)
+
+
+def report_program(work: Work) -> None:
+    """Leaves the report of the program as it is now."""
+    work.report = build_report(work.program, type(work.model).__name__)
+
+
+def of_caller(passes: CallersPasses, stage: Stage) -> list[Pass]:
+    """The caller's passes, of which those that are mere functions run at a stage and keep it."""
+    return [step if isinstance(step, Pass) else CallerPass(step, stage, stage) for step in passes]
+
+
+@contextmanager
+def _report_of_failure(model_name: str) -> Iterator[None]:
+    """An error of the block gets the report of what was known before it."""
+    try:
+        yield
+    except TracerError as error:
+        if error.program is not None:
+            error.program.keep_known()
+            error.report, error.program = build_report(error.program, model_name), None
+        raise
+
+
+__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "of_caller", "report_program", "run_callers_passes"]
