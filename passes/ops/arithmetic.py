@@ -399,6 +399,17 @@ def lower_logaddexp(emit: Emitter, input: Value, other: Value) -> Value:
     return emit.node("Where", emit.node("Equal", input, other), _doubled(emit, larger, input), smooth)
 
 
+@elementwise("logaddexp2", torch.logaddexp2, methods=("logaddexp2",), kinds="float", refuse=refuse_logaddexp)
+def lower_logaddexp2(emit: Emitter, input: Value, other: Value) -> Value:
+    """`max + log2(1 + 2^-|difference|)`, and the maximum itself where both are the same infinity."""
+    one, two = emit.scalar(1, input), emit.scalar(2, input)
+    larger = emit.node("Max", input, other)
+    gap = emit.node("Neg", emit.node("Abs", emit.node("Sub", input, other)))
+    natural = emit.node("Log", emit.node("Add", emit.node("Pow", two, gap), one))
+    smooth = emit.node("Add", larger, emit.node("Mul", natural, as_value(emit, 1 / math.log(2), input.dtype)))
+    return emit.node("Where", emit.node("Equal", input, other), emit.node("Add", larger, one), smooth)
+
+
 def _doubled(emit: Emitter, larger: Value, input: Value) -> Value:
     """log(2 exp(x)) = x + log 2"""
     return emit.node("Add", larger, emit.constant(torch.tensor(2.0, dtype=torch.float64).log().to(input.dtype)))

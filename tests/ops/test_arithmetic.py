@@ -181,6 +181,8 @@ def test_powers(exponent: float, dtype: torch.dtype) -> None:
         lambda x, y, z: torch.lerp(x, y, z),
         lambda x, y, z: torch.hypot(x, y),
         lambda x, y, z: torch.logaddexp(x, y),
+        lambda x, y, z: torch.logaddexp2(x, y),
+        lambda x, y, z: x.logaddexp2(y[0]),
         lambda x, y, z: x.__add__(y).__rsub__(z),
         lambda x, y, z: x.mul_(y).div_(z),
         lambda x, y, z: x.floor_divide_(z),
@@ -196,6 +198,12 @@ def test_lowering_of_several(function: Callable[..., Any]) -> None:
     x, y, z = torch.randn(2, 3), torch.randn(2, 3), torch.rand(2, 3) + 0.5
     assert_shape_matches(function, x, y, z)
     assert_lowering_matches(function, x, y, z)
+
+
+@pytest.mark.parametrize("function", [torch.logaddexp, torch.logaddexp2])
+def test_sums_of_powers_at_their_ends(function: Callable[..., Any]) -> None:
+    ends = torch.tensor([-torch.inf, -1e30, 0.0, 1e30, torch.inf])
+    assert_lowering_matches(function, ends[:, None], ends)
 
 
 @pytest.mark.parametrize("left", DTYPES)
