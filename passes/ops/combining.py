@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
 
 
+# At least so many axes ------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class AtLeast(Record[T]):
     tensors: T | Sequence[T]
-
-
-# At least so many axes ------------------------------------------------------------------------------
 
 
 def _at_least(least: int) -> None:

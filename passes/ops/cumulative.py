@@ -15,12 +15,13 @@ from passes.errors import check
 from passes.ops.arithmetic import SINCE_14
 from passes.ops.assignment import counted
 from passes.ops.axes import axis_of
+from passes.ops.extremes import lower_extreme, position_along
 from passes.ops.integer_reduction import running_products
 from passes.ops.joining import joined
 from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.ops.reduction import lower_extreme, position_along, sum_dtype
+from passes.ops.reduction import sum_dtype
 from passes.sizes.dimension import Size
 from passes.values.spec import TensorSpec
 
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
 
 
+# Sums and products ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Running(Record[T]):
     input: T
     dim: int
     dtype: torch.dtype | None = None
-
-
-# Sums and products ----------------------------------------------------------------------------------
 
 
 def _running(name: str, lowering: Callable[[Emitter, Value, Value, int], Value]) -> None:
@@ -115,13 +116,13 @@ def lower_logcumsumexp(emit: Emitter, call: Logcumsumexp[Value]) -> Value:
     return emit.reduce("ReduceLogSumExp", _prefixes(emit, input, input, axis, -torch.inf), [axis + 1], False)
 
 
+# Extremes -------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class RunningExtreme(Record[T]):
     input: T
     dim: int
-
-
-# Extremes -------------------------------------------------------------------------------------------
 
 
 def _running_extreme(name: str, word: str) -> None:
