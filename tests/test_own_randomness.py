@@ -133,3 +133,26 @@ def test_without_a_seed_the_global_state_moves_as_in_a_dry_run() -> None:
     found = tracer.resolve(Folded(), tracer.spec(2, 3, 6, 6))
     assert torch.equal(torch.get_rng_state(), after)
     assert all(torch.equal(found.state_dict()[key], value) for key, value in expected.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["reset_parameters", "reset_running_stats"])
+def test_a_norm_that_draws_when_it_is_reset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own resets of norms draw nothing; others in their places may, and draw as in a dry run."""
+    own = getattr(nn.modules.batchnorm._NormBase, name)
+
+    def drawn(self: Any) -> None:
+        own(self)
+        if self.running_mean is not None and not nn.parameter.is_lazy(self.running_mean):
+            self.running_mean.data.normal_()
+
+    monkeypatch.setattr(nn.LazyBatchNorm2d, name, drawn)
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
+
+    expected = dry_run(model(), (2, 3, 5, 5), 7)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    found = tracer.resolve(model(), tracer.spec(2, 3, 5, 5), seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same(found, expected)

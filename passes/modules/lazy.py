@@ -144,15 +144,30 @@ def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
             tensor.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
     reset: Any = module.reset_parameters
     with torch.no_grad():
-        if isinstance(module, nn.modules.batchnorm._NormBase):  # which draws nothing
-            if module.num_batches_tracked is not None:
-                module.num_batches_tracked.zero_()  # it has a value, whose memory may be the original's
+        if _resets_without_drawing(module):
+            batches: Any = module.num_batches_tracked
+            if batches is not None:
+                batches.zero_()  # it has a value, whose memory may be the original's
             with torch._C._DisableTorchDispatch():
                 reset()
         else:
             reset()
     end_laziness(module)
     return True
+
+
+# How torch itself resets a norm: to zeros and ones. Noted here, before anyone can put others in their places.
+_RESETS_OF_NORMS = {
+    "reset_parameters": nn.modules.batchnorm._LazyNormBase.reset_parameters,
+    "reset_running_stats": nn.modules.batchnorm._NormBase.reset_running_stats,
+}
+
+
+def _resets_without_drawing(module: nn.Module) -> bool:
+    """Whether it is a norm that resets itself as torch does, and so draws nothing."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) and all(
+        getattr(getattr(module, name), "__func__", None) is torchs for name, torchs in _RESETS_OF_NORMS.items()
+    )
 
 
 _UNINITIALIZED = frozenset({nn.UninitializedParameter, nn.UninitializedBuffer})

@@ -35,16 +35,7 @@ class LocalResponseNorm(Record[T]):
 local_response_norm = Op("local_response_norm", LocalResponseNorm, functions=(F.local_response_norm,))
 
 
-@dataclass(frozen=True, slots=True)
-class CrossMapLrn(Record[T]):
-    input: T
-    size: int
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 1.0
-
-
-cross_map_lrn = Op("cross_map_lrn", CrossMapLrn)
+cross_map_lrn = Op("cross_map_lrn", LocalResponseNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +68,7 @@ def local_response_norm_shape(call: LocalResponseNorm[TensorSpec]) -> TensorSpec
 
 
 @cross_map_lrn.shape
-def cross_map_lrn_shape(call: CrossMapLrn[TensorSpec]) -> TensorSpec:
+def cross_map_lrn_shape(call: LocalResponseNorm[TensorSpec]) -> TensorSpec:
     input = call.input
     check_floating(input)
     check(input.ndim == 4, "expected an input of 4 axes, found {}", input.ndim)
@@ -105,7 +96,7 @@ def lower_local_response_norm(emit: Emitter, call: LocalResponseNorm[Value]) -> 
 
 
 @cross_map_lrn.lower
-def lower_cross_map_lrn(emit: Emitter, call: CrossMapLrn[Value]) -> Value:
+def lower_cross_map_lrn(emit: Emitter, call: LocalResponseNorm[Value]) -> Value:
     """A product with the matrix that says which channels count for which.
 
     torch's running sum takes channels up to `reach` around, and never drops channel 0 again.

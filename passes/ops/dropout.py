@@ -42,14 +42,7 @@ class Dropout(Record[T]):
 dropout = Op("dropout", Dropout, functions=(F.dropout, F.dropout2d, F.dropout3d), random=True, view=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Dropout1d(Record[T]):
-    input: T
-    p: float = 0.5
-    training: bool = True
-
-
-dropout1d = Op("dropout1d", Dropout1d, functions=(F.dropout1d,), random=True, view=True)
+dropout1d = Op("dropout1d", Dropout, functions=(F.dropout1d,), random=True, view=True)
 
 
 @identity.module(nn.Identity)
@@ -88,9 +81,9 @@ def dropout_shape(call: Dropout[TensorSpec]) -> TensorSpec:
 
 
 @dropout1d.shape
-def dropout1d_shape(call: Dropout1d[TensorSpec]) -> TensorSpec:
+def dropout1d_shape(call: Dropout[TensorSpec]) -> TensorSpec:
     check(call.input.ndim in (2, 3), "dropout1d needs an input of 2 or 3 axes, found {}", call.input.ndim)
-    return dropout_shape(Dropout(call.input, call.p))
+    return dropout_shape(call)
 
 
 @identity.lower

@@ -143,27 +143,21 @@ for _name, (_functions, _ranks) in PRODUCTS.items():
     _product(_name, _functions, _ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class Rmatmul(Record[T]):
-    input: T
-    other: T
-
-
-rmatmul = Op("rmatmul", Rmatmul, methods=("__rmatmul__",))
+rmatmul = Op("rmatmul", Product, methods=("__rmatmul__",))
 
 
 @rmatmul.shape
-def rmatmul_shape(call: Rmatmul[TensorSpec]) -> TensorSpec:
+def rmatmul_shape(call: Product[TensorSpec]) -> TensorSpec:
     return multiplied(call.other, call.input)
 
 
 @rmatmul.cost
-def rmatmul_cost(result: TensorSpec, call: Rmatmul[TensorSpec]) -> Size:
+def rmatmul_cost(result: TensorSpec, call: Product[TensorSpec]) -> Size:
     return result.numel() * call.other.shape[-1]
 
 
 @rmatmul.lower
-def lower_rmatmul(emit: Emitter, call: Rmatmul[Value]) -> Value:
+def lower_rmatmul(emit: Emitter, call: Product[Value]) -> Value:
     return _lower_product(emit, call.other, call.input)
 
 

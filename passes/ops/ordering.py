@@ -82,15 +82,7 @@ class Sort(Record[T]):
 sort = Op("sort", Sort, functions=(torch.sort,), methods=("sort",))
 
 
-@dataclass(frozen=True, slots=True)
-class Argsort(Record[T]):
-    input: T
-    dim: int = -1
-    descending: bool = False
-    stable: bool | None = None
-
-
-argsort = Op("argsort", Argsort, functions=(torch.argsort,), methods=("argsort",))
+argsort = Op("argsort", Sort, functions=(torch.argsort,), methods=("argsort",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +105,12 @@ def lower_sort(emit: Emitter, call: Sort[Value]) -> tuple[Value, Value]:
 
 
 @argsort.shape
-def argsort_shape(call: Argsort[TensorSpec]) -> TensorSpec:
-    return sort_shape(Sort(call.input, call.dim, call.descending))[1]
+def argsort_shape(call: Sort[TensorSpec]) -> TensorSpec:
+    return sort_shape(call)[1]
 
 
 @argsort.lower
-def lower_argsort(emit: Emitter, call: Argsort[Value]) -> Value:
+def lower_argsort(emit: Emitter, call: Sort[Value]) -> Value:
     return top(emit, call.input, None, call.dim, call.descending)[1]
 
 

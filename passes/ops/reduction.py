@@ -173,26 +173,18 @@ for _accumulated in ACCUMULATIONS:
     _accumulation(*_accumulated)
 
 
-@dataclass(frozen=True, slots=True)
-class Nanmean(Record[T]):
-    input: T
-    dim: Dims = None
-    keepdim: bool = False
-    dtype: torch.dtype | None = None
-
-
-nanmean = Op("nanmean", Nanmean, functions=(torch.nanmean,), methods=("nanmean",))
+nanmean = Op("nanmean", Accumulation, functions=(torch.nanmean,), methods=("nanmean",))
 
 
 @nanmean.shape
-def nanmean_shape(call: Nanmean[TensorSpec]) -> TensorSpec:
+def nanmean_shape(call: Accumulation[TensorSpec]) -> TensorSpec:
     input = call.input
     check(category(input.dtype) >= 2, "nanmean needs a floating-point input, found {}", input)
     return reduced(input, call.dim, call.keepdim, mean_dtype(input, call.dtype))
 
 
 @nanmean.lower
-def lower_nanmean(emit: Emitter, call: Nanmean[Value]) -> Value:
+def lower_nanmean(emit: Emitter, call: Accumulation[Value]) -> Value:
     """The sum of what is a number, over how many there are."""
     value = emit.cast(call.input, emit.result.dtype)
     numbers = emit.node("Not", emit.node("IsNaN", value))

@@ -36,15 +36,7 @@ log_softmax = Op(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Softmin(Record[T]):
-    input: T
-    dim: int | None = None
-    dtype: torch.dtype | None = None
-    _stacklevel: int = 3
-
-
-softmin = Op("softmin", Softmin, functions=(F.softmin,))
+softmin = Op("softmin", Softmax, functions=(F.softmin,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +77,9 @@ def softmax_shape(call: Softmax[TensorSpec]) -> TensorSpec:
 
 
 @softmin.shape
-def softmin_shape(call: Softmin[TensorSpec]) -> TensorSpec:
+def softmin_shape(call: Softmax[TensorSpec]) -> TensorSpec:
     check(call.input.dtype != torch.bool, "softmin negates its input, which is bool")
-    return softmax_shape(Softmax(call.input, call.dim, call.dtype))
+    return softmax_shape(call)
 
 
 @softmax.lower
@@ -111,7 +103,7 @@ def _log_softmax_of_double(emit: Emitter, value: Value, axis: int) -> Value:
 
 
 @softmin.lower
-def lower_softmin(emit: Emitter, call: Softmin[Value]) -> Value:
+def lower_softmin(emit: Emitter, call: Softmax[Value]) -> Value:
     """softmax(-x); the negation comes before the cast, as in torch, where unsigned integers wrap around."""
     if call.input.dtype == torch.uint8:
         emit.unsupported("softmin of uint8: ONNX does not negate unsigned integers")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 
 class DynamicSizeError(Exception):
     """A fixed integer was needed where a named dimension stands."""
@@ -16,9 +18,9 @@ class DynamicSize:
     __slots__ = ()
 
     @property
+    @abstractmethod
     def hint(self) -> int:
         """The value at the sampled sizes."""
-        raise NotImplementedError
 
 
 def hint(size: int | DynamicSize) -> int:
