@@ -229,7 +229,7 @@ class TestInspect:
         monkeypatch.setenv("COLUMNS", "20")
         status, out, err = shell.run("inspect", "net.py:Net", "-i", "Nx20", "--program")
         assert (status, err) == (0, "the file is loaded\n")
-        assert out.startswith("program Net\nsizes\n  N = 2\ninputs\n  %x = input x  : float32[N, 20]\nlazies\n")
+        assert out.startswith("shaped program Net\nsizes\n  N = 2\ninputs\n  %x = input x  : float32[N, 20]\nlazies\n")
         assert "\n  %first = module first(%x)  : float32[N, 8]  at net.py:17\n" in out
         facts = json.loads(shell.run("inspect", "net.py:Net", "-i", "Nx20", "--program", "--json", "-")[1])
         assert facts["program"] == out

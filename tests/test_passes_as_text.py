@@ -10,15 +10,16 @@ from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
 from passes.ops.op import FUNCTIONS, METHODS, MODULES
-from passes.program.pipeline import Pass, Pipeline, Stage
-from passes.program.program import CALL, Program
+from passes.program.notes import CALL
+from passes.program.pipeline import Pass, run_pass
+from passes.program.stages import Eager, Shaped
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.text.parsing import parse_program
 from passes.text.printing import print_program
 
 HEADER = """\
-program Model
+eager program Model
 sizes
   N = 2
 inputs
@@ -46,14 +47,15 @@ class Model(nn.Module):
         self.relu, self.identity, self.drop, self.drop1d = nn.ReLU(), nn.Identity(), nn.Dropout(), nn.Dropout1d()
 
 
-def parsed(text: str, root: nn.Module) -> Program:
-    return parse_program(HEADER + textwrap.dedent(text).lstrip("\n"), root)
+def parsed(text: str, root: nn.Module) -> Eager:
+    program = parse_program(HEADER + textwrap.dedent(text).lstrip("\n"), root)
+    assert isinstance(program, Eager)
+    return program
 
 
-def after(step: Pass, program: Program) -> str:
+def after(step: Pass[Eager, Eager], program: Eager) -> str:
     """What follows the inputs in the text of a program that a pass has run on."""
-    Pipeline([step], start=Stage.EAGER).run(program)
-    text = print_program(program)
+    text = print_program(run_pass(step, program)[0])
     assert text.startswith(HEADER)
     return text.removeprefix(HEADER)
 
@@ -132,12 +134,12 @@ def test_identities(row: Identity) -> None:
     operand = row.gone.partition("(")[2].split(",")[0].rstrip(")")
     shape = {"%vector": "float32[6]"}.get(operand, X)
     program = parsed(f"nodes\n  %same = {row.gone}  : {shape}\n  output %same\n", Model())
-    assert [node.meta[CALL].op.name for node in program.graph.nodes if CALL in node.meta] == [row.op]
+    assert [CALL.of(node).op.name for node in program.graph.nodes if CALL.on(node)] == [row.op]
     assert after(Simplification(), program) == f"nodes\n  output {operand}\n"
     if row.stays is not None:
         text = f"nodes\n  %other = {row.stays}\n  output %other\n"
         program = parsed(text, Model())
-        assert [node.meta[CALL].op.name for node in program.graph.nodes if CALL in node.meta] == [row.op]
+        assert [CALL.of(node).op.name for node in program.graph.nodes if CALL.on(node)] == [row.op]
         assert after(Simplification(), program) == text
 
 
@@ -350,12 +352,14 @@ nodes
 
 def test_eager_rewrite() -> None:
     """The calls of a module are numbered, and name the modules of the resolved model; nothing else is changed."""
-    header = HEADER.replace("Model", "Sequential")
+    header = HEADER.replace("Model", "Sequential").replace("eager", "shaped")
     program = parse_program(header + LAZY.lstrip("\n"), nn.Sequential(nn.LazyLinear(8), nn.ReLU()))
+    assert isinstance(program, Shaped)
     resolved = nn.Sequential(nn.Linear(144, 8), nn.ReLU())
-    assert EagerRewrite(resolved).run(program) == 2  # calls of what was lazy
+    eager, changes = EagerRewrite(resolved).run(program)
+    assert changes == 2  # calls of what was lazy
     numbered = LAZY.replace("%second = module 0(", "%second = module 0#1(").replace(
         "module 1(%second", "module 1#1(%second"
     )
-    assert print_program(program) == header + numbered.lstrip("\n")
-    assert {id(node.meta[CALL].module) for node in program.graph.nodes if CALL in node.meta} == set(map(id, resolved))
+    assert print_program(eager) == header.replace("shaped", "eager") + numbered.lstrip("\n")
+    assert {id(CALL.of(node).module) for node in eager.graph.nodes if CALL.on(node)} == set(map(id, resolved))

@@ -22,7 +22,10 @@ import tracer
 from passes.errors import LoadError
 from passes.lowering.interface_names import interface_names
 from passes.lowering.onnx_lowering import OnnxLowering
-from passes.program.program import CALL, LOCATION, ORDINAL, SPEC, Program
+from passes.program.notes import CALL, ORDINAL, PLACE, VALUE
+from passes.program.pipeline import run_pass
+from passes.program.program import Program
+from passes.program.stages import Captured, Eager, Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.sizes.guards import GuardLog, Location
 from passes.sizes.ratio import Ratio
@@ -122,27 +125,41 @@ def content(program: Program) -> dict[str, Any]:
     nodes = list(program.graph.nodes)
     return {
         "nodes": [
-            (node.op, node.name, node.target, repr(node.args), repr(dict(node.kwargs)), repr(node.meta.get(SPEC)))
+            (node.op, node.name, node.target, repr(node.args), repr(dict(node.kwargs)), repr(VALUE.get(node)))
             for node in nodes
         ],
-        "places": [node.meta.get(LOCATION) for node in nodes],
-        "calls": [(node.meta[CALL].op, repr(node.meta[CALL].record)) for node in nodes if CALL in node.meta],
-        "ordinals": [node.meta.get(ORDINAL) or 0 for node in nodes],
+        "places": [PLACE.get(node) for node in nodes],
+        "calls": [(CALL.of(node).op, repr(CALL.of(node).record)) for node in nodes if CALL.on(node)],
+        "ordinals": [ORDINAL.get(node) or 0 for node in nodes],
         "guards": log.guards,
         "facts": [(repr(fact.formula), fact.relation, fact.condition) for fact in log.facts.assumed],
         "sampled": (log.sampled, log.given),
         "lazies": [(layer.path, repr(layer), layer.location) for layer in program.lazies.values()],
-        "inferred": list(map(repr, program.inferred.values())),
-        "draws": [repr(draw) for draw in program.draws],
-        "lists": (program.unreached, program.rungs, program.whole, program.folds, program.left_behind),
-        "read": list(program.read),
-        "draws in Python": program.draws_in_python,
+        "lists": (program.rungs, program.whole, program.left_behind, list(program.read)),
+        "stage": Eager
+        if isinstance(program, Eager)
+        else type(program),  # what is lowered has the text of its eager one
+        **content_of_stage(program),
     }
+
+
+def content_of_stage(program: Program) -> dict[str, Any]:
+    if isinstance(program, Shaped):
+        return {
+            "inferred": list(map(repr, program.inferred.values())),
+            "draws": (list(map(repr, program.draws)), program.draws_in_python),
+            "unreached": program.unreached,
+        }
+    return {"unreached": program.unreached, "folds": program.folds} if isinstance(program, Eager) else {}
+
+
+def added(program: Program) -> dict[str, nn.Module]:
+    return program.added if isinstance(program, Eager) else {}
 
 
 def assert_round_trip(program: Program) -> None:
     text = print_program(program)
-    parsed = parse_program(text, program.root, program.constants, program.added)
+    parsed = parse_program(text, program.root, program.constants, added(program))
     assert print_program(parsed) == text
     assert content(parsed) == content(program)
     assert all(line.isprintable() for line in text.splitlines())
@@ -189,12 +206,11 @@ def test_a_parsed_program_is_lowered_as_its_original() -> None:
     """Also where a layer is one that a pass has made."""
     conversion = tracer.convert(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6), verify=False)
     program = conversion.program
-    parsed = parse_program(print_program(program), program.root, program.constants, program.added)
-    lowering = OnnxLowering(20, interface_names(parsed, None, None))
-    lowering.run(parsed)
-    assert lowering.lowered is not None
-    assert lowering.lowered.proto.graph == conversion.lowered.proto.graph
-    assert list(lowering.lowered.weights) == list(conversion.lowered.weights) == ["conv_norm.weight", "conv_norm.bias"]
+    parsed = parse_program(print_program(program), program.root, program.constants, added(program))
+    assert isinstance(parsed, Eager)
+    lowered = run_pass(OnnxLowering(20, interface_names(parsed, None, None)), parsed)[0].model
+    assert lowered.proto.graph == conversion.lowered.proto.graph
+    assert list(lowered.weights) == list(conversion.lowered.weights) == ["conv_norm.weight", "conv_norm.bias"]
 
 
 @pytest.mark.parametrize(
@@ -289,21 +305,21 @@ def test_arguments_and_places_come_back(argument: Any, keyword: str, source: str
     nodes = {f"%{name}": graph.placeholder(name) for name in ("x", "y")}
     argument = map_structure(argument, lambda leaf: nodes.get(leaf, leaf) if isinstance(leaf, str) else leaf)
     node = graph.create_node("call_function", torch.cat, (argument, nodes["%x"]), {keyword: argument})
-    node.meta[LOCATION] = Location(path, source)
-    graph.output(node).meta[LOCATION] = Location()
+    PLACE.put(node, Location(path, source))
+    PLACE.put(graph.output(node), Location())
     for placeholder in nodes.values():
-        placeholder.meta[LOCATION] = Location()
+        PLACE.put(placeholder, Location())
     log = GuardLog()
     log.location = Location(path)
     log.record(f"{source} == {path}", dynamic=True)
     log.record(path, dynamic=False)
-    assert_round_trip(Program(graph, nn.Module(), log, left_behind=[path]))
+    assert_round_trip(Captured(graph, nn.Module(), log, left_behind=[path]))
 
 
 # What is no program -------------------------------------------------------------------------------
 
 TEXT = """\
-program Sequential
+shaped program Sequential
 sizes
   N = 2
 inputs
@@ -317,9 +333,13 @@ nodes
   %cat = function torch.cat([%first, %first], dim=1)  : float32[N, 8]  at net.py:7
   output %cat
 """
+MISSED = 'expected "program", found modul Sequential'
+UNKNOWN_STAGE = "expected captured, shaped, eager, found sharp program Sequential"
+NOTHING_BEFORE = "expected the stage, 'program' and the name of the model's class, found %x"
 BAD = [
-    ("program Sequential", "modul Sequential", "line 1: column 1: expected \"program\", found modul Sequential"),
-    ("program Sequential", "  %x", "line 1: column 3: expected 'program' and the name of the model's class, found %x"),
+    ("shaped program Sequential", "shaped modul Sequential", f"line 1: column 8: {MISSED}"),
+    ("shaped program Sequential", "sharp program Sequential", f"line 1: column 1: {UNKNOWN_STAGE}"),
+    ("shaped program Sequential", "  %x", f"line 1: column 3: {NOTHING_BEFORE}"),
     ("sizes\n  N = 2", "sizes\n  N = two", "line 3: column 7: expected a size, found two"),
     ("sizes\n  N = 2\n", "", "line 3: column 27: expected a size, found N, 6]"),
     ("sizes\n", "", "line 2: column 3: expected a section, found N = 2"),

@@ -33,7 +33,7 @@ from passes.modules.batchnorm_folding import Fold
 from passes.onnx.emitter import raw_bytes
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import ONNX_TYPES
-from passes.program.program import Program
+from passes.program.stages import Eager
 from passes.stages.loading_code import loading_code
 from passes.values.spec import TensorSpec
 
@@ -49,7 +49,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             raise InputError(f"the metadata key {key} begins with {PREFIX}", remedy="choose another key")
 
 
-def annotate(lowered: LoweredModel, program: Program, *, metadata: Mapping[str, str], version: str, route: str) -> None:
+def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, str], version: str, route: str) -> None:
     """Writes the caller's entries and ours into the model's properties."""
     graph = lowered.proto.graph
     signature = {
@@ -83,7 +83,7 @@ class WeightTable:
     loading: list[str] = field(default_factory=list)
 
     @staticmethod
-    def of(lowered: LoweredModel, program: Program) -> WeightTable:
+    def of(lowered: LoweredModel, program: Eager) -> WeightTable:
         state = program.state()
         names = {id(tensor): name for name, tensor in lowered.weights.items()}
         initializers = {key: names[id(tensor)] for key, tensor in state.items() if id(tensor) in names}

@@ -8,42 +8,42 @@ initializer asks for. What is held at a time is one layer, and the layers that w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from passes.modules.batchnorm_folding import Fold
-from passes.modules.lazy import own_tensors
+from passes.modules.lazy import LazyLayer, own_tensors
 from passes.onnx.lowered_model import LoweredModel
-from passes.program.program import Program
+from passes.program.stages import Eager, Lowered, Shaped
 from passes.stages.lazy_resolution import draw_layers
 
 
-def lazy_bytes(program: Program) -> int:
+def lazy_bytes(program: Shaped) -> int:
     """How many bytes the weights of the program's lazy layers take."""
     specs = program.inferred.values()
     return sum(size * spec.dtype.itemsize for spec in specs if isinstance(size := spec.numel(), int))
 
 
-def streamed(program: Program, lowered: LoweredModel, target: nn.Module) -> Iterator[torch.Tensor]:
-    """The tensors of `lowered.weights` in their order, drawn on `target`, a copy of the caller's model.
+def streamed(draws: Sequence[LazyLayer | fx.Node], lowered: Lowered, target: nn.Module) -> Iterator[torch.Tensor]:
+    """The tensors of the model's weights in their order, drawn on `target`, a copy of the caller's model.
 
-    Draws from torch's global random state, all that a dry run draws, whether the file needs it or not.
+    `draws` are those of the program before its lazy layers were resolved. All of them are drawn from torch's global
+    random state, as in a dry run, whether the file needs them or not.
     """
-    return _Stream(program, target).tensors(lowered)
+    return _Stream(draws, lowered, target).tensors(lowered.model)
 
 
 class _Stream:
     """What has been drawn and is still needed, by state_dict key."""
 
-    def __init__(self, program: Program, target: nn.Module):
-        self._program = program
+    def __init__(self, draws: Sequence[LazyLayer | fx.Node], program: Eager, target: nn.Module):
         self._target = target
         self._state = program.state()
         self._first_key = {id(tensor): key for key, tensor in reversed(self._state.items())}
-        self._layers = draw_layers(program, target)
+        self._layers = draw_layers(draws, target)
         self._held: dict[str, torch.Tensor] = {}
         self._folded: dict[int, tuple[Fold, str]] = {
             id(tensor): (fold, name)

@@ -7,7 +7,8 @@ import operator
 from torch import fx
 
 from passes.errors import Blocker
-from passes.program.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program.notes import CALL, VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
 
 # Functions of tuples of tensors: nothing to compute at run time. Where an operand is a tensor an op covers them.
 ON_CONTAINERS = (operator.getitem, operator.add)
@@ -26,7 +27,7 @@ def blocker(node: fx.Node, program: Program, reason: str = NO_LOWERING) -> Block
 
 def lacks_lowering(node: fx.Node) -> bool:
     """Whether no op covers the node, or its op has no lowering."""
-    call = node.meta.get(CALL)
+    call = CALL.get(node)
     return call is None or call.op.lowering is None
 
 
@@ -47,6 +48,6 @@ def known_blockers(program: Program) -> list[Blocker]:
 
 def _is_computed(node: fx.Node) -> bool:
     """Whether the node is something to compute at run time."""
-    if node.op in ("placeholder", "get_attr", "output") or next(tensor_specs(node.meta[SPEC]), None) is None:
+    if node.op in ("placeholder", "get_attr", "output") or next(tensor_specs(VALUE.of(node)), None) is None:
         return False
-    return CALL in node.meta or node.target not in ON_CONTAINERS
+    return CALL.on(node) or node.target not in ON_CONTAINERS

@@ -9,7 +9,8 @@ from typing import Any
 from torch import fx
 
 from passes.errors import ExportError
-from passes.program.program import SPEC, Program, location_of
+from passes.program.notes import VALUE, location_of
+from passes.program.program import Program
 from passes.values.spec import TensorSpec, describe
 
 
@@ -42,7 +43,7 @@ def interface_names(program: Program, inputs: Sequence[str] | None, outputs: Seq
 
 def _output_names(output: fx.Node) -> list[str]:
     try:
-        names = _named("", output.meta[SPEC])
+        names = _named("", VALUE.of(output))
         if not names:
             raise ExportError("the model returns no tensor", remedy="return at least one tensor from the forward")
     except ExportError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,18 +9,17 @@ import onnx
 from onnx import helper
 from torch import fx
 
-from passes.errors import Blocker, ExportError, TracerError, UnsupportedOpError
+from passes.errors import Blocker, TracerError, UnsupportedOpError
 from passes.lowering.blockers import ON_CONTAINERS, blocker
 from passes.lowering.interface_names import InterfaceNames
-from passes.onnx.emitter import Emitter, Value, value_info
+from passes.onnx.emitter import Emitter, Value
 from passes.onnx.lowered_model import LoweredModel, NodeResult
 from passes.onnx.precision import cast_unsupported
 from passes.onnx.types import onnx_type
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
-from passes.program.pipeline import Stage
-from passes.program.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
-from passes.sizes.dimension import hint
-from passes.sizes.guards import GuardLog
+from passes.program.notes import CALL, VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.stages import Eager, Lowered
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
 
@@ -38,32 +36,29 @@ class OnnxLowering:
     opset: int
     names: InterfaceNames
     name: str = "lowering"
-    requires: Stage = Stage.EAGER
-    ensures: Stage = Stage.LOWERED
-    lowered: LoweredModel | None = None
+    takes: type[Eager] = Eager
     _values: dict[fx.Node, Any] = field(default_factory=dict)
     _emitted: dict[fx.Node, str] = field(default_factory=dict)
     _blockers: list[Blocker] = field(default_factory=list)
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Eager) -> tuple[Lowered, int]:
         emit = Emitter(self.opset, program.state(), {*self.names.inputs, *self.names.outputs})
         for node, name in zip(program.inputs(), self.names.inputs, strict=True):
-            spec = node.meta[SPEC]
+            spec = VALUE.of(node)
             self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
         for node in program.graph.nodes:
-            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(node.meta[SPEC]):
+            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(VALUE.of(node)):
                 self._lower(node, program, emit)
-        for name, spec in zip(self.names.outputs, tensor_specs(program.output().meta[SPEC]), strict=True):
+        for name, spec in zip(self.names.outputs, tensor_specs(VALUE.of(program.output())), strict=True):
             self._is_typed(f"output {name}", spec)
         if self._blockers:
             raise unsupported(self._blockers)
         renamed = self._declare_outputs(program, emit)
         cast_unsupported(emit.graph, emit.opset, emit.weights)
-        self.lowered = LoweredModel(
+        model = LoweredModel(
             self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs, self._results(renamed)
         )
-        check_model(self.lowered, emit.specs, program.log)
-        return len(emit.graph.node)
+        return Lowered.of_eager(program, model, emit.specs), len(emit.graph.node)
 
     def _is_typed(self, what: str, spec: TensorSpec) -> bool:
         """Whether ONNX has the dtype of an input or output; where it has not, that is a blocker."""
@@ -74,13 +69,13 @@ class OnnxLowering:
             return False
         return True
 
-    def _lower(self, node: fx.Node, program: Program, emit: Emitter) -> None:
-        call: BoundCall | None = node.meta.get(CALL)
+    def _lower(self, node: fx.Node, program: Eager, emit: Emitter) -> None:
+        call: BoundCall | None = CALL.get(node)
         if call is None and node.target in ON_CONTAINERS:
             assert callable(node.target)
             self._values[node] = node.target(*map_leaves(node.args, lambda leaf: self._value(leaf, program, emit)))
             return
-        result = node.meta[SPEC]
+        result = VALUE.of(node)
         self._values[node] = _placeholder_values(node.name, result)
         if call is None or call.op.lowering is None:
             self._blockers.append(blocker(node, program))
@@ -106,7 +101,7 @@ class OnnxLowering:
 
     def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
         """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
-        known = node.meta[SPEC]
+        known = VALUE.of(node)
         if not _has_tensor(known):
             return known
         if node.op == "get_attr":
@@ -126,7 +121,7 @@ class OnnxLowering:
         """Names the outputs; the new names of values that became outputs."""
         output = program.output()
         values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))
-        specs = list(tensor_specs(output.meta[SPEC]))
+        specs = list(tensor_specs(VALUE.of(output)))
         return emit.outputs(list(zip(self.names.outputs, values, specs, strict=True)))
 
     def _model(self, emit: Emitter, program: Program) -> onnx.ModelProto:
@@ -149,60 +144,11 @@ def unsupported(blockers: list[Blocker]) -> UnsupportedOpError:
     )
 
 
-def check_model(lowered: LoweredModel, specs: Mapping[str, TensorSpec], log: GuardLog) -> None:
-    """onnx's checker with full shape inference, the weights declared by type alone.
-
-    `specs` is what propagation knows of the graph's values; wherever inference comes to a fixed size it must be that
-    one. So a size that a lowering took from the sample is found without a run. The comparison is always on: it costs
-    half a millisecond on a ResNet-50, of the 300 that its conversion takes.
-
-    Raises ExportError: the graph is not valid ONNX or not the model's, which is a bug of a lowering or a shape rule.
-    """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(lowered.proto)
-    for name, tensor in lowered.weights.items():
-        proto.graph.input.append(value_info(name, TensorSpec.of(tensor)))
-    remedy = "report this with the model; --route torch may do"
-    try:
-        onnx.checker.check_model(proto)
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        too_early = "bfloat16" in str(error) and lowered.proto.opset_import[0].version < 22
-        raise ExportError(
-            f"the lowered graph is not valid ONNX: {error}",
-            remedy="use --opset 22 or later, where more operations take bfloat16" if too_early else remedy,
-        ) from error
-    fixed = log.facts.fixed()
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        found, spec = value.type.tensor_type, specs.get(value.name)
-        if spec is not None and not _agree(found, spec, fixed):
-            sizes = ", ".join(str(axis.dim_value or axis.dim_param or "?") for axis in found.shape.dim)
-            raise ExportError(
-                f"{value.name} is {spec} in the model, but onnx infers "
-                f"{onnx.TensorProto.DataType.Name(found.elem_type)}[{sizes}] for the lowered graph",
-                remedy=remedy,
-            )
-
-
-def _agree(inferred: onnx.TypeProto.Tensor, spec: TensorSpec, fixed: set[str]) -> bool:
-    """Whether what onnx infers of a value is what propagation knows, as far as onnx knows it."""
-    if inferred.elem_type != onnx_type(spec.dtype):
-        return False
-    if not inferred.HasField("shape"):
-        return True
-    axes = inferred.shape.dim
-    return len(axes) == spec.ndim and all(
-        hint(size) == axis.dim_value and (isinstance(size, int) or fixed.issuperset(size.symbols()))
-        for axis, size in zip(axes, spec.shape, strict=True)
-        if axis.HasField("dim_value")
-    )
-
-
 def _has_tensor(value: Any) -> bool:
     return next(tensor_specs(value), None) is not None
 
 
-def _base_name(node: fx.Node, program: Program) -> str:
+def _base_name(node: fx.Node, program: Eager) -> str:
     """A module call's module path, else the operation's name within the module: `layer1.0/add`.
 
     A layer with a batch norm folded into it keeps its own path.

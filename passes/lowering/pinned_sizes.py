@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from passes.program.program import SPEC, Program, tensor_specs
+from passes.program.notes import VALUE
+from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import Dim, Size, substitute
 from passes.sizes.facts import Fact
 from passes.sizes.formula import FloorDiv, Formula, Symbol
@@ -82,7 +83,7 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param in pinned:
                 axis.dim_value = pinned[axis.dim_param]
-    for value, spec in zip(graph.output, tensor_specs(program.output().meta[SPEC]), strict=True):
+    for value, spec in zip(graph.output, tensor_specs(VALUE.of(program.output())), strict=True):
         for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, Dim) and not axis.HasField("dim_value"):
                 fixed = substitute(size, partial(_size, size, pinned))

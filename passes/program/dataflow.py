@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from passes.program.program import SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program.notes import VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
 from passes.values.spec import describe
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _steps(nodes: Iterable[fx.Node], program: Program) -> list[str]:
     steps = [
         _step(node, program)
         for node in nodes
-        if node.op not in ("get_attr", "output") and any(tensor_specs(node.meta.get(SPEC)))
+        if node.op not in ("get_attr", "output") and any(tensor_specs(VALUE.get(node)))
     ]
     if len(steps) <= _STEPS:
         return steps
@@ -68,7 +69,7 @@ def _steps(nodes: Iterable[fx.Node], program: Program) -> list[str]:
 
 
 def _step(node: fx.Node, program: Program) -> str:
-    value = describe(node.meta[SPEC])
+    value = describe(VALUE.of(node))
     if node.op == "placeholder":
         return f"input {node.target} {value}"
     location = location_of(node)

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from passes.ops.op import BoundCall, is_inplace
-from passes.program.program import CALL, SPEC, Program, tensor_specs
+from passes.program.notes import CALL, VALUE
+from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import hint
 from passes.values.spec import TensorSpec
 
@@ -40,7 +41,7 @@ def peak_activation(program: Program) -> Peak:
     freed: dict[int, list[fx.Node]] = {}
     for owner, step in last_use.items():
         freed.setdefault(step, []).append(owner)
-    sizes = {node: byte_count(node.meta[SPEC]) for node in last_use}
+    sizes = {node: byte_count(VALUE.of(node)) for node in last_use}
     alive, peak = 0, Peak(0, nodes[0])
     for step, node in enumerate(nodes):
         alive += sizes.get(node, 0)
@@ -59,18 +60,18 @@ def _memory(node: fx.Node, program: Program, memory: dict[fx.Node, tuple[fx.Node
     """The nodes whose memory holds the node's value: its own, its operands', or none for a weight."""
     if node.op == "get_attr":
         return
-    call: BoundCall | None = node.meta.get(CALL)
+    call: BoundCall | None = CALL.get(node)
     if node.op == "output" or (call is None and node.op == "call_function" and not _takes_tensor(node)):
         for operand in node.all_input_nodes:  # a container's parts
             yield from memory[operand]
     elif call is not None and _shares_operand(node, call, program):
         yield from memory[node.all_input_nodes[0]]
-    elif next(tensor_specs(node.meta[SPEC]), None) is not None:
+    elif next(tensor_specs(VALUE.of(node)), None) is not None:
         yield node
 
 
 def _takes_tensor(node: fx.Node) -> bool:
-    return any(isinstance(operand.meta[SPEC], TensorSpec) for operand in node.all_input_nodes)
+    return any(isinstance(VALUE.of(operand), TensorSpec) for operand in node.all_input_nodes)
 
 
 def _shares_operand(node: fx.Node, call: BoundCall, program: Program) -> bool:
@@ -78,12 +79,12 @@ def _shares_operand(node: fx.Node, call: BoundCall, program: Program) -> bool:
         return False
     if _is_in_place(node, call):
         return True
-    operand = node.all_input_nodes[0].meta[SPEC]
+    operand = VALUE.of(node.all_input_nodes[0])
     if not call.op.view or not isinstance(operand, TensorSpec):
         return False
     if _is_advanced(getattr(call.record, "index", None)):
         return False
-    return all((spec.dtype, spec.device) == (operand.dtype, operand.device) for spec in tensor_specs(node.meta[SPEC]))
+    return all((spec.dtype, spec.device) == (operand.dtype, operand.device) for spec in tensor_specs(VALUE.of(node)))
 
 
 def _is_advanced(index: Any) -> bool:
@@ -91,7 +92,7 @@ def _is_advanced(index: Any) -> bool:
     if isinstance(index, tuple):
         return any(map(_is_advanced, index))
     if isinstance(index, fx.Node):
-        return isinstance(index.meta[SPEC], TensorSpec)
+        return isinstance(VALUE.of(index), TensorSpec)
     return isinstance(index, (list, torch.Tensor))
 
 

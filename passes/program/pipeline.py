@@ -1,50 +1,34 @@
-"""Passes in order, and what must hold between them.
-
-A stage is what a program must be; its check is data here, runs after every pass on the pass's *result*, and
-is cheap enough to be always on. A check that fails is a bug of a pass, never of the caller's model.
-"""
+"""A pass: from a program of one stage to one of the same or another stage, checked."""
 
 from __future__ import annotations
 
-import enum
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from torch import nn
+from passes.program.legality import ContractError, check
+from passes.program.program import Program
 
-from passes.modules.lazy import is_lazy
-from passes.program.program import SPEC, Program
-
-
-class Stage(enum.IntEnum):
-    """How far a program has come; each stage includes those before it."""
-
-    CAPTURED = 1
-    SHAPED = 2
-    EAGER = 3
-    LOWERED = 4
-
-
-class ContractError(AssertionError):
-    """A pass broke what it promises. Always a bug of the pass."""
+Taken = TypeVar("Taken", bound=Program, contravariant=True)
+Given = TypeVar("Given", bound=Program, covariant=True)
+Before = TypeVar("Before", bound=Program)
+After = TypeVar("After", bound=Program)
 
 
 @runtime_checkable
-class Pass(Protocol):
-    """One step. `run` works on the program in place and says how many things it changed."""
+class Pass(Protocol[Taken, Given]):
+    """One pass. `takes` is the stage of the program that it runs on; what `run` gives says the stage afterwards.
+
+    `run` gives the program, which may be the one that it took, and how many things it changed.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def requires(self) -> Stage: ...
+    def takes(self) -> type[Program]: ...
 
-    @property
-    def ensures(self) -> Stage: ...
-
-    def run(self, program: Program) -> int: ...
+    def run(self, program: Taken, /) -> tuple[Given, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,98 +40,18 @@ class PassResult:
     seconds: float
 
 
-class Pipeline:
-    """Runs passes in order. Raises ContractError when built from passes that do not fit each other."""
+def run_pass(step: Pass[Before, After], program: Before) -> tuple[After, PassResult]:
+    """What a pass makes of a program, checked to be what its stage must be.
 
-    def __init__(self, passes: Sequence[Pass], start: Stage = Stage.CAPTURED):
-        reached = start
-        for step in passes:
-            if step.requires > reached:
-                raise ContractError(
-                    f"{step.name} needs a program that is {step.requires.name.lower()}, not {reached.name.lower()}"
-                )
-            reached = step.ensures
-        self.passes = list(passes)
-
-    def run(self, program: Program) -> list[PassResult]:
-        results = []
-        for step in self.passes:
-            started = time.perf_counter()
-            changes = step.run(program)
-            check_stage(program, step.ensures, step.name)
-            results.append(PassResult(step.name, changes, time.perf_counter() - started))
-        return results
+    Raises ContractError where the program is of another stage than the pass takes, or the result is not legal.
+    """
+    if not isinstance(program, step.takes):
+        wanted, found = step.takes.__name__.lower(), type(program).__name__.lower()
+        raise ContractError(f"{step.name} needs a program that is {wanted}, not {found}")
+    started = time.perf_counter()
+    given, changes = step.run(program)
+    check(given, step.name)
+    return given, PassResult(step.name, changes, time.perf_counter() - started)
 
 
-def check_stage(program: Program, stage: Stage, after: str) -> None:
-    """Checks everything that a program of this stage must be. Raises ContractError."""
-    for required, check in STAGE_CHECKS:
-        if required <= stage:
-            fault = check(program)
-            if fault is not None:
-                raise ContractError(f"after {after}, the program is not {required.name.lower()}: {fault}")
-
-
-def _graph_lints(program: Program) -> str | None:
-    seen: set[object] = set()
-    for node in program.graph.nodes:
-        for operand in node.all_input_nodes:
-            if operand not in seen:
-                return f"{node.name} uses {operand.name} before it is computed"
-        seen.add(node)
-    return None
-
-
-def _has_specs(program: Program) -> str | None:
-    for node in program.graph.nodes:
-        if SPEC not in node.meta:
-            return f"{node.name} has no spec"
-    return None
-
-
-def _is_eager(program: Program) -> str | None:
-    """What is stated of a layer's sizes is ours where it was lazy; of any other the caller's, who may have replaced
-    its weights by others (pruning, grown heads): those are then what it is."""
-    resolved = {id(program.module(path)) for path in program.lazies}
-    checked: set[str] = set()
-    for node in program.graph.nodes:
-        if node.op != "call_module" or node.target in checked:
-            continue
-        checked.add(str(node.target))
-        module = program.module(str(node.target))
-        if is_lazy(module):
-            return f"{node.target} is uninitialised"
-        fault = _attribute_fault(module) if id(module) in resolved else None
-        if fault is not None:
-            return f"{node.target}: {fault}"
-    return None
-
-
-# Which axis of which tensor an attribute of a torch.nn class states, where the class is not grouped.
-_STATED_SIZES: tuple[tuple[type[nn.Module], str, str, int], ...] = (
-    (nn.Linear, "in_features", "weight", 1),
-    (nn.Linear, "out_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "running_mean", 0),
-)
-
-
-def _attribute_fault(module: nn.Module) -> str | None:
-    for cls, attribute, tensor_name, axis in _STATED_SIZES:
-        if isinstance(module, cls):
-            tensor = getattr(module, tensor_name, None)
-            if tensor is not None and tensor.shape[axis] != getattr(module, attribute):
-                return f"{attribute} is {getattr(module, attribute)}, but {tensor_name} has {tensor.shape[axis]}"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        per_group = module.weight.shape[0 if module.transposed else 1]
-        stated = module.in_channels if module.transposed else module.in_channels // module.groups
-        if per_group != stated:
-            return f"in_channels is {module.in_channels}, but the weight is {tuple(module.weight.shape)}"
-    return None
-
-
-STAGE_CHECKS: tuple[tuple[Stage, Callable[[Program], str | None]], ...] = (
-    (Stage.CAPTURED, _graph_lints),
-    (Stage.SHAPED, _has_specs),
-    (Stage.EAGER, _is_eager),
-)
+__all__ = ["Pass", "PassResult", "run_pass"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from passes.program.pipeline import Stage
-from passes.program.program import CALL, ORDINAL, BoundCall, Program
+from passes.ops.op import BoundCall
+from passes.program.notes import CALL, ORDINAL
+from passes.program.stages import Eager, Shaped
 
 
 @dataclass(slots=True)
@@ -22,20 +23,19 @@ class EagerRewrite:
 
     resolved: nn.Module
     name: str = "eager rewrite"
-    requires: Stage = Stage.SHAPED
-    ensures: Stage = Stage.EAGER
+    takes: type[Shaped] = Shaped
 
-    def run(self, program: Program) -> int:
-        program.rebase(self.resolved)
+    def run(self, shaped: Shaped) -> tuple[Eager, int]:
+        program = Eager.of_shaped(shaped, self.resolved)
         changes = 0
         calls: Counter[nn.Module] = Counter()
         for node in program.graph.nodes:
             if node.op == "call_module":
                 module = program.module(str(node.target))
-                node.meta[ORDINAL] = calls[module]
+                ORDINAL.put(node, calls[module])
                 calls[module] += 1
-            call: BoundCall | None = node.meta.get(CALL)
+            call: BoundCall | None = CALL.get(node)
             if call is not None and call.module is not None:
                 call.module = program.module(call.path)
                 changes += call.path in program.lazies
-        return changes
+        return program, changes

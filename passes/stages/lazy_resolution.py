@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from passes.modules.lazy import (
     run_own_initialisation,
 )
 from passes.ops.op import map_leaves
-from passes.program.pipeline import Stage
-from passes.program.program import SPEC, Program
+from passes.program.notes import VALUE
+from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, hint
 from passes.values.spec import TensorSpec
 
@@ -38,16 +38,15 @@ class LazyResolution:
 
     target: nn.Module
     name: str = "lazy resolution"
-    requires: Stage = Stage.SHAPED
-    ensures: Stage = Stage.SHAPED
+    takes: type[Shaped] = Shaped
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Shaped) -> tuple[Shaped, int]:
         if program.dry_run is not None:
             self._from_dry_run(program)
-            return len(program.lazies)
-        return sum(1 for _ in draw_layers(program, self.target))
+            return program, len(program.lazies)
+        return program, sum(1 for _ in draw_layers(program.draws, self.target))
 
-    def _from_dry_run(self, program: Program) -> None:
+    def _from_dry_run(self, program: Shaped) -> None:
         """The weights of a real dry run on a scratch copy, for a model that cannot be followed without data."""
         assert program.dry_run is not None
         with running_copy(self.target) as scratch:
@@ -62,21 +61,20 @@ class LazyOutline:
 
     target: nn.Module
     name: str = "lazy outline"
-    requires: Stage = Stage.SHAPED
-    ensures: Stage = Stage.SHAPED
+    takes: type[Shaped] = Shaped
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Shaped) -> tuple[Shaped, int]:
         for layer in program.lazies.values():
             _initialise(layer, self.target)
-        return len(program.lazies)
+        return program, len(program.lazies)
 
 
-def draw_layers(program: Program, target: nn.Module) -> Iterator[LazyLayer]:
-    """Gives the lazy modules of `target` their weights in execution order, each when the next is asked for.
+def draw_layers(draws: Sequence[LazyLayer | fx.Node], target: nn.Module) -> Iterator[LazyLayer]:
+    """Gives the lazy modules of `target` their weights in the order of `draws`, each when the next is asked for.
 
     What the forward itself draws between them is drawn too, so that the random state moves as in a dry run.
     """
-    for draw in program.draws:
+    for draw in draws:
         if isinstance(draw, LazyLayer):
             _initialise(draw, target)
             yield draw
@@ -104,7 +102,7 @@ def _move_random_state(node: fx.Node) -> None:
     """
 
     def stand_in(operand: Any) -> Any:
-        found = operand.meta[SPEC]
+        found = VALUE.of(operand)
         if not isinstance(found, TensorSpec):
             return hint(found) if isinstance(found, Dim) else found
         return torch.ones([hint(size) for size in found.shape], dtype=found.dtype, device=found.device)

@@ -18,8 +18,9 @@ from torch import fx, nn
 from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, ShapeError, TracerError
 from passes.modules.lazy import LazyLayer
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
-from passes.program.pipeline import Stage
-from passes.program.program import CALL, FAULT, SPEC, Program, location_of, operation_of
+from passes.program.notes import CALL, FAULT, VALUE, location_of
+from passes.program.program import Program, operation_of
+from passes.program.stages import Captured, Shaped, Unresolved
 from passes.sizes.dimension import DynamicSizeError
 from passes.stages.meta_execution import MetaRunError, run_module, run_op
 from passes.values.spec import TensorSpec, describe
@@ -33,15 +34,14 @@ class ShapePropagation:
     """
 
     name: str = "shape propagation"
-    requires: Stage = Stage.CAPTURED
-    ensures: Stage = Stage.SHAPED
+    takes: type[Captured] = Captured
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Captured) -> tuple[Shaped, int]:
         visited = Propagator(program).complete()
         fault = program.fault()
         if fault is not None:
             raise fault
-        return visited
+        return Shaped.of_captured(program), visited
 
 
 class Propagator:
@@ -59,14 +59,14 @@ class Propagator:
 
         Raises the first fault where the node has no value.
         """
-        if SPEC not in node.meta:
+        if not VALUE.on(node):
             self.advance(node)
         if not self._has_value(node):
             self.complete()  # this ends the work, so that what else is wrong must come to light now
             fault = self.program.fault()
             assert fault is not None
             raise fault
-        return node.meta[SPEC]
+        return VALUE.of(node)
 
     def complete(self) -> int:
         """Gives every remaining node its value, where it has one; the number of nodes visited."""
@@ -91,15 +91,15 @@ class Propagator:
         return visited
 
     def _awaits_value(self, node: fx.Node) -> bool:
-        known = SPEC in node.meta or FAULT in node.meta
+        known = VALUE.on(node) or FAULT.on(node)
         return not known and all(map(self._has_value, node.all_input_nodes))
 
     def _has_value(self, node: fx.Node) -> bool:
         """Whether a node that is needed now has a value. A lazy layer's tensor, read before the layer is called, may
         have got its shape since; one that has none yet is a fault."""
-        if node.op == "get_attr" and SPEC not in node.meta and FAULT not in node.meta:
+        if node.op == "get_attr" and not VALUE.on(node) and not FAULT.on(node):
             self._visit(node, needed=True)
-        return SPEC in node.meta
+        return VALUE.on(node)
 
     def _visit(self, node: fx.Node, needed: bool = False) -> None:
         log = self.program.log
@@ -107,21 +107,21 @@ class Propagator:
         try:
             if node.op == "get_attr" and not needed and self._attribute(str(node.target)) is None:
                 return
-            node.meta[SPEC] = self._evaluate(node)
+            VALUE.put(node, self._evaluate(node))
         except CaptureError as error:
             raise self._placed(error, node) from error
         except _UnknownTensorError:
             return
         except DynamicSizeError as error:
             fault = ShapeError(str(error), remedy="give a fixed size for that dimension", wants_fixed_size=True)
-            node.meta[FAULT] = self._placed(fault, node)
+            FAULT.put(node, self._placed(fault, node))
         except TracerError as error:
-            node.meta[FAULT] = self._placed(error, node)
+            FAULT.put(node, self._placed(error, node))
         except Exception as error:
             refusal = self._refusal(node, error)
             if refusal is None:
                 raise  # torch takes what the rule does not: a bug of the rule
-            node.meta[FAULT] = self._placed(refusal, node)
+            FAULT.put(node, self._placed(refusal, node))
 
     def _refusal(self, node: fx.Node, failure: Exception) -> ShapeError | None:
         """What is wrong with a call that a rule fails at, or None where torch takes it: rules expect arguments of the
@@ -156,11 +156,13 @@ class Propagator:
         call = bind_call(node, self.program)
         if call is None:
             return self._without_rule(node, module)
-        node.meta[CALL] = call
-        if module is None and call.op.is_random(call.record):
-            self.program.draws.append(node)
-        if module is not None and (self.program.awaits(module) or self.program.has_met(call.path)):
-            self._infer(node, call, module)
+        CALL.put(node, call)
+        program = self.program
+        if isinstance(program, Unresolved):
+            if module is None and call.op.is_random(call.record):
+                program.draw(node)
+            if module is not None and (program.awaits(module) or program.has_met(call.path)):
+                self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
         return call.op.shape_rule(call.record.map(lambda leaf: self._leaf(leaf, call)))
 
@@ -195,8 +197,8 @@ class Propagator:
             )
         return spec
 
-    def _infer(self, node: fx.Node, call: BoundCall, module: nn.Module) -> None:
-        kind = self.program.kind(call.path)
+    def _infer(self, node: fx.Node, call: BoundCall, module: nn.Module, program: Unresolved) -> None:
+        kind = program.kind(call.path)
         rule = next((rule for lazy, rule in call.op.inference_rules.items() if lazy.__name__ == kind), None)
         if rule is None:
             self._excuse()
@@ -204,7 +206,7 @@ class Propagator:
         inference = rule(module, call.record.map(lambda leaf: None if isinstance(leaf, Owned) else _value_of(leaf)))
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
-        self.program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
+        program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
 
     def _excuse(self) -> None:
         """A tensor without a shape is no fault of its own where a layer before has one: it may be that layer's."""
@@ -279,4 +281,4 @@ def _compute(node: fx.Node) -> Any:
 
 
 def _value_of(leaf: Any) -> Any:
-    return leaf.meta[SPEC]
+    return VALUE.of(leaf)

@@ -15,10 +15,10 @@ from torch import fx, nn
 
 from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import own_tensors
-from passes.ops.op import Owned
+from passes.ops.op import BoundCall, Owned
 from passes.ops.record import Record
-from passes.program.pipeline import Stage
-from passes.program.program import CALL, ORDINAL, SPEC, BoundCall, Program
+from passes.program.notes import CALL, ORDINAL, VALUE
+from passes.program.stages import Eager
 
 
 @dataclass(slots=True)
@@ -27,32 +27,31 @@ class Simplification:
 
     fold_batchnorm: bool = True
     name: str = "simplification"
-    requires: Stage = Stage.EAGER
-    ensures: Stage = Stage.EAGER
+    takes: type[Eager] = Eager
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Eager) -> tuple[Eager, int]:
         before = len(program.graph.nodes)
         _remove_identities(program)
         if self.fold_batchnorm:
             _fold_batchnorms(program)
         _remove_dead(program)
-        return before - len(program.graph.nodes)
+        return program, before - len(program.graph.nodes)
 
 
-def _remove_identities(program: Program) -> None:
+def _remove_identities(program: Eager) -> None:
     for node in list(program.graph.nodes):
-        call: BoundCall | None = node.meta.get(CALL)
+        call: BoundCall | None = CALL.get(node)
         if call is None or call.op.identity_rule is None:
             continue
         operand = call.record.subject
         if not isinstance(operand, fx.Node):
             continue
-        specs = call.record.map(lambda leaf: leaf.meta[SPEC] if isinstance(leaf, fx.Node) else leaf)
-        if call.op.identity_rule(node.meta[SPEC], specs):
+        specs = call.record.map(lambda leaf: VALUE.of(leaf) if isinstance(leaf, fx.Node) else leaf)
+        if call.op.identity_rule(VALUE.of(node), specs):
             _replace(program, node, operand)
 
 
-def _fold_batchnorms(program: Program) -> None:
+def _fold_batchnorms(program: Eager) -> None:
     """conv + batch norm -> conv, for one running-statistics batch norm that is the convolution's only user."""
     calls: dict[str, int] = {}
     for node in program.graph.nodes:
@@ -71,11 +70,13 @@ def _fold_batchnorms(program: Program) -> None:
         path = program.add(f"{fold.layer}_{fold.norm.rpartition('.')[2]}", folded)
         program.folds[path] = fold
         producer.target = path
-        producer.meta[ORDINAL] = node.meta.get(ORDINAL)
+        if ORDINAL.on(node):
+            ORDINAL.put(producer, ORDINAL.of(node))
+        else:
+            ORDINAL.drop(producer)
         calls[path] = 1
-        producer.meta[CALL] = replace(
-            producer.meta[CALL], record=_with_bias(producer.meta[CALL].record), module=folded, path=path
-        )
+        call = CALL.of(producer)
+        CALL.put(producer, replace(call, record=_with_bias(call.record), module=folded, path=path))
         _replace(program, node, producer)
 
 
@@ -84,8 +85,8 @@ def _foldable(layer: nn.Module, norm: nn.Module, producer: fx.Node) -> bool:
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
         return False
     if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
-        return bool(producer.meta[SPEC].ndim == layer.weight.ndim)
-    return type(layer) is nn.Linear and bool(producer.meta[SPEC].ndim == 2)
+        return bool(VALUE.of(producer).ndim == layer.weight.ndim)
+    return type(layer) is nn.Linear and bool(VALUE.of(producer).ndim == 2)
 
 
 def _fold(path: str, layer: Any, norm_path: str, norm: Any) -> tuple[Fold, nn.Module]:
@@ -111,16 +112,16 @@ def _with_bias(record: Any) -> Record[Any]:
     return with_bias
 
 
-def _replace(program: Program, node: fx.Node, by: fx.Node) -> None:
+def _replace(program: Eager, node: fx.Node, by: fx.Node) -> None:
     node.replace_all_uses_with(by)
     program.graph.erase_node(node)
     for user in by.users:
-        call: BoundCall | None = user.meta.get(CALL)
+        call: BoundCall | None = CALL.get(user)
         if call is not None:
             call.record = call.record.map(lambda leaf: by if leaf is node else leaf)
 
 
-def _remove_dead(program: Program) -> None:
+def _remove_dead(program: Eager) -> None:
     for node in reversed(list(program.graph.nodes)):
         if not node.users and node.op not in ("placeholder", "output"):
             program.graph.erase_node(node)

@@ -30,8 +30,7 @@ from passes.modules.lazy import (
     stand_on,
 )
 from passes.printable import printable
-from passes.program.pipeline import Stage
-from passes.program.program import Program
+from passes.program.stages import Shaped
 from passes.stages.loading_code import loading_code
 from passes.stages.private_memory import give_memory, holds_nothing
 from passes.values.spec import shape_text
@@ -55,10 +54,9 @@ class WeightLoading:
     target: nn.Module
     weights: Mapping[str, Any]
     name: str = "weight loading"
-    requires: Stage = Stage.SHAPED
-    ensures: Stage = Stage.SHAPED
+    takes: type[Shaped] = Shaped
 
-    def run(self, program: Program) -> int:
+    def run(self, program: Shaped) -> tuple[Shaped, int]:
         declared: dict[int, torch.device] = {}
         read = {key: tensor.clone() for key, tensor in program.read.items()}  # may have the target's memory
         with torch.random.fork_rng(devices=[]):
@@ -70,7 +68,7 @@ class WeightLoading:
         _Loading(self.target, self.weights, set(program.unreached), list(program.lazies.values())).run()
         if not loading_code(self.target):  # else the loaded model is captured anew
             _check_decisions(read, self.target)
-        return len(program.lazies)
+        return program, len(program.lazies)
 
 
 def load_without_sample(target: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The text of a program: what `printing` writes and `parsing` reads.
 
-    program Net
+    shaped program Net
     sizes
       N = 2
     inputs
@@ -14,6 +14,8 @@
       %flatten = method flatten(%relu, 1)  : float32[N, 192]  at net.py:12
       %fc = module fc(%flatten)  : float32[N, 10]  at net.py:12
       output %fc  at net.py:10
+
+The first line names the stage (`passes/program/stages.py`): captured, shaped or eager.
 
 Behind a node's call stand its propagated value and its place: the caller's line, and the module whose forward it is in
 (`in blocks.0`; of a call of a module, that module itself where no other is named). `module fc#1(%x)` is the second call
@@ -31,6 +33,9 @@ from __future__ import annotations
 
 import re
 
+from passes.program.program import Program
+from passes.program.stages import Captured, Eager, Shaped
+
 # The words for torch.fx's kinds of nodes. An output is written without its name, where that is `output`.
 OPERATIONS = {
     "placeholder": "input",
@@ -40,6 +45,9 @@ OPERATIONS = {
     "call_method": "method",
     "output": "output",
 }
+
+# The stages that have a text; what is lowered has that of its eager program.
+STAGES: dict[str, type[Program]] = {"captured": Captured, "shaped": Shaped, "eager": Eager}
 
 # The sections in their order.
 SIZES = "sizes"  # N = 2, given 1: the size at which a dimension is sampled, and that of the caller's own data

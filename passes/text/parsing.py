@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -12,7 +12,9 @@ from passes.errors import LoadError, TracerError
 from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import LazyLayer, initialising_hook, is_lazy
 from passes.ops.op import Inference, map_leaves
-from passes.program.program import CALL, LOCATION, ORDINAL, SPEC, Program, Rung
+from passes.program.notes import CALL, ORDINAL, PLACE, VALUE
+from passes.program.program import Program, Rung
+from passes.program.stages import Captured, Eager, Shaped, Unresolved
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import bind_call
@@ -34,6 +36,7 @@ from passes.text.grammar import (
     READ,
     SECTIONS,
     SIZES,
+    STAGES,
     UNREACHED,
     UNTRACED,
     WHOLE,
@@ -41,6 +44,8 @@ from passes.text.grammar import (
 from passes.text.qualified_names import find
 from passes.text.scanner import NAME, QUOTED, MalformedTextError, Scanner
 from passes.text.values import ValueReader
+
+Stage = TypeVar("Stage", bound=Program)
 
 # How an attribute or a tensor of a lazy layer begins.
 _INFERRED = rf"({NAME}|{QUOTED})[=\[]"
@@ -57,7 +62,7 @@ def parse_program(
     """The program with this text.
 
     `root` has the modules and tensors that its nodes name; `constants` and `added` are those that the root does not
-    hold, as in `Program`. Nothing is run, no module is loaded. Raises LoadError, with the line, for
+    hold, as in `Eager`. Nothing is run, no module is loaded. Raises LoadError, with the line, for
     what is no such text.
     """
     return _ProgramReader(root, constants or {}, added or {}).read(text)
@@ -67,8 +72,10 @@ class _ProgramReader:
     """Builds a program line by line."""
 
     def __init__(self, root: nn.Module, constants: Mapping[str, torch.Tensor], added: Mapping[str, nn.Module]):
-        self.program = Program(fx.Graph(), root, GuardLog(), constants=dict(constants), added=dict(added))
-        self._values = ValueReader(self.program.log)
+        self._root, self._constants, self._added = root, dict(constants), dict(added)
+        self._log = GuardLog()
+        self.program: Program = self._begun(Captured)  # until the first line names another stage
+        self._values = ValueReader(self._log)
         self._guards: list[tuple[str, Location, bool]] = []
         self._draws: list[LazyLayer | fx.Node] = []
         self._entries: dict[str, Callable[[Scanner], object]] = {
@@ -76,7 +83,7 @@ class _ProgramReader:
             INPUTS: self._node,
             GUARDS: self._guard,
             LAZIES: self._lazy,
-            UNREACHED: lambda scanner: self.program.unreached.append(scanner.name("a module path")),
+            UNREACHED: self._unreached,
             UNTRACED: self._rung,
             WHOLE: self._whole,
             FOLDS: self._fold,
@@ -112,6 +119,8 @@ class _ProgramReader:
     def _title(self, scanner: Scanner, before: str) -> str:
         """The section that a line begins, which comes after the section before it."""
         if not before:
+            stage = STAGES[scanner.take("|".join(STAGES), f"{', '.join(STAGES)}")]
+            self.program = self._begun(stage)
             scanner.expect("program")
             scanner.name("the name of the model's class")
             scanner.end()
@@ -120,26 +129,39 @@ class _ProgramReader:
         title = scanner.line.rstrip(" ")
         if title not in open_sections:
             raise scanner.fault(" or ".join(map(repr, open_sections)) if open_sections else "the end of the text")
-        self.program.draws_in_python |= title == DRAWS_IN_PYTHON
+        if title == DRAWS_IN_PYTHON:
+            self._of(scanner, Unresolved).draws_in_python = True
         return title
+
+    def _begun(self, stage: type[Program]) -> Program:
+        """A program of a stage without any node."""
+        if stage is Eager:
+            return Eager(fx.Graph(), self._root, self._log, constants=self._constants, added=self._added)
+        return stage(fx.Graph(), self._root, self._log, constants=self._constants)
+
+    def _of(self, scanner: Scanner, stage: type[Stage]) -> Stage:
+        """The program, which has what only such programs have."""
+        if not isinstance(self.program, stage):
+            raise scanner.fault(f"what {type(self.program).__name__.lower()} programs have")
+        return self.program
 
     def _entry(self, scanner: Scanner, section: str) -> None:
         read = self._entries.get(section)
         if read is None:
-            raise scanner.fault("a section" if section else "'program' and the name of the model's class")
+            raise scanner.fault("a section" if section else "the stage, 'program' and the name of the model's class")
         read(scanner)
         scanner.end()
 
     def _settle(self) -> None:
         """Records the guards, once all named sizes are known."""
-        log = self.program.log
+        log = self._log
         for condition, location, dynamic in self._guards:
             log.location = location
             log.record(condition, dynamic=dynamic)
         facts = [read_fact(condition, log.sampled) for condition, _, dynamic in self._guards if dynamic]
         log.facts.assumed += [fact for fact in facts if fact is not None]
         log.location = Location()
-        if self._draws:
+        if self._draws and isinstance(self.program, Unresolved):
             self.program.draws = self._draws
 
     # Entries of the sections --------------------------------------------------------------------
@@ -147,10 +169,10 @@ class _ProgramReader:
     def _size(self, scanner: Scanner) -> None:
         name = scanner.take(r"[^\W\d]\w*", "the name of a size")
         scanner.expect("=")
-        Dim.symbol(name, int(scanner.take(r"\d+", "a size")), self.program.log)
+        Dim.symbol(name, int(scanner.take(r"\d+", "a size")), self._log)
         if scanner.found(","):
             scanner.expect("given")
-            self.program.log.given[name] = int(scanner.take(r"\d+", "a size"))
+            self._log.given[name] = int(scanner.take(r"\d+", "a size"))
 
     def _guard(self, scanner: Scanner) -> None:
         quoted = scanner.rest().startswith('"')
@@ -171,11 +193,18 @@ class _ProgramReader:
             while scanner.found(","):
                 self._inferred(scanner, inference)
         layer = LazyLayer(path, kind, args, kwargs, inference, self._place(scanner, path), hook, by_rule)
-        if is_lazy(module):
-            self.program.meet_lazy(layer)
-        else:
-            self.program.lazies[path] = layer
-            self.program.draws.append(layer)
+        program = self.program
+        if is_lazy(module) and isinstance(program, Unresolved):
+            program.meet_lazy(layer)
+            return
+        program.lazies[path] = layer
+        if isinstance(program, Unresolved):
+            program.draws.append(layer)
+
+    def _unreached(self, scanner: Scanner) -> None:
+        if not isinstance(self.program, (Shaped, Eager)):
+            raise scanner.fault("what captured programs have")
+        self.program.unreached.append(scanner.name("a module path"))
 
     def _inferred(self, scanner: Scanner, inference: Inference) -> None:
         """An attribute `in_features=400` or a tensor `weight[10, 400]` of a lazy layer."""
@@ -196,6 +225,7 @@ class _ProgramReader:
         self.program.whole = scanner.name("the target that stands for the model")
 
     def _fold(self, scanner: Scanner) -> None:
+        folds = self._of(scanner, Eager).folds
         path, _ = self._module(scanner)
         scanner.expect(":")
         layer = scanner.name("the path of a layer")
@@ -208,13 +238,14 @@ class _ProgramReader:
             options[option] = self._values.value(scanner)
         fold = Fold(layer, norm, **options)
         fold.check()
-        self.program.folds[path] = fold
+        folds[path] = fold
 
     def _read_tensor(self, scanner: Scanner) -> None:
         path = self._tensor(scanner)
         self.program.read[path] = self.program.tensor(path)
 
     def _draw(self, scanner: Scanner) -> None:
+        self._of(scanner, Unresolved)
         if scanner.rest().startswith("%"):
             self._draws.append(self._values.node(scanner))
             return
@@ -241,9 +272,9 @@ class _ProgramReader:
     def _output(self, scanner: Scanner, name: str) -> fx.Node:
         operands = self._values.value(scanner)
         node = self.program.graph.create_node("output", "output", (operands,), name=name)
-        node.meta[LOCATION] = self._place(scanner)
+        PLACE.put(node, self._place(scanner))
         if _all_shaped(node):
-            node.meta[SPEC] = map_leaves(node.args[0], lambda leaf: leaf.meta[SPEC])
+            VALUE.put(node, map_leaves(node.args[0], lambda leaf: VALUE.of(leaf)))
         return node
 
     def _call(self, scanner: Scanner, kind: str, name: str) -> fx.Node:
@@ -254,15 +285,15 @@ class _ProgramReader:
         node = self.program.graph.create_node(kind, target, args, kwargs, name)
         own_path = ""
         if kind == "call_module":
-            node.meta[ORDINAL] = ordinal
+            ORDINAL.put(node, ordinal)
             own_path = self.program.path(node)
         if scanner.found(":"):
-            node.meta[SPEC] = self._values.value(scanner)
-        node.meta[LOCATION] = self._place(scanner, own_path)
-        if kind.startswith("call") and SPEC in node.meta and _all_shaped(node):
+            VALUE.put(node, self._values.value(scanner))
+        PLACE.put(node, self._place(scanner, own_path))
+        if kind.startswith("call") and VALUE.on(node) and _all_shaped(node):
             call = bind_call(node, self.program)
             if call is not None:
-                node.meta[CALL] = call
+                CALL.put(node, call)
         return node
 
     def _target(self, scanner: Scanner, kind: str) -> Any:
@@ -306,7 +337,7 @@ class _ProgramReader:
 
 
 def _all_shaped(node: fx.Node) -> bool:
-    return all(SPEC in operand.meta for operand in node.all_input_nodes)
+    return all(VALUE.on(operand) for operand in node.all_input_nodes)
 
 
 def _fault(number: int, message: str) -> LoadError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import fx
 
 from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import LazyLayer, is_lazy
-from passes.program.program import ORDINAL, SPEC, Program, Rung, location_of
+from passes.program.notes import ORDINAL, VALUE, location_of
+from passes.program.program import Program, Rung
+from passes.program.stages import Eager, Shaped, Unresolved
 from passes.sizes.guards import Guard, Location
 from passes.text.grammar import (
     BEFORE_ITS_HOOK,
@@ -26,6 +28,7 @@ from passes.text.grammar import (
     PLAIN_CONDITION,
     READ,
     SIZES,
+    STAGES,
     UNREACHED,
     UNTRACED,
     WHOLE,
@@ -41,12 +44,13 @@ def print_program(program: Program) -> str:
 
     Inputs come first, and everything else in the order in which the program has it.
     """
-    lines = [f"program {name_text(type(program.root).__name__)}"]
+    stage = next(word for word, kind in STAGES.items() if isinstance(program, kind))
+    lines = [f"{stage} program {name_text(type(program.root).__name__)}"]
     for title, entries in _sections(program):
         body = [f"  {entry}" for entry in entries]
         if body:
             lines += [title, *body]
-    if program.draws_in_python:
+    if isinstance(program, Unresolved) and program.draws_in_python:
         lines.append(DRAWS_IN_PYTHON)
     return "\n".join(lines) + "\n"
 
@@ -54,20 +58,26 @@ def print_program(program: Program) -> str:
 def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
     inputs = program.inputs()
     nodes = set(program.graph.nodes)
-    draws = [draw for draw in program.draws if isinstance(draw, LazyLayer) or draw in nodes]
+    draws = [draw for draw in _draws(program) if isinstance(draw, LazyLayer) or draw in nodes]
     yield SIZES, (_size_line(name, program) for name in program.log.sampled)
     yield INPUTS, (_node_line(node, program) for node in inputs)
     yield GUARDS, map(_guard_line, program.log.guards)
     yield LAZIES, (_lazy_line(layer, program) for layer in program.lazies.values())
-    yield UNREACHED, map(name_text, program.unreached)
+    if isinstance(program, (Shaped, Eager)):
+        yield UNREACHED, map(name_text, program.unreached)
     yield UNTRACED, map(_rung_line, program.rungs)
     yield WHOLE, [name_text(program.whole)] if program.whole is not None else []
-    yield FOLDS, (_fold_line(path, fold) for path, fold in program.folds.items())
+    if isinstance(program, Eager):
+        yield FOLDS, (_fold_line(path, fold) for path, fold in program.folds.items())
     yield LEFT_BEHIND, map(name_text, program.left_behind)
     yield READ, map(name_text, program.read)
     yield NODES, (_node_line(node, program) for node in program.graph.nodes if node.op != "placeholder")
     if any(isinstance(draw, fx.Node) for draw in draws):
         yield DRAWS, (name_text(draw.path) if isinstance(draw, LazyLayer) else f"%{draw.name}" for draw in draws)
+
+
+def _draws(program: Program) -> Sequence[LazyLayer | fx.Node]:
+    return program.draws if isinstance(program, Unresolved) else ()
 
 
 def _size_line(name: str, program: Program) -> str:
@@ -108,13 +118,13 @@ def _node_line(node: fx.Node, program: Program) -> str:
     if node.op == "output":  # its value is that of its operands
         return _fields(f"{name}output {value_text(node.args[0])}", _place(location_of(node)))
     target = name_text(_target(node))
-    call = f"#{node.meta[ORDINAL]}" if node.meta.get(ORDINAL) else ""
+    call = f"#{ORDINAL.of(node)}" if ORDINAL.get(node) else ""
     arguments = f"({arguments_text(node.args, node.kwargs)})"
     if arguments == "()" and node.op in ("placeholder", "get_attr"):
         arguments = ""
     return _fields(
         f"{name}{OPERATIONS[node.op]} {target}{call}{arguments}",
-        f": {value_text(node.meta[SPEC])}" if SPEC in node.meta else "",
+        f": {value_text(VALUE.of(node))}" if VALUE.on(node) else "",
         _place(location_of(node), own_path),
     )
 

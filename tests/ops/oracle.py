@@ -19,7 +19,8 @@ from torch import fx, nn
 import tracer
 from passes.errors import TracerError
 from passes.ops.op import is_inplace
-from passes.program.program import CALL, SPEC, Program
+from passes.program.notes import CALL, VALUE
+from passes.program.program import Program
 from passes.sizes.guards import GuardLog
 from passes.stages.shape_propagation import ShapePropagation
 from passes.values.nested import leaves
@@ -50,8 +51,8 @@ def propagated(target: nn.Module | Callable[..., Any], *tensors: Any) -> Program
     program = capture(module, bind_sample(module, tensors, None, None, None, log), log)
     ShapePropagation().run(program)
     for node in program.graph.nodes:
-        if node.op.startswith("call_") and isinstance(node.meta[SPEC], TensorSpec):
-            assert CALL in node.meta or node.target.__name__ == "getitem", f"{node.target} has no rule"  # type: ignore[union-attr]
+        if node.op.startswith("call_") and isinstance(VALUE.of(node), TensorSpec):
+            assert CALL.on(node) or node.target.__name__ == "getitem", f"{node.target} has no rule"  # type: ignore[union-attr]
     return program
 
 
@@ -66,8 +67,8 @@ def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch
             program = propagated(target, *tensors)
         except TracerError:
             return
-        raise AssertionError(f"torch refuses ({error}), the rule gives {program.output().meta[SPEC]}") from error
-    found = propagated(target, *tensors).output().meta[SPEC]
+        raise AssertionError(f"torch refuses ({error}), the rule gives {VALUE.of(program.output())}") from error
+    found = VALUE.of(propagated(target, *tensors).output())
     assert _described(found) == _described(expected)
 
 
@@ -80,7 +81,7 @@ class Views(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
-        call = node.meta.get(CALL)
+        call = CALL.get(node)
         if call is None or call.op.view or is_inplace(str(getattr(node.target, "__name__", node.target))):
             return result
         operands = _memory([self.env[operand] for operand in node.all_input_nodes])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.errors import ShapeError, UnsupportedOpError
+from passes.program.notes import VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 native = torch._C._nn
@@ -116,7 +117,7 @@ def test_dtype(module: nn.Module, dtype: torch.dtype) -> None:
         with pytest.raises(ShapeError):
             propagated(module, x)
     else:
-        assert propagated(module, x).output().args[0].meta["spec"].dtype == expected  # type: ignore[union-attr]
+        assert VALUE.of(propagated(module, x).output()).dtype == expected
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.errors import ShapeError, UnsupportedOpError
-from passes.program.program import CALL, SPEC
+from passes.program.notes import CALL, VALUE
 from tests.ops.oracle import Call, assert_lowering_matches, assert_shape_matches, propagated
 
 OPSETS = [13, 18, 23]
@@ -234,6 +234,6 @@ def test_the_standards_own_operator_where_it_is_exact() -> None:
 def test_cost(keys: int) -> None:
     q, k, v = torch.empty(2, 4, 3, 8), torch.empty(2, keys, 5, 8), torch.empty(2, keys, 5, 6)
     node = list(propagated(lambda q, k, v: attend(q, k, v, enable_gqa=True), q, k, v).graph.nodes)[-2]
-    call = node.meta[CALL]
-    specs = call.record.map(lambda leaf: leaf.meta[SPEC])
-    assert call.op.cost_rule(node.meta[SPEC], specs) == 2 * 4 * 3 * 5 * (8 + 6)
+    call = CALL.of(node)
+    specs = call.record.map(lambda leaf: VALUE.of(leaf))
+    assert call.op.cost_rule(VALUE.of(node), specs) == 2 * 4 * 3 * 5 * (8 + 6)

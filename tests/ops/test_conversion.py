@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from passes.ops.conversion import DTYPE_METHODS
 from passes.ops.op import METHODS
-from passes.program.program import SPEC
+from passes.program.notes import VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 
@@ -76,7 +76,7 @@ def test_sizes_in_the_forward(name: str) -> None:
 
 def test_arithmetic_on_sizes_is_no_tensor_arithmetic() -> None:
     program = propagated(lambda x: x.reshape(x.shape[0] * x.shape[1] // 2, -1), spec("N", 6, 4, 2))
-    values = [str(node.meta[SPEC]) for node in program.graph.nodes if not hasattr(node.meta[SPEC], "dtype")]
+    values = [str(VALUE.of(node)) for node in program.graph.nodes if not hasattr(VALUE.of(node), "dtype")]
     assert values[0] == "N"
 
 

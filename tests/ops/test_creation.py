@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passes.errors import ShapeError, UnsupportedOpError
-from passes.program.program import SPEC
+from passes.program.notes import VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 sizes = st.lists(st.integers(0, 4), max_size=3)
@@ -84,7 +84,7 @@ def test_tensor_of_data_shape(shape: tuple[int, ...], leaves: list[Any], dtype: 
 
     expected = made(x)
     if any(isinstance(leaf, str) for leaf in leaves[: expected.numel() // 2]):  # else it is made while tracing
-        found = propagated(made, x).output().meta[SPEC]
+        found = VALUE.of(propagated(made, x).output())
         assert (found.shape, found.dtype) == (tuple(expected.shape), expected.dtype)
 
 

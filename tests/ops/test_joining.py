@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.program.program import SPEC
+from passes.program.notes import VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 
@@ -134,7 +134,7 @@ def test_lowering_keeps_the_dtype(dtype: torch.dtype, opset: int) -> None:
 
 
 def test_a_dynamic_axis_in_halves() -> None:
-    halves = propagated(lambda x: x.transpose(0, 1).chunk(2, 0), spec("N", 6)).output().meta[SPEC]
+    halves = VALUE.of(propagated(lambda x: x.transpose(0, 1).chunk(2, 0), spec("N", 6)).output())
     assert [str(half.shape) for half in halves] == ["(3, Dim(N))", "(3, Dim(N))"]
     x = torch.randn(8, 4)
     assert_lowering_matches(lambda x: x.chunk(2), x, dynamic={0: {0: "N"}}, also=(torch.randn(7, 4),))

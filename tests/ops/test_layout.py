@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from passes.program.program import SPEC
+from passes.program.notes import VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 sizes = st.integers(1, 4)
@@ -206,4 +206,4 @@ def test_squeeze_asks_for_a_guard_only_where_the_size_decides() -> None:
     log = propagated(lambda x: x.squeeze(2), torch.randn(2, 3, 1)).log
     assert not log.guards
     program = propagated(module, torch.randn(2, 3, 4))
-    assert program.output().meta[SPEC].shape == (2, 12)
+    assert VALUE.of(program.output()).shape == (2, 12)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passes.errors import ShapeError
-from passes.program.program import CALL, SPEC
+from passes.program.notes import CALL, VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 shapes = st.lists(st.integers(1, 3), max_size=4)
@@ -205,6 +205,6 @@ def test_the_sizes_are_named_where_they_do_not_fit() -> None:
 def test_cost(function: Function, shapes: list[tuple[int, ...]], macs: int) -> None:
     called = (lambda *t: torch.einsum("abc,cd->abd", *t)) if function is torch.einsum else function
     node = list(propagated(called, *map(torch.empty, shapes)).graph.nodes)[-2]
-    call = node.meta[CALL]
+    call = CALL.of(node)
     assert call.op.cost_rule is not None
-    assert call.op.cost_rule(node.meta[SPEC], call.record.map(lambda leaf: leaf.meta[SPEC])) == macs
+    assert call.op.cost_rule(VALUE.of(node), call.record.map(lambda leaf: VALUE.of(leaf))) == macs

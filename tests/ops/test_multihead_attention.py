@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.errors import ShapeError, UnsupportedOpError
-from passes.program.program import CALL, SPEC
+from passes.program.notes import CALL, VALUE
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 from tracer import spec
 
@@ -328,5 +328,5 @@ def test_cost(layer: dict[str, Any]) -> None:
     assert report.macs == projections + 2 * 3 * keys * E * 2
     assert report.type == "MultiheadAttention"
     assert report.params == sum(parameter.numel() for parameter in target.parameters())
-    assert node.meta[CALL].op.name == "multihead_attention"
-    assert node.meta[SPEC][0].shape == program.output().meta[SPEC][0].shape
+    assert CALL.of(node).op.name == "multihead_attention"
+    assert VALUE.of(node)[0].shape == VALUE.of(program.output())[0].shape

@@ -22,7 +22,7 @@ from torch import fx
 from passes.errors import CaptureError
 from passes.ops.elementwise import written_into
 from passes.ops.op import is_inplace
-from passes.program.program import location_of
+from passes.program.notes import location_of
 from passes.values.spec import TensorSpec
 from tracer.memory.recorder import Recorder
 from tracer.memory.storage import Memory, UndecidedError, first_operand, op_of

@@ -13,7 +13,7 @@ from torch import fx
 
 from passes.modules.lazy import is_uninitialized
 from passes.ops.op import BoundCall, map_leaves
-from passes.program.program import CALL
+from passes.program.notes import CALL
 from tracer.capture.aliasing import unfollowed
 from tracer.memory.real_tensors import written_place
 from tracer.memory.recorder import Recorder
@@ -59,7 +59,7 @@ class KnownValues:
         if node.target is unfollowed:
             return False
         self._tracer.value(node)
-        call: BoundCall | None = node.meta.get(CALL)
+        call: BoundCall | None = CALL.get(node)
         return node.op in ("call_function", "call_method") and not (call is not None and call.op.random)
 
     def _compute(self, node: fx.Node) -> Any:

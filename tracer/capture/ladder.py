@@ -21,8 +21,10 @@ from passes.isolation.model_copy import copy_model
 from passes.isolation.own_randomness import moved_on, own_randomness, python_random_state, python_randomness_kept
 from passes.modules.lazy import LazyLayer, as_specs, watch_lazies
 from passes.modules.leftovers import changes, state_of
-from passes.program.pipeline import PassResult, Pipeline
-from passes.program.program import LOCATION, SPEC, Program, Rung
+from passes.program.notes import PLACE, VALUE
+from passes.program.pipeline import PassResult, run_pass
+from passes.program.program import Program, Rung
+from passes.program.stages import Captured, Shaped
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.meta_execution import MetaRunError, run_module
 from passes.stages.shape_propagation import ShapePropagation
@@ -32,7 +34,7 @@ from tracer.edge.source_lines import definition
 from tracer.inputs.sample import Sample
 
 
-def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
+def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Shaped, list[PassResult]]:
     """The model's program with a value on every node, from the first rung that holds; the model is not touched.
 
     Raises the tracing error where no rung holds. Shapes that do not fit are the model's fault only where torch says so
@@ -57,22 +59,21 @@ def follow(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, li
         return program, []
 
 
-def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Program, list[PassResult]]:
+def trace(model: nn.Module, sample: Sample, log: GuardLog) -> tuple[Shaped, list[PassResult]]:
     """The first rung: the model's program, traced symbolically. Raises TracerError where it cannot be."""
     with own_randomness(), python_randomness_kept():
         before = python_random_state()
-        program = capture(model, sample, log)
-        program.draws_in_python = moved_on(before)
-        results = Pipeline([ShapePropagation()]).run(program)
-    program.unreached = program.unreached_lazies()
-    return program, results
+        captured = capture(model, sample, log)
+        captured.draws_in_python = moved_on(before)
+        program, result = run_pass(ShapePropagation(), captured)
+    return program, [result]
 
 
 # How often a forward that draws in Python is traced again: a branch on one bit differs in all but one of 32 models.
 _REPEATS = 5
 
 
-def check_repeatable(program: Program, model: nn.Module, sample: Sample, log: GuardLog) -> None:
+def check_repeatable(program: Shaped, model: nn.Module, sample: Sample, log: GuardLog) -> None:
     """Raises CaptureError where the program depends on what its forward has drawn from Python's or numpy's random
     state: its numbers would be those of one call. `program` is as it was traced."""
     with own_randomness(), python_randomness_kept():
@@ -102,7 +103,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.double(), other.double(), 0, 0, equal_nan=True)
 
 
-def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Program:
+def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureError) -> Shaped:
     location = fault.location or Location()
     if not isinstance(fault, NeedsDataError):
         followed = _on_meta(model, sample, log, fault)
@@ -119,10 +120,10 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
     program.left_behind = left_behind
     program.dry_run = lambda scratch: _dry_run(scratch, data)
-    return program
+    return Shaped.of_captured(program)
 
 
-def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Program | None:
+def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Shaped | None:
     """The second rung: the model's own forward on meta tensors; None where it does not run on them."""
     location = fault.location or Location()
     args, kwargs = sample.replace_leaves(lambda _, spec: spec)
@@ -133,7 +134,7 @@ def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError
     rung = Rung("", "meta", fault.message, location, fault.remedy)
     program = _opaque(model, sample, log, result.value, result.lazies, rung)
     program.left_behind = result.left_behind
-    return program
+    return Shaped.of_captured(program)
 
 
 def _fails_on_data(fault: CaptureError, error: BaseException) -> CaptureError:
@@ -184,14 +185,15 @@ def _runs(model: nn.Module, sample: Sample, log: GuardLog) -> bool:
 
 def _opaque(
     model: nn.Module, sample: Sample, log: GuardLog, value: Any, lazies: list[LazyLayer], rung: Rung
-) -> Program:
+) -> Captured:
     """A program of one node that stands for the whole model."""
     graph = fx.Graph()
     nodes: list[fx.Node] = []
 
     def placeholder(name: str, spec: TensorSpec) -> fx.Node:
         node = graph.placeholder(name)
-        node.meta[SPEC], node.meta[LOCATION] = spec, Location()
+        VALUE.put(node, spec)
+        PLACE.put(node, Location())
         nodes.append(node)
         return node
 
@@ -202,10 +204,10 @@ def _opaque(
     call = graph.call_module(name, args, kwargs)
     output = graph.output(call)
     for node in (call, output):
-        node.meta[SPEC], node.meta[LOCATION] = value, rung.location
-    program = Program(graph, copy_model(model), log, whole=name)
+        VALUE.put(node, value)
+        PLACE.put(node, rung.location)
+    program = Captured(graph, copy_model(model), log, whole=name)
     program.rungs.append(rung)
     for layer in lazies:
         program.meet_lazy(layer)
-    program.unreached = program.unreached_lazies()
     return program

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from passes.errors import TracerError
-from passes.program.program import Program
+from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.sizes.guards import GuardLog
 from passes.values.nested import map_structure
@@ -24,7 +24,7 @@ TOKENS = "NT"
 Axis = tuple[str, int]
 
 
-def with_names(model: nn.Module, sample: Sample, plain: Program) -> Program:
+def with_names(model: nn.Module, sample: Sample, plain: Shaped) -> Shaped:
     """The program with as many of the sample's sizes named as can be: all, or those that work one by one, or none.
 
     `plain` is the program without names, which stands where the model itself could not be traced.
@@ -33,7 +33,7 @@ def with_names(model: nn.Module, sample: Sample, plain: Program) -> Program:
         return plain
     names = _names_of_axes(sample)
 
-    def attempt(chosen: Collection[str]) -> Program | None:
+    def attempt(chosen: Collection[str]) -> Shaped | None:
         log = GuardLog(explains=True)
         try:
             program, _ = trace(model, _named(sample, names, chosen, log), log)

@@ -25,7 +25,9 @@ from passes.modules.lazy import LazyLayer, is_uninitialized, own_tensors, rank_t
 from passes.modules.leftovers import changes, traced_state
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.dataflow import latest_steps
-from passes.program.program import FAULT, LOCATION, SPEC, Program, Rung
+from passes.program.notes import FAULT, PLACE, VALUE
+from passes.program.program import Rung
+from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.meta_execution import MetaRunError, run_module
 from passes.stages.shape_propagation import Propagator
@@ -47,7 +49,7 @@ _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.me
 
 
 @undisturbed
-def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Program:
+def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Captured:
     """Traces `model` symbolically from the sample's specs; the model itself is not touched.
 
     A submodule that cannot be traced becomes one opaque node, followed on meta tensors (`Program.rungs`).
@@ -146,7 +148,7 @@ class CapturingTracer(Recorder):
         self.real: RealTensors = RealTensors(self)
         self.known: KnownValues = KnownValues(self)
         self.layouts: MemoryLayouts = MemoryLayouts(self)
-        self._program: Program | None = None
+        self._program: Captured | None = None
         self._found_propagator: Propagator | None = None
 
     def _unwritten(self) -> CopyOnWrite:
@@ -178,7 +180,7 @@ class CapturingTracer(Recorder):
             if moved(original, own) and id(own) not in self.written:
                 raise self._changed(original)
 
-    def capture(self) -> Program:
+    def capture(self) -> Captured:
         try:
             self._trace()
             self._first_calls.undo()
@@ -212,7 +214,7 @@ class CapturingTracer(Recorder):
                 raise
             finally:
                 self.program.left_behind = self._left_behind()
-                _forget_frames(*self._signals, *(node.meta.get(FAULT) for node in self.graph.nodes))
+                _forget_frames(*self._signals, *(FAULT.get(node) for node in self.graph.nodes))
                 self._put_back()
                 self._forget_values()
                 read = dict(self.program.read)
@@ -299,9 +301,9 @@ class CapturingTracer(Recorder):
         return MISSING if found is None else found
 
     @property
-    def program(self) -> Program:
+    def program(self) -> Captured:
         if self._program is None:
-            self._program = Program(self.graph, self._copy, self.log, _modules=self._modules)
+            self._program = Captured(self.graph, self._copy, self.log, _modules=self._modules)
         return self._program
 
     @property
@@ -314,9 +316,8 @@ class CapturingTracer(Recorder):
 
     def value(self, node: fx.Node) -> Any:
         """What propagation knows of a node; the answer to every question."""
-        found = node.meta.get(SPEC, self)
-        if found is not self:
-            return found
+        if VALUE.on(node):
+            return VALUE.of(node)
         with self.computing():
             return self.propagator.value(node)
 
@@ -326,7 +327,7 @@ class CapturingTracer(Recorder):
 
     def computes_on(self, device: str) -> bool:
         """Whether the model has anything on a kind of device."""
-        specs = [node.meta[SPEC] for node in self.graph.nodes if node.op == "placeholder"]
+        specs = [VALUE.of(node) for node in self.graph.nodes if node.op == "placeholder"]
         return any(spec.device.type == device for spec in specs) or any(
             tensor.device.type == device for tensor in self._copy.state_dict(keep_vars=True).values()
         )
@@ -357,7 +358,7 @@ class CapturingTracer(Recorder):
 
     def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
         proxy = self.proxy(self.create_node("placeholder", name, (), {}))
-        proxy.node.meta[SPEC] = spec
+        VALUE.put(proxy.node, spec)
         return proxy
 
     def proxy(self, node: fx.Node) -> TracedTensor:
@@ -380,7 +381,7 @@ class CapturingTracer(Recorder):
             if awaited is not None:  # its type is known, and that is all that is asked for
                 target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta[LOCATION] = Location("", definition(type(self._copy).forward)) if kind == "output" else self.here()
+        PLACE.put(node, Location("", definition(type(self._copy).forward)) if kind == "output" else self.here())
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
@@ -583,7 +584,7 @@ class CapturingTracer(Recorder):
                 needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
                 raise needs_data.placed(location, chain=fault.chain) from error
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
-        node.meta[SPEC] = result.value
+        VALUE.put(node, result.value)
         for layer in result.lazies:
             self.meet(layer)
             self._first_calls.settle(self._modules[layer.path], layer)

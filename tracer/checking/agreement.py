@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.program.program import SPEC, Program, tensor_specs
+from passes.program.notes import VALUE
+from passes.program.program import Program, tensor_specs
 from passes.values.nested import ATOMS, leaves, map_structure
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -39,7 +40,7 @@ def tolerances(program: Program, in_float32: bool = False) -> dict[fx.Node, floa
 
 def _dtypes(node: fx.Node, program: Program) -> Iterator[torch.dtype]:
     """The dtypes of a node's value, and of the weights of the module that it calls."""
-    yield from (spec.dtype for spec in tensor_specs(node.meta[SPEC]))
+    yield from (spec.dtype for spec in tensor_specs(VALUE.of(node)))
     if node.op == "call_module":
         module = program.module(str(node.target))
         yield from (tensor.dtype for tensor in (*module.parameters(), *module.buffers()))

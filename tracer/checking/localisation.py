@@ -19,7 +19,9 @@ from torch import fx, nn
 
 from passes.onnx.lowered_model import LoweredModel
 from passes.ops.op import map_leaves
-from passes.program.program import CALL, ORDINAL, Program, location_of, operation_of
+from passes.program.notes import CALL, ORDINAL, location_of
+from passes.program.program import operation_of
+from passes.program.stages import Eager
 from passes.sizes.guards import Location
 from passes.values.nested import leaves, map_structure
 from tracer.checking.agreement import as_float64, cloned, differences, fault_of, flat_tensors, tolerances
@@ -30,7 +32,7 @@ from tracer.checking.verification import Locate, Origin
 _UNDEFINED = ("empty", "empty_like", "new_empty")
 
 
-def locator(lowered: LoweredModel, program: Program) -> Locate:
+def locator(lowered: LoweredModel, program: Eager) -> Locate:
     """What finds the origin of a disagreement between the model and the module that `program` came from."""
     if not lowered.results:
         return lambda *_: Origin("where it begins cannot be told on the torch route")
@@ -38,7 +40,7 @@ def locator(lowered: LoweredModel, program: Program) -> Locate:
 
 
 def locate(
-    lowered: LoweredModel, program: Program, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    lowered: LoweredModel, program: Eager, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Origin:
     """The first value that differs when both run on these arguments; `module` is the eager one, and is run."""
     inputs = flat_tensors((args, kwargs))
@@ -94,7 +96,7 @@ def _paired(names: Any, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 class _Calls:
     """What the submodules that the program calls give, call by call, as hooks note it."""
 
-    def __init__(self, module: nn.Module, program: Program):
+    def __init__(self, module: nn.Module, program: Eager):
         self._module = module
         self._program = program
         self._modules = dict(module.named_modules(remove_duplicate=False))
@@ -123,7 +125,7 @@ class _Calls:
         return self._results[module] if module is not None else []
 
 
-def _replayed(program: Program, calls: _Calls, inputs: Iterable[torch.Tensor]) -> Iterator[tuple[fx.Node, Any]]:
+def _replayed(program: Eager, calls: _Calls, inputs: Iterable[torch.Tensor]) -> Iterator[tuple[fx.Node, Any]]:
     """Each node with its value.
 
     Operations get clones: the graph says itself what a write in place leaves behind. They are contiguous, as the graph
@@ -132,7 +134,7 @@ def _replayed(program: Program, calls: _Calls, inputs: Iterable[torch.Tensor]) -
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)
     for node in program.graph.nodes:
-        noted, ordinal = calls.of(node), node.meta.get(ORDINAL)
+        noted, ordinal = calls.of(node), ORDINAL.get(node)
         if node.op == "output":
             return
         if node.op == "placeholder":
@@ -144,7 +146,7 @@ def _replayed(program: Program, calls: _Calls, inputs: Iterable[torch.Tensor]) -
         else:
             args, kwargs = _contiguous(map_leaves((node.args, dict(node.kwargs)), values.__getitem__))
             values[node] = _function(node, program)(*args, **kwargs)
-            if CALL in node.meta and node.meta[CALL].op.name in _UNDEFINED:
+            if CALL.on(node) and CALL.of(node).op.name in _UNDEFINED:
                 values[node].zero_()
         yield node, values[node]
 
@@ -158,7 +160,7 @@ def _contiguous(value: Any) -> Any:
     return map_structure(value, clone)
 
 
-def _function(node: fx.Node, program: Program) -> Callable[..., Any]:
+def _function(node: fx.Node, program: Eager) -> Callable[..., Any]:
     if node.op == "call_module":
         return program.module(str(node.target))
     target: Any = node.target
@@ -166,9 +168,9 @@ def _function(node: fx.Node, program: Program) -> Callable[..., Any]:
     return function
 
 
-def _place(node: fx.Node, name: str, program: Program, calls: _Calls) -> tuple[Location, str]:
+def _place(node: fx.Node, name: str, program: Eager, calls: _Calls) -> tuple[Location, str]:
     """A node's module, or its name in the ONNX graph where it is no module's call, and what it does."""
-    operation, ordinal, count = operation_of(node, program), node.meta.get(ORDINAL), len(calls.of(node))
+    operation, ordinal, count = operation_of(node, program), ORDINAL.get(node), len(calls.of(node))
     if str(node.target) in program.folds:
         operation = f"folded into {program.folds[str(node.target)].layer}"
     if ordinal is not None and count > 1:

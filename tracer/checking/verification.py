@@ -22,7 +22,7 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
-from passes.program.program import Program
+from passes.program.stages import Eager
 from passes.sizes.guards import Location
 from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
 from tracer.checking.session import Session
@@ -99,7 +99,7 @@ Locate = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any]], Origin]
 
 def verify(
     lowered: LoweredModel,
-    program: Program,
+    program: Eager,
     module: nn.Module,
     sample: Sample,
     file: Path | None = None,
@@ -165,7 +165,7 @@ class _Check:
     def __init__(
         self,
         lowered: LoweredModel,
-        program: Program,
+        program: Eager,
         eager: _Eager,
         sample: Sample,
         file: Path | None,

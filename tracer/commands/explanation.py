@@ -14,7 +14,8 @@ from passes import ops  # noqa: F401  registers every op
 from passes.errors import InputError
 from passes.isolation.torch_state import undisturbed
 from passes.lowering.blockers import ON_CONTAINERS
-from passes.program.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program.notes import CALL, VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
 from passes.sizes.dimension import Dim, Size, hint, product
 from passes.sizes.guards import GuardLog
 from passes.values.nested import map_structure
@@ -204,24 +205,24 @@ def _leading_to(target: fx.Node, program: Program) -> list[fx.Node]:
 def _steps(behind: Sequence[fx.Node], program: Program) -> Iterator[Step]:
     kept = 0
     for node in behind:
-        if node.op == "get_attr" or next(tensor_specs(node.meta[SPEC]), None) is None or _is_container_access(node):
+        if node.op == "get_attr" or next(tensor_specs(VALUE.of(node)), None) is None or _is_container_access(node):
             continue
         if node is not behind[-1] and _keeps_shape(node):
             kept += 1
             continue
-        value = node.meta[SPEC]
+        value = VALUE.of(node)
         yield Step(name_of(node, program), _kind(node, program), shape_of(value), shape_of(_numbers(value)),
                    location_of(node).source, kept)  # fmt: skip
         kept = 0
 
 
 def _is_container_access(node: fx.Node) -> bool:
-    return CALL not in node.meta and node.target in ON_CONTAINERS
+    return not CALL.on(node) and node.target in ON_CONTAINERS
 
 
 def _keeps_shape(node: fx.Node) -> bool:
-    before = [shape_of(operand.meta[SPEC]) for operand in node.all_input_nodes]
-    return node.op != "placeholder" and shape_of(node.meta[SPEC]) in before[:1]
+    before = [shape_of(VALUE.of(operand)) for operand in node.all_input_nodes]
+    return node.op != "placeholder" and shape_of(VALUE.of(node)) in before[:1]
 
 
 def _kind(node: fx.Node, program: Program) -> str:
@@ -240,7 +241,7 @@ def _factored(size: Size, behind: Sequence[fx.Node]) -> str:
     if isinstance(size, int) or len(size.terms) == 1:
         return str(size)
     for node in reversed(behind[:-1]):
-        for spec in tensor_specs(node.meta[SPEC]):
+        for spec in tensor_specs(VALUE.of(node)):
             axes = [axis for axis in spec.shape if str(axis) != "1"]
             for start, end in combinations(range(len(axes) + 1), 2):
                 if end - start > 1 and str(product(axes[start:end])) == str(size):

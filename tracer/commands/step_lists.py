@@ -11,7 +11,6 @@ from torch import nn
 
 from passes.errors import InputError
 from passes.isolation.torch_state import undisturbed
-from passes.program.pipeline import Stage
 from passes.stages.loading_code import loading_code
 from tracer.edge.boundary import public
 from tracer.edge.collection_pause import without_collection
@@ -47,7 +46,7 @@ def inspect(
     Allocates no weight, runs nothing and changes nothing. Raises TracerError.
     """
     work = follow_sample(model, Request(args, kwargs, dynamic_shapes, dims, strict))
-    run_callers_passes(work, passes, Stage.SHAPED)
+    run_callers_passes(work, passes)
     report_program(work)
     return work.report
 
@@ -77,7 +76,7 @@ def draw(
     target = None if f is None else checked_target(f, model)
     chosen = chosen_format(format, target)
     work = follow_sample(model, Request(args, kwargs, dynamic_shapes, dims, strict))
-    drawing = draw_program(work.program, type(model).__name__, chosen)
+    drawing = draw_program(work.shaped, type(model).__name__, chosen)
     if target is not None:
         drawing.save(target)
     return drawing
@@ -121,7 +120,7 @@ def resolve(
         work = follow_sample(model, Request(() if args is None else args, kwargs, dynamic_shapes, dims, strict))
         resolve_lazies(work, seed, given, device)
         run_passes_on_resolved(work, passes, given)
-        resolved, unreached = work.resolved, work.program.unreached
+        resolved, unreached = work.resolved, work.shaped.unreached
     if not inplace:
         return resolved
     put_into(model, resolved, given, unreached)

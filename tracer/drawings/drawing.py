@@ -9,7 +9,7 @@ from pathlib import Path
 
 from passes.errors import InputError
 from passes.files.output_file import staged
-from passes.program.program import Program
+from passes.program.stages import Shaped
 from tracer.drawings.graph_formats import dot, mermaid
 from tracer.drawings.graph_view import GraphView, build_graph_view
 from tracer.drawings.report_page import report_page
@@ -51,7 +51,7 @@ class Drawing:
         return target
 
 
-def draw_program(program: Program, model_name: str, format: str) -> Drawing:
+def draw_program(program: Shaped, model_name: str, format: str) -> Drawing:
     """The graph of a program whose shapes are propagated, in one of the formats."""
     view = build_graph_view(program, model_name)
     return Drawing(FORMATS[format](view), format, view)

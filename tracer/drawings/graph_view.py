@@ -10,7 +10,9 @@ from typing import Any
 from torch import fx, nn
 
 from passes.modules.lazy import LazyLayer
-from passes.program.program import SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program.notes import VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.values.spec import TensorSpec
 from tracer.reports.costs import multiply_adds, parameter_count
@@ -112,7 +114,7 @@ class GraphView:
         return {**facts, "lazy_layers": len(self.report.resolved), **parts}
 
 
-def build_graph_view(program: Program, model_name: str) -> GraphView:
+def build_graph_view(program: Shaped, model_name: str) -> GraphView:
     """The graph of a program whose shapes are propagated, in time linear in its size.
 
     Nodes that compute numbers from shapes are left out: the formulas on the edges say the same.
@@ -128,20 +130,20 @@ def build_graph_view(program: Program, model_name: str) -> GraphView:
         group = groups.around(_enclosing(node, program), macs)
         view.nodes.append(_node(node, program, group.path, macs, before))
         for operand in filter(_is_drawn, node.all_input_nodes):
-            view.edges.append(Edge(operand.name, node.name, value_text(operand.meta[SPEC])))
+            view.edges.append(Edge(operand.name, node.name, value_text(VALUE.of(operand))))
     view.groups = groups.built()
     _place_lazies(view, program)
     return view
 
 
 def _is_drawn(node: fx.Node) -> bool:
-    return node.op in ("placeholder", "output") or any(tensor_specs(node.meta[SPEC]))
+    return node.op in ("placeholder", "output") or any(tensor_specs(VALUE.of(node)))
 
 
 def _node(node: fx.Node, program: Program, group: str, macs: Size, before: fx.Node | None) -> Node:
     kind = _KINDS.get(node.op, "operation")
     path = {"layer": program.path(node), "operation": group, "output": ""}.get(kind, str(node.target))
-    value = node.meta[SPEC]
+    value = VALUE.of(node)
     lazy = program.lazies.get(path) if kind == "layer" else None
     params = 0
     if kind == "layer":
@@ -155,7 +157,7 @@ def _node(node: fx.Node, program: Program, group: str, macs: Size, before: fx.No
         group=group,
         type=_type(node, program, lazy),
         dtype=", ".join(dict.fromkeys(str(spec.dtype).removeprefix("torch.") for spec in tensor_specs(value))),
-        input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])],
+        input_shapes=[_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(VALUE.of(operand))],
         output_shape=_output_shape(value),
         params=params,
         macs=_plain(macs),
@@ -235,7 +237,7 @@ class _ShapeWay:
     def _rank(self, operand: fx.Node, node: fx.Node) -> tuple[bool, bool, float]:
         """What comes from an input first, then what has the node's own shape, then what is nearest to an input."""
         steps = self.steps[operand]
-        return steps == math.inf, _output_shape(operand.meta[SPEC]) != _output_shape(node.meta[SPEC]), steps
+        return steps == math.inf, _output_shape(VALUE.of(operand)) != _output_shape(VALUE.of(node)), steps
 
 
 def _place_lazies(view: GraphView, program: Program) -> None:

@@ -19,7 +19,8 @@ from typing import Any, TypeVar, cast
 from torch import fx
 
 from passes.errors import CaptureError, InputError, InternalError, TracerError, TracerWarning
-from passes.program.program import location_of, operation_of
+from passes.program.notes import location_of
+from passes.program.program import operation_of
 from passes.sizes.guards import Location
 from tracer.edge.argument_kinds import check_arguments, check_model
 from tracer.edge.source_lines import is_user_code, our_line, source_line

@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from passes.modules.lazy import LazyLayer
-from passes.program.program import Program
+from passes.program.stages import Captured
 from passes.sizes.guards import Location
 from passes.stages.shape_propagation import Propagator
 
@@ -82,7 +82,7 @@ class Recorder(fx.Tracer, ABC):
 
     @property
     @abstractmethod
-    def program(self) -> Program:
+    def program(self) -> Captured:
         """The program as far as it is captured."""
 
     @property

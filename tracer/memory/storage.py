@@ -17,7 +17,7 @@ from torch import fx, nn
 from passes.isolation.plain_attention import plain_attention
 from passes.modules.lazy import is_uninitialized
 from passes.ops.op import FUNCTIONS, Op, find_method, find_module, is_inplace, map_leaves
-from passes.program.program import SPEC
+from passes.program.notes import VALUE
 from passes.sizes.dimension import hint
 from passes.stages.meta_execution import on_meta
 from passes.values.nested import leaves, map_structure
@@ -221,7 +221,7 @@ def _picks(op: Op, node: fx.Node) -> bool:
     """Whether it is a subscript with index tensors or masks, which copies."""
     if op.name != "getitem":
         return False
-    found = map_structure(node.args[1:], lambda leaf: leaf.meta.get(SPEC) if isinstance(leaf, fx.Node) else leaf)
+    found = map_structure(node.args[1:], lambda leaf: VALUE.get(leaf) if isinstance(leaf, fx.Node) else leaf)
     return any(
         isinstance(leaf, TensorSpec) and (leaf.ndim > 0 or leaf.dtype in (torch.bool, torch.uint8))
         for leaf in leaves(found)

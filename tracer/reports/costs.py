@@ -8,21 +8,22 @@ from torch import fx, nn
 
 from passes.ops.op import BoundCall, Owned
 from passes.program.liveness import byte_count
-from passes.program.program import CALL, SPEC, Program
+from passes.program.notes import CALL, VALUE
+from passes.program.program import Program
 from passes.sizes.dimension import Size
 
 
 def multiply_adds(node: fx.Node, program: Program) -> Size:
     """The multiply-adds of one node by its operation's cost rule; 0 where it has none."""
-    call: BoundCall | None = node.meta.get(CALL)
+    call: BoundCall | None = CALL.get(node)
     if call is None or call.op.cost_rule is None:
         return 0
     bound = call
 
     def leaf(item: fx.Node | Owned) -> Any:
-        return item.meta[SPEC] if isinstance(item, fx.Node) else program.owned_spec(bound, item.name)
+        return VALUE.of(item) if isinstance(item, fx.Node) else program.owned_spec(bound, item.name)
 
-    cost: Size = call.op.cost_rule(node.meta[SPEC], call.record.map(leaf))
+    cost: Size = call.op.cost_rule(VALUE.of(node), call.record.map(leaf))
     return cost
 
 

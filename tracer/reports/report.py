@@ -14,7 +14,9 @@ from passes.lowering.blockers import known_blockers
 from passes.lowering.pinned_sizes import pinned_sizes
 from passes.modules.lazy import LazyLayer
 from passes.program.liveness import peak_activation
-from passes.program.program import CALL, SPEC, Program, location_of, operation_of, tensor_specs
+from passes.program.notes import CALL, VALUE, location_of
+from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.stages import Shaped
 from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
 from passes.values.spec import TensorSpec
@@ -45,7 +47,7 @@ class Report(ReportData):
         return report_html(self)
 
 
-def build_report(program: Program, model_name: str) -> Report:
+def build_report(program: Shaped, model_name: str) -> Report:
     """The report of a program whose shapes are propagated."""
     layers: list[Layer] = []
     operations: list[Layer] = []
@@ -65,8 +67,8 @@ def build_report(program: Program, model_name: str) -> Report:
     peak = peak_activation(program)
     return Report(
         model=model_name,
-        inputs={str(node.target): str(node.meta[SPEC]) for node in program.inputs()},
-        outputs=[str(spec) for spec in tensor_specs(program.output().meta[SPEC])],
+        inputs={str(node.target): str(VALUE.of(node)) for node in program.inputs()},
+        outputs=[str(spec) for spec in tensor_specs(VALUE.of(program.output()))],
         layers=layers,
         guards=program.log.guards,
         unreached=program.unreached,
@@ -108,7 +110,7 @@ def _layer(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
         path=path,
         type=lazy.type if lazy is not None else type(module).__name__,
         input_shapes=_input_shapes(node),
-        output_shape=shape_of(node.meta[SPEC]),
+        output_shape=shape_of(VALUE.of(node)),
         params=parameter_count(module, program),
         macs=_plain(cost),
         resolved=_inferred(lazy),
@@ -122,9 +124,9 @@ def _layer(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
 def _operation(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
     return Layer(
         path=name_of(node, program),
-        type=node.meta[CALL].op.name,
+        type=CALL.of(node).op.name,
         input_shapes=_input_shapes(node),
-        output_shape=shape_of(node.meta[SPEC]),
+        output_shape=shape_of(VALUE.of(node)),
         params=0,
         macs=_plain(cost),
         resolved={},
@@ -139,7 +141,7 @@ def _origin(node: fx.Node, program: Program) -> str | None:
     operand = next(iter(node.all_input_nodes), None)
     if operand is None:
         return None
-    while operand.target is operator.getitem and CALL not in operand.meta:  # one of a layer's several results
+    while operand.target is operator.getitem and not CALL.on(operand):  # one of a layer's several results
         operand = operand.all_input_nodes[0]
     source = location_of(operand).source
     name = name_of(operand, program)
@@ -178,7 +180,7 @@ def _plain(size: Size) -> int | str:
 
 
 def _input_shapes(node: fx.Node) -> list[list[int | str]]:
-    return [_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(operand.meta[SPEC])]
+    return [_axes(spec) for operand in node.all_input_nodes for spec in tensor_specs(VALUE.of(operand))]
 
 
 def _axes(spec: TensorSpec) -> list[int | str]:

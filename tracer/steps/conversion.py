@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from passes.errors import LoadError
-from passes.program.program import Program
+from passes.program.stages import Eager
 from tracer.edge.boundary import of_result
 from tracer.inputs.input_files import checked_target
 from tracer.reports.html_table import conversion_html
@@ -35,7 +35,7 @@ class Conversion:
     off; `timings` holds the seconds of each step.
     """
 
-    program: Program
+    program: Eager
     route: str
     route_reason: str
     report: Report
@@ -73,7 +73,8 @@ class Conversion:
         """Makes this a conversion whose weights are in memory."""
         if self._again is not None:
             whole = self._again()
-            self.program, self.lowered, self._module, self._again = whole.program, whole.lowered, whole.resolved, None
+            self.program, self.lowered, self._module = whole.lowered, whole.lowered.model, whole.resolved
+            self._again = None
 
     @property
     @of_result

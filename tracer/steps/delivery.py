@@ -33,7 +33,7 @@ def follow_for_export(model: nn.Module, request: Request) -> Work:
     """The first step of a conversion: the model's program, which must be that of every call, and its report."""
     work = follow_sample(model, request)
     with TORCH_STATE:
-        check_repeatable(work.program, model, work.sample, work.log)
+        check_repeatable(work.shaped, model, work.sample, work.log)
     report_program(work)
     return work
 
@@ -53,24 +53,24 @@ def follow_loaded(work: Work, seed: int | None, weights: Entries) -> Work:
 def deliver(work: Work, target: Path | None, is_verified: bool) -> Conversion:
     """Writes the file where there is a target, verified before it takes the target's place."""
     if target is not None or is_verified:
-        check_weights_are_there(work.lowered)
+        check_weights_are_there(work.lowered.model)
     if target is not None:
         with work.timed("writing"):
-            write_model(work.lowered, target, partial(verify_file, work) if is_verified else None)
+            write_model(work.lowered.model, target, partial(verify_file, work) if is_verified else None)
         work.timings["writing"] -= work.timings.get("verification", 0.0)
     elif is_verified:
         verify_file(work, None)
     return Conversion(
-        work.program, work.route, work.route_reason, work.report, work.lowered, work.verification, work.timings, target,
-        work.resolved,
+        work.lowered, work.route, work.route_reason, work.report, work.lowered.model, work.verification, work.timings,
+        target, work.resolved,
     )  # fmt: skip
 
 
 def verify_file(work: Work, file: Path | None) -> None:
     """Leaves how far the ONNX model, or the file that it was written to, agrees with the resolved model."""
     with work.timed("verification"):
-        locate = locator(work.lowered, work.program)
-        work.verification = verify(work.lowered, work.program, work.resolved, work.sample, file, locate)
+        locate = locator(work.lowered.model, work.lowered)
+        work.verification = verify(work.lowered.model, work.lowered, work.resolved, work.sample, file, locate)
         known = work.report.left_behind
         known += [path for path in work.verification.left_behind if path not in known]
 
@@ -80,8 +80,8 @@ def verify_file(work: Work, file: Path | None) -> None:
 
 def is_streamed(work: Work, options: ExportOptions, needs_weights: bool) -> bool:
     """Whether the lazy layers' weights are drawn as they are written: they are large, and needed for nothing else."""
-    others = needs_weights or options.passes or options.route == "torch" or work.program.dry_run
-    return not others and lazy_bytes(work.program) >= STREAMED_FROM
+    others = needs_weights or options.passes or options.route == "torch" or work.shaped.dry_run
+    return not others and lazy_bytes(work.shaped) >= STREAMED_FROM
 
 
 def export_outline(work: Work, options: ExportOptions) -> bool:
@@ -103,9 +103,9 @@ def deliver_streamed(work: Work, options: ExportOptions, seed: int | None, targe
     again = Redrawing(work.model, work.request, options, seed, torch.get_rng_state())
     copy = ModelCopy(work.model)
     with work.timed("writing"), TORCH_STATE, drawing_weights(seed), CopyOnWrite(copy.pairs):
-        write_model(work.lowered, target, tensors=streamed(work.program, work.lowered, copy.module))
+        write_model(work.lowered.model, target, tensors=streamed(work.shaped.draws, work.lowered, copy.module))
     return Conversion(
-        work.program, work.route, work.route_reason, work.report, work.lowered, None, work.timings, target,
+        work.lowered, work.route, work.route_reason, work.report, work.lowered.model, None, work.timings, target,
         _again=again,
     )  # fmt: skip
 

@@ -20,12 +20,13 @@ from passes.lowering.onnx_lowering import OnnxLowering
 from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
 from passes.lowering.torch_exporter import export_through_torch
 from passes.onnx.opsets import SUPPORTED_OPSETS
-from passes.program.pipeline import Stage
+from passes.program.legality import check
+from passes.program.stages import Lowered
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.values.nested import leaves
 from tracer.edge.source_lines import current_source
-from tracer.steps.work import CallersPasses, Work, of_caller
+from tracer.steps.work import CallersPasses, Work
 from tracer.version import __version__
 
 ROUTES = ("auto", "direct", "torch")
@@ -86,17 +87,15 @@ def export_directly(work: Work, options: ExportOptions) -> None:
 
 def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
     """The eager graph for inference, after the caller's passes, and what its inputs and outputs are called."""
-    rewrite, simplify = EagerRewrite(work.resolved), Simplification(options.fold_batchnorm)
-    work.run([rewrite, *of_caller(options.passes, Stage.EAGER), simplify], Stage.SHAPED)
-    return interface_names(work.program, options.input_names, options.output_names)
+    eager = work.run(EagerRewrite(work.resolved), work.shaped)
+    work.eager = work.run(Simplification(options.fold_batchnorm), work.run_callers(options.passes, eager))
+    return interface_names(work.eager, options.input_names, options.output_names)
 
 
 def lower_directly(work: Work, options: ExportOptions, names: InterfaceNames) -> None:
     """The direct route. Raises UnsupportedOpError with every operation that has no lowering."""
-    lowering = OnnxLowering(options.opset, names)
-    work.run([lowering], Stage.EAGER)
-    assert lowering.lowered is not None
-    work.lowered, work.route, work.route_reason = lowering.lowered, "direct", options.direct_reason
+    work.lowered = work.run(OnnxLowering(options.opset, names), work.eager)
+    work.route, work.route_reason = "direct", options.direct_reason
 
 
 def lower_in_spite_of(blocked: UnsupportedOpError, work: Work, options: ExportOptions, names: InterfaceNames) -> None:
@@ -114,11 +113,11 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
     with own_randomness(0):
         data = work.sample.data(work.log.sampled)
     with work.timed("lowering"), TORCH_STATE, _followed_by_torch(work.resolved) as module:
-        work.lowered = export_through_torch(
+        model = export_through_torch(
             module.eval(),
             [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)],
             work.sample.filled,
-            state=work.program.state(),
+            state=work.eager.state(),
             dynamic_axes=[
                 {axis: name for axis, name in axes.items() if name not in pinned} for axes in work.sample.dynamic_axes()
             ],
@@ -127,6 +126,8 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
             log=work.log,
             current_source=partial(current_source, export_through_torch.__code__),
         )
+    work.lowered = Lowered.of_eager(work.eager, model)
+    check(work.lowered, "torch's exporter")
     work.route, work.route_reason = "torch", reason
 
 
@@ -134,8 +135,8 @@ def annotate_graph(work: Work, options: ExportOptions) -> None:
     """Writes into the graph and the report what is known only now: the guards, the sizes that they pin, the route."""
     pinned = pinned_sizes(work.log)
     if pinned:
-        write_as_fixed(work.lowered, work.program, pinned)
-    annotate(work.lowered, work.program, metadata=options.metadata, version=__version__, route=work.route)
+        write_as_fixed(work.lowered.model, work.lowered, pinned)
+    annotate(work.lowered.model, work.lowered, metadata=options.metadata, version=__version__, route=work.route)
     work.report.guards, work.report.pinned = work.log.guards, pinned
     work.report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file
 

@@ -14,12 +14,11 @@ from passes.isolation.model_copy import ModelCopy, sharing_copy
 from passes.isolation.own_randomness import OwnRandomness, own_randomness, python_randomness_kept
 from passes.isolation.torch_state import TORCH_STATE
 from passes.modules.lazy import become_all, move_lazy, stand_on
-from passes.program.pipeline import Stage
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.lazy_resolution import LazyOutline, LazyResolution
 from passes.stages.loading_code import loading_code
 from passes.stages.weight_loading import WeightLoading, load_in_place, load_without_sample
-from tracer.steps.work import CallersPasses, Work, follow_sample, of_caller
+from tracer.steps.work import CallersPasses, Work, follow_sample
 
 Entries = Mapping[str, Any]
 Device = str | torch.device
@@ -27,14 +26,14 @@ Device = str | torch.device
 
 def resolve_lazies(work: Work, seed: int | None, weights: Entries | None, device: Device | None = None) -> None:
     """Leaves a copy of the model whose lazy modules have their weights: drawn, or from a checkpoint."""
-    program = work.program
+    program = work.shaped
     if not (program.draws or program.dry_run or weights is not None or device is not None):
         work.resolved = sharing_copy(work.model)  # nothing of the model's is run
         return
     copy = _copy_on(device, work.model)
     step = LazyResolution(copy.module) if weights is None else WeightLoading(copy.module, weights)
     with TORCH_STATE, drawing_weights(seed), CopyOnWrite(copy.pairs):
-        work.run([step], Stage.SHAPED)
+        work.shaped = work.run(step, program)
     work.resolved = copy.settled()
 
 
@@ -45,7 +44,7 @@ def outline_lazies(work: Work) -> bool:
     for module in copy.module.modules():
         stand_on(module, torch.device("meta"))
     with TORCH_STATE, own_randomness() as randomness, python_randomness_kept(), CopyOnWrite(copy.pairs):
-        work.run([LazyOutline(copy.module)], Stage.SHAPED)
+        work.shaped = work.run(LazyOutline(copy.module), work.shaped)
     work.resolved = copy.module
     return not randomness.moved()
 
@@ -66,7 +65,7 @@ def run_passes_on_resolved(work: Work, passes: CallersPasses, weights: Entries |
         resolved = work.resolved
         work = follow_sample(resolved, work.request)
         work.resolved = resolved
-    work.run([EagerRewrite(work.resolved), *of_caller(passes, Stage.EAGER)], Stage.SHAPED)
+    work.run_callers(passes, work.run(EagerRewrite(work.resolved), work.shaped))
 
 
 def put_into(model: nn.Module, resolved: nn.Module, weights: Entries | None, unreached: Sequence[str]) -> None:

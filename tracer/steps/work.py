@@ -18,8 +18,8 @@ from torch import nn
 from passes import ops  # noqa: F401  registers every op
 from passes.errors import InputError, LazyResolutionError, TracerError, TracerWarning
 from passes.isolation.torch_state import TORCH_STATE
-from passes.program.pipeline import Pass, PassResult, Pipeline, Stage
-from passes.program.program import Program
+from passes.program.pipeline import After, Before, Pass, PassResult, run_pass
+from passes.program.stages import Eager, Lowered, Shaped
 from passes.sizes.guards import GuardLog
 from passes.stages.caller_pass import CallerPass
 from tracer.capture.ladder import follow
@@ -28,10 +28,9 @@ from tracer.inputs.sample import Sample, bind_sample, check_sample
 from tracer.reports.report import Report, build_report
 
 if TYPE_CHECKING:
-    from passes.onnx.lowered_model import LoweredModel
     from tracer.checking.verification import Verification
 
-CallersPasses = Sequence[Pass | Callable[[Program], object]]
+CallersPasses = Sequence[Pass[Any, Any] | Callable[[Any], object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +50,36 @@ class Work:
     """One model on its way.
 
     The first fields are there once the model is followed. Each of the others is what a step leaves, and is not there
-    before: the report, the model whose lazy layers are resolved, its ONNX graph and the route that gave it, and how
-    far file and model agree. `timings` holds the seconds of each step.
+    before: the report, the model whose lazy layers are resolved, the program of each later stage, the route that gave
+    the last, and how far file and model agree. `timings` holds the seconds of each step.
     """
 
     model: nn.Module
     request: Request
     sample: Sample
     log: GuardLog
-    program: Program
+    shaped: Shaped
     timings: dict[str, float]
     report: Report = field(init=False)
     resolved: nn.Module = field(init=False)
-    lowered: LoweredModel = field(init=False)
+    eager: Eager = field(init=False)
+    lowered: Lowered = field(init=False)
     route: str = field(init=False)
     route_reason: str = field(init=False)
     verification: Verification | None = None
 
-    def run(self, passes: Sequence[Pass], start: Stage) -> None:
-        """Runs passes on the program, which is at the stage `start`; the sample must still meet every guard."""
-        self.note(Pipeline(passes, start).run(self.program))
+    def run(self, step: Pass[Before, After], program: Before) -> After:
+        """What a pass makes of a program; the sample must still meet every guard."""
+        given, result = run_pass(step, program)
+        self.note([result])
         check_sample(self.log)
+        return given
+
+    def run_callers(self, passes: CallersPasses, program: Before) -> Before:
+        """The program after the caller's passes. One that is a mere function runs on programs of any stage."""
+        for step in passes:
+            program = self.run(step if isinstance(step, Pass) else CallerPass(step, type(program)), program)
+        return program
 
     def note(self, results: Sequence[PassResult]) -> None:
         """Adds the time of each pass to the timings."""
@@ -118,19 +126,14 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
     return work
 
 
-def run_callers_passes(work: Work, passes: CallersPasses, stage: Stage) -> None:
-    """Runs the caller's passes on a program of that stage."""
-    work.run(of_caller(passes, stage), stage)
+def run_callers_passes(work: Work, passes: CallersPasses) -> None:
+    """Runs the caller's passes on the program before its lazy layers are resolved."""
+    work.shaped = work.run_callers(passes, work.shaped)
 
 
 def report_program(work: Work) -> None:
     """Leaves the report of the program as it is now."""
-    work.report = build_report(work.program, type(work.model).__name__)
-
-
-def of_caller(passes: CallersPasses, stage: Stage) -> list[Pass]:
-    """The caller's passes, of which those that are mere functions run at a stage and keep it."""
-    return [step if isinstance(step, Pass) else CallerPass(step, stage, stage) for step in passes]
+    work.report = build_report(work.shaped, type(work.model).__name__)
 
 
 @contextmanager
@@ -140,9 +143,8 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
         yield
     except TracerError as error:
         if error.program is not None:
-            error.program.keep_known()
-            error.report, error.program = build_report(error.program, model_name), None
+            error.report, error.program = build_report(error.program.known_part(), model_name), None
         raise
 
 
-__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "of_caller", "report_program", "run_callers_passes"]
+__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "report_program", "run_callers_passes"]
