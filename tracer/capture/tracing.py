@@ -37,7 +37,8 @@ from tracer.capture.first_calls import FirstCalls
 from tracer.capture.known_values import KnownValues
 from tracer.capture.leaf_condition import LeafCondition
 from tracer.capture.memory_layout import MemoryLayouts
-from tracer.capture.traced_values import TracedNumber, TracedTensor
+from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.tensor import TracedTensor
 from tracer.edge.source_lines import COMPILER_FOLDER, current_source, definition, is_user_code, source_line
 from tracer.inputs.sample import Sample
 from tracer.memory.real_tensors import RealTensors, with_written
