@@ -16,7 +16,7 @@ from passes.sizes.dimension import Dim, DynamicSizeError, Size, hint, product
 from passes.sizes.facts import lower_bound
 from passes.sizes.guards import GuardLog
 from passes.sizes.ratio import Ratio
-from tracer.capture.traced_values import TracedNumber
+from tracer.capture.values.number import TracedNumber
 
 SIZES = {"N": 5, "H": 28, "W": 31}
 

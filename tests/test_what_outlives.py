@@ -15,7 +15,8 @@ from torch import fx, nn
 
 import tracer
 from tracer import SideEffectError, TracerError, spec
-from tracer.capture.traced_values import TracedNumber, TracedTensor
+from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.tensor import TracedTensor
 
 TABLES: dict[Any, Any] = {}
 LOG: list[Any] = []

@@ -29,7 +29,8 @@ from passes.isolation.model_copy import ModelCopy
 from passes.isolation.plain_attention import plain_attention
 from passes.isolation.torch_state import Loan
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
-from tracer.capture.traced_values import TracedNumber, TracedShape, TracedTensor, has_traced
+from tracer.capture.values.number import TracedNumber, TracedShape
+from tracer.capture.values.tensor import TracedTensor, has_traced
 from tracer.edge.source_lines import is_user_code
 from tracer.memory.real_tensors import FollowingReal
 from tracer.memory.recorder import Recorder

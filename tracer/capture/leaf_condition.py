@@ -26,7 +26,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.modules.lazy import initialising_hook
 from passes.ops.op import MODULES
-from tracer.capture.traced_values import TracedTensor
+from tracer.capture.values.tensor import TracedTensor
 
 # What torch does around every forward, and where it does it.
 _PROTOCOL: dict[str, type] = {

@@ -22,7 +22,7 @@ from passes.stages.shape_propagation import Propagator
 
 
 class WriteAccount(Protocol):
-    """Who sees a write to a traced tensor (`tracer/capture/aliasing.py`)."""
+    """Who sees a write to a traced tensor (`tracer/capture/values/aliasing.py`)."""
 
     def write(self, tensor: Any, written: fx.Node, resizes: bool = False) -> None: ...
 

@@ -14,7 +14,7 @@ from torch import fx
 from passes.modules.lazy import is_uninitialized
 from passes.ops.op import BoundCall, map_leaves
 from passes.program.notes import CALL
-from tracer.capture.aliasing import unfollowed
+from tracer.capture.values.aliasing import unfollowed
 from tracer.memory.real_tensors import written_place
 from tracer.memory.recorder import Recorder
 

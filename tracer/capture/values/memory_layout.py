@@ -21,7 +21,7 @@ from passes.values.spec import TensorSpec
 from tracer.memory.recorder import Recorder
 
 if TYPE_CHECKING:
-    from tracer.capture.traced_values import TracedTensor
+    from tracer.capture.values.tensor import TracedTensor
 
 
 class MemoryLayouts:

@@ -29,7 +29,7 @@ from tracer.memory.storage import Memory, UndecidedError, first_operand, op_of
 from tracer.memory.write_back import Step, UnfollowableError, WriteBack, taken_again
 
 if TYPE_CHECKING:
-    from tracer.capture.traced_values import TracedTensor
+    from tracer.capture.values.tensor import TracedTensor
 
 
 @dataclass(frozen=True, slots=True)

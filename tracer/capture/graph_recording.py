@@ -1,0 +1,273 @@
+"""What fx records of a forward: operations as nodes, and the answers to questions about what they give."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import weakref
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from passes.isolation.model_copy import ModelCopy
+from passes.modules.lazy import is_uninitialized, rank_to_be
+from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
+from passes.program.notes import PLACE, VALUE
+from passes.program.stages import Captured
+from passes.sizes.guards import GuardLog
+from passes.stages.shape_propagation import Propagator
+from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
+from passes.values.spec import TensorSpec
+from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
+from tracer.capture.traced_model import TracedModel
+from tracer.capture.values.aliasing import Aliases
+from tracer.capture.values.known_values import KnownValues
+from tracer.capture.values.memory_layout import MemoryLayouts
+from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.tensor import TracedTensor
+from tracer.inputs.sample import Sample
+from tracer.memory.real_tensors import RealTensors
+from tracer.memory.recorder import Recorder
+
+_LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
+
+
+class Computing(as_ever):
+    """The block of `GraphRecorder.computing`."""
+
+    def __init__(self, tracer: GraphRecorder):
+        self._tracer = tracer
+
+    def __enter__(self) -> None:
+        self._recording, self._tracer._recording = self._tracer._recording, False
+        super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._tracer._recording = self._recording
+
+
+class GraphRecorder(Recorder):
+    """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes."""
+
+    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]
+        self.log = log
+        self.graph = fx.Graph()  # until there is one of the trace
+        self._recording = True
+        self._thread = threading.get_ident()
+        self._sample = sample
+        whole = ModelCopy(model)
+        self.hooks_of_all = copied_hooks_of_all(whole)
+        self._model = TracedModel(whole, model, lambda: self.recording)
+        self.written = self._model.written
+        self._attributes: dict[str, TracedTensor] = {}
+        self._rebound: list[tuple[TracedTensor, fx.Node]] = []
+        self.unpacked: list[tuple[TracedTensor, Any]] = []
+        self.made: list[weakref.ref[Any]] = []
+        self.aliases: Aliases = Aliases(self)
+        self.real: RealTensors = RealTensors(self)
+        self.known: KnownValues = KnownValues(self)
+        self.layouts: MemoryLayouts = MemoryLayouts(self)
+        self._program: Captured | None = None
+        self._found_propagator: Propagator | None = None
+
+    @property
+    def program(self) -> Captured:
+        if self._program is None:
+            self._program = Captured(self.graph, self._model.copy, self.log, _modules=self._model.modules)
+        return self._program
+
+    @property
+    def propagator(self) -> Propagator:
+        if self._found_propagator is None:
+            self._found_propagator = Propagator(self.program)
+        return self._found_propagator
+
+    # Questions ----------------------------------------------------------------------------------
+
+    def value(self, node: fx.Node) -> Any:
+        """What propagation knows of a node; the answer to every question."""
+        if VALUE.on(node):
+            return VALUE.of(node)
+        with self.computing():
+            return self.propagator.value(node)
+
+    def computing(self) -> Computing:
+        """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
+        return Computing(self)
+
+    def computes_on(self, device: str) -> bool:
+        """Whether the model has anything on a kind of device."""
+        specs = [VALUE.of(node) for node in self.graph.nodes if node.op == "placeholder"]
+        return any(spec.device.type == device for spec in specs) or any(
+            tensor.device.type == device for tensor in self._model.copy.state_dict(keep_vars=True).values()
+        )
+
+    @property
+    def recording(self) -> bool:
+        """Whether what happens now belongs to the forward: other threads see fx's patches, too."""
+        return self._recording and threading.get_ident() == self._thread
+
+    def awaited(self, node: fx.Node) -> torch.Tensor | None:
+        """The tensor of a lazy layer that a node names, where it has no shape yet."""
+        if node.op != "get_attr":
+            return None
+        tensor = self._model.tensors.get(str(node.target))
+        return tensor if is_uninitialized(tensor) and id(tensor) not in self.program.inferred else None
+
+    def awaited_rank(self, node: fx.Node) -> int | None:
+        """How many axes such a tensor will have, where its layer's class says so."""
+        if self.awaited(node) is None:
+            return None
+        owner, _, name = str(node.target).rpartition(".")
+        return rank_to_be(self.program.modules[owner], name)
+
+    def requires_grad(self, node: fx.Node) -> bool:
+        """What a tensor of the model says of itself; nothing that is computed has a gradient here."""
+        return node.op == "get_attr" and getattr(self._model.tensors.get(str(node.target)), "requires_grad", False)
+
+    def specs(self, value: Any) -> Any:
+        """The arguments of a call as specs and plain values."""
+        return map_structure(value, self._spec)
+
+    def _spec(self, value: Any) -> Any:
+        if type(value) is TracedTensor:
+            return self.value(value.node)
+        if type(value) is TracedNumber:
+            return value.value
+        return TensorSpec.of(value) if isinstance(value, torch.Tensor) else value
+
+    def record_guard(self, condition: str) -> None:
+        self.locate()
+        self.log.record(condition, dynamic=False)
+
+    def locate(self) -> None:
+        """Notes the place in the caller's code where we are, for guards."""
+        self.log.location = self.here()
+
+    # What fx calls ------------------------------------------------------------------------------
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        args, kwargs = self._sample.replace_leaves(self._placeholder)
+
+        def forward(root: nn.Module, *given: Any) -> Any:
+            with as_traced():
+                return root(*given, **kwargs)
+
+        return forward, [self.root, *args]
+
+    def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
+        proxy = self.proxy(self.create_node("placeholder", name, (), {}))
+        VALUE.put(proxy.node, spec)
+        return proxy
+
+    def proxy(self, node: fx.Node) -> TracedTensor:
+        tensor = TracedTensor(node, self)
+        self.made.append(weakref.ref(tensor))
+        self.aliases.add(tensor)
+        return tensor
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        with as_ever():
+            return super().create_proxy(*args, **kwargs)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        if kind in ("call_function", "call_method"):
+            args, kwargs = self._with_numbers(kind, target, args, kwargs)
+        if target in ("to", "type_as") and len(args) > 1 and isinstance(args[1], fx.Node):
+            awaited = self.awaited(args[1])
+            if awaited is not None:  # its type is known, and that is all that is asked for
+                target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
+        node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        PLACE.put(node, self._model.place() if kind == "output" else self.here())
+        if kind in ("call_function", "call_method") and not has_rule(node):
+            with self.computing():
+                self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over
+        return node
+
+    def _with_numbers(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with the number itself for each tensor where the operation takes a number.
+
+        Raises CaptureError where that depends on an input: another rung can take over.
+        """
+        numbers: dict[fx.Node, Any] = {}
+        for name, node, required in given_as_numbers(kind, target, args, kwargs):
+            spec = self.value(node)
+            if not isinstance(spec, TensorSpec) or not all(type(size) is int and size == 1 for size in spec.shape):
+                continue
+            if required or self.known.tensor(node) is not None:
+                operation = target if kind == "call_method" else getattr(target, "__name__", str(target))
+                numbers[node] = TracedTensor(node, self).read(f"{name} of {operation}").item()
+        if not numbers:
+            return args, kwargs
+        kept = int(is_of_tensor(kind, target))
+        rest, named = map_leaves((args[kept:], kwargs), lambda leaf: numbers.get(leaf, leaf))
+        return (*args[:kept], *rest), named
+
+    def create_arg(self, a: Any) -> Any:
+        kind = type(a)
+        if kind is TracedTensor:
+            return a.node if a.is_as_it_was() else self.create_arg(a.unpacked())
+        if kind in ATOMS:
+            return a
+        if kind is TracedNumber:
+            return a.as_argument()
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if a is ... or isinstance(a, _LITERALS):
+            return a
+        if isinstance(a, tuple):
+            items = [self.create_arg(item) for item in a]
+            return kind(*items) if hasattr(a, "_fields") else tuple(items)
+        if isinstance(a, list):
+            return [self.create_arg(item) for item in a]
+        if isinstance(a, dict):
+            return {key: self.create_arg(item) for key, item in a.items()}
+        if is_dataclass_value(a):
+            return self.create_arg(fields_of(a))
+        if isinstance(a, slice):
+            return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
+        if isinstance(a, torch.Tensor):
+            return self.real.traced(a).node
+        return super().create_arg(a)
+
+    def constant(self, tensor: torch.Tensor) -> fx.Node:
+        """A node that gives a real tensor, which is none of the model's own."""
+        node: Any = super().create_arg(tensor)
+        self.program.held.setdefault(str(node.target), tensor)
+        found: fx.Node = node
+        return found
+
+    def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
+        """Where the model has the tensor, as itself."""
+        return self._model.path_of_tensor(tensor)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        return self._model.path_of_module(mod)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.recording and isinstance(attr_val, torch.Tensor):
+            path = self._model.path_of_tensor(attr_val)
+            if path is not None:
+                return self.attribute(path, attr_val)
+        return attr_val
+
+    def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
+        tensor = self._model.tensors.get(path, tensor)  # not the caller's, which functions outside the model may know
+        if path not in self._attributes:
+            self.program.held.setdefault(path, tensor)
+            self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
+            self.real.enter(tensor, self._attributes[path])
+        return self._attributes[path]
+
+    def rebind(self, tensor: TracedTensor, node: fx.Node) -> None:
+        """From here on `tensor` stands for `node`, what a write in place left in its memory."""
+        self._rebound.append((tensor, tensor.node))
+        tensor.node = node
+        self.real.moved(tensor)
