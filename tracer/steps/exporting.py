@@ -86,7 +86,7 @@ def export_directly(work: Work, options: ExportOptions) -> None:
 
 def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
     """The eager graph for inference, after the caller's passes, and what its inputs and outputs are called."""
-    rewrite, simplify = EagerRewrite(work.resolved), Simplification(options.fold_batchnorm)
+    rewrite, simplify = EagerRewrite(work.resolved), Simplification(options.fold_batchnorm, options.opset)
     work.run([rewrite, *of_caller(options.passes, Stage.EAGER), simplify], Stage.SHAPED)
     return interface_names(work.program, options.input_names, options.output_names)
 
