@@ -9,10 +9,11 @@ import pytest
 from torch import nn
 
 from passes import ops  # noqa: F401  registers every op
-from passes.ops.op import FUNCTIONS, METHODS, MODULES
 from passes.program.notes import CALL
 from passes.program.pipeline import Pass, run_pass
 from passes.program.stages import Eager, Shaped
+from passes.rewrites.engine import apply_rewrites
+from passes.rewrites.registry import rewrites
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.text.parsing import parse_program
@@ -61,99 +62,120 @@ def after(step: Pass[Eager, Eager], program: Eager) -> str:
 
 
 class Identity(NamedTuple):
-    """An operation that returns its first operand, `gone`, and one of the same kind that does not, `stays`."""
+    """An operation that returns its first operand, `gone` by a rewrite, and one of the same op that does not, `stays`.
 
-    op: str
+    An op that always does has another one in its place.
+    """
+
+    rewrite: str
     gone: str
     stays: str | None
 
 
 X = "float32[N, 4, 6, 6]"
+ALWAYS = {"identity", "copy"}
 IDENTITIES = [
-    Identity("identity", "module identity(%x)", None),
-    Identity("same", "method contiguous(%x)", None),
-    Identity("same", "function torch.clone(%x)", None),
-    Identity("dropout", "module drop(%x)", f"function torch.nn.functional.dropout(%x, 0.5, True)  : {X}"),
-    Identity("dropout", "function torch.nn.functional.dropout(%x, 0.5, False)", None),
-    Identity("dropout", "function torch.nn.functional.dropout(%x, 0.0, True)", None),
-    Identity("dropout1d", "module drop1d(%x)", f"function torch.nn.functional.dropout1d(%x, 0.5, True)  : {X}"),
-    Identity("add", "function operator.add(%x, 0)", f"function operator.add(%x, 1)  : {X}"),
-    Identity("add", "function operator.add(%x, 0.0)", "function operator.add(%column, %vector)  : float32[N, 6]"),
-    Identity("sub", "function operator.sub(%x, 0)", f"function operator.sub(0, %x)  : {X}"),
-    Identity("mul", "function operator.mul(%x, 1)", f"function operator.mul(%x, 0)  : {X}"),
-    Identity("div", "function operator.truediv(%x, 1)", f"function operator.truediv(1, %x)  : {X}"),
-    Identity("pow", "function operator.pow(%x, 1)", f"function operator.pow(%x, 2)  : {X}"),
-    Identity("to", "method to(%x, torch.float32)", "method to(%x, torch.float64)  : float64[N, 4, 6, 6]"),
-    Identity("to", "method float(%x)", "method half(%x)  : float16[N, 4, 6, 6]"),
-    Identity("type", "method type(%x, torch.float32)", "method type(%x, torch.int32)  : int32[N, 4, 6, 6]"),
+    Identity("identity", "module identity(%x)", f"module relu(%x)  : {X}"),
+    Identity("copy", "method contiguous(%x)", f"method abs(%x)  : {X}"),
+    Identity("copy", "function torch.clone(%x)", None),
+    Identity("dropout_of_none", "module drop(%x)", f"function torch.nn.functional.dropout(%x, 0.5, True)  : {X}"),
+    Identity("dropout_of_none", "function torch.nn.functional.dropout(%x, 0.5, False)", None),
+    Identity("dropout_of_none", "function torch.nn.functional.dropout(%x, 0.0, True)", None),
+    Identity("dropout1d_of_none", "module drop1d(%x)", f"function torch.nn.functional.dropout1d(%x, 0.5, True)  : {X}"),
+    Identity("add_zero", "function operator.add(%x, 0)", f"function operator.add(%x, 1)  : {X}"),
+    Identity("add_zero", "function operator.add(%x, 0.0)", "function operator.add(%column, %vector)  : float32[N, 6]"),
+    Identity("subtract_zero", "function operator.sub(%x, 0)", f"function operator.sub(0, %x)  : {X}"),
+    Identity("multiply_by_one", "function operator.mul(%x, 1)", f"function operator.mul(%x, 0)  : {X}"),
+    Identity("divide_by_one", "function operator.truediv(%x, 1)", f"function operator.truediv(1, %x)  : {X}"),
+    Identity("power_of_one", "function operator.pow(%x, 1)", f"function operator.pow(%x, 2)  : {X}"),
+    Identity("to_its_own_kind", "method to(%x, torch.float32)", "method to(%x, torch.float64)  : float64[N, 4, 6, 6]"),
+    Identity("to_its_own_kind", "method float(%x)", "method half(%x)  : float16[N, 4, 6, 6]"),
+    Identity("type_of_its_own", "method type(%x, torch.float32)", "method type(%x, torch.int32)  : int32[N, 4, 6, 6]"),
     Identity(
-        "tensor",
+        "tensor_of_a_tensor",
         "function torch.as_tensor(%x)",
         "function torch.as_tensor(%x, dtype=torch.float64)  : float64[N, 4, 6, 6]",
     ),
-    Identity("view", "method view(%x, -1, 4, 6, 6)", "method view(%x, -1, 4, 36)  : float32[N, 4, 36]"),
-    Identity("view", "function torch.reshape(%x, (-1, 4, 6, 6))", "method reshape(%x, -1)  : float32[144*N]"),
-    Identity("view_as", "method view_as(%x, %y)", "method view_as(%x, %row)  : float32[N, 144]"),
-    Identity("flatten", "method flatten(%x, 1, 1)", "method flatten(%x, 1)  : float32[N, 144]"),
-    Identity("unflatten", "method unflatten(%x, 1, (4,))", "method unflatten(%row, 1, (4, 36))  : float32[N, 4, 36]"),
-    Identity("ravel", "method ravel(%vector)", "method ravel(%x)  : float32[144*N]"),
-    Identity("squeeze", "method squeeze(%x, 1)", "method squeeze(%column, 1)  : float32[N]"),
-    Identity("permute", "method permute(%x, 0, 1, -2, -1)", f"method permute(%x, 0, 1, 3, 2)  : {X}"),
-    Identity("transpose", "method transpose(%x, 3, -1)", f"method transpose(%x, 2, 3)  : {X}"),
-    Identity("expand", "method expand(%x, -1, 4, 6, 6)", "method expand(%column, -1, 3)  : float32[N, 3]"),
-    Identity("expand_as", "method expand_as(%x, %y)", "method expand_as(%column, %row)  : float32[N, 144]"),
-    Identity("repeat", "method repeat(%x, 1, 1, 1, 1)", "method repeat(%x, 2, 1, 1, 1)  : float32[2*N, 4, 6, 6]"),
-    Identity("tile", "method tile(%x, (1, 1))", "method tile(%vector, (2,))  : float32[12]"),
+    Identity("reshape_to_its_shape", "method view(%x, -1, 4, 6, 6)", "method view(%x, -1, 4, 36)  : float32[N, 4, 36]"),
     Identity(
-        "getitem",
+        "reshape_to_its_shape", "function torch.reshape(%x, (-1, 4, 6, 6))", "method reshape(%x, -1)  : float32[144*N]"
+    ),
+    Identity("reshape_as_its_shape", "method view_as(%x, %y)", "method view_as(%x, %row)  : float32[N, 144]"),
+    Identity("flatten_one_axis", "method flatten(%x, 1, 1)", "method flatten(%x, 1)  : float32[N, 144]"),
+    Identity(
+        "unflatten_to_one_axis",
+        "method unflatten(%x, 1, (4,))",
+        "method unflatten(%row, 1, (4, 36))  : float32[N, 4, 36]",
+    ),
+    Identity("ravel_a_vector", "method ravel(%vector)", "method ravel(%x)  : float32[144*N]"),
+    Identity("squeeze_no_axis", "method squeeze(%x, 1)", "method squeeze(%column, 1)  : float32[N]"),
+    Identity("permute_in_order", "method permute(%x, 0, 1, -2, -1)", f"method permute(%x, 0, 1, 3, 2)  : {X}"),
+    Identity("transpose_with_itself", "method transpose(%x, 3, -1)", f"method transpose(%x, 2, 3)  : {X}"),
+    Identity("expand_to_its_shape", "method expand(%x, -1, 4, 6, 6)", "method expand(%column, -1, 3)  : float32[N, 3]"),
+    Identity("expand_as_its_shape", "method expand_as(%x, %y)", "method expand_as(%column, %row)  : float32[N, 144]"),
+    Identity("repeat_once", "method repeat(%x, 1, 1, 1, 1)", "method repeat(%x, 2, 1, 1, 1)  : float32[2*N, 4, 6, 6]"),
+    Identity("tile_once", "method tile(%x, (1, 1))", "method tile(%vector, (2,))  : float32[12]"),
+    Identity(
+        "index_all",
         "function operator.getitem(%x, (..., slice(None, None, None)))",
         "function operator.getitem(%x, (..., slice(1, None, None)))  : float32[N, 4, 6, 5]",
     ),
-    Identity("conj", "method conj(%x)", "method conj(%phase)  : complex64[2, 2]"),
-    Identity("attribute", 'function builtins.getattr(%x, "data")', f'function builtins.getattr(%x, "mT")  : {X}'),
+    Identity("conjugate_of_a_real", "method conj(%x)", "method conj(%phase)  : complex64[2, 2]"),
     Identity(
-        "pad",
+        "data_or_real_part", 'function builtins.getattr(%x, "data")', f'function builtins.getattr(%x, "mT")  : {X}'
+    ),
+    Identity(
+        "pad_by_nothing",
         "function torch.nn.functional.pad(%x, (0, 0))",
         "function torch.nn.functional.pad(%x, (1, 0))  : float32[N, 4, 6, 7]",
     ),
     Identity(
-        "interpolate",
+        "resize_to_its_size",
         "function torch.nn.functional.interpolate(%x, scale_factor=1)",
         "function torch.nn.functional.interpolate(%x, scale_factor=2)  : float32[N, 4, 12, 12]",
     ),
     Identity(
-        "adaptive_avg_pool",
+        "average_of_single_elements",
         "function torch.nn.functional.adaptive_avg_pool2d(%x, 6)",
         "function torch.nn.functional.adaptive_avg_pool2d(%x, 3)  : float32[N, 4, 3, 3]",
     ),
 ]
 
 
+ROWS = {row.name: row for row in rewrites()}
+
+
+def by_row(name: str, program: Eager) -> str:
+    """What follows the inputs in the text of a program to which a single rewrite has been applied."""
+    apply_rewrites(program, [ROWS[name]])
+    return print_program(program).removeprefix(HEADER)
+
+
 @pytest.mark.parametrize("row", IDENTITIES, ids=lambda row: row.gone)
 def test_identities(row: Identity) -> None:
     operand = row.gone.partition("(")[2].split(",")[0].rstrip(")")
     shape = {"%vector": "float32[6]"}.get(operand, X)
-    program = parsed(f"nodes\n  %same = {row.gone}  : {shape}\n  output %same\n", Model())
-    assert [CALL.of(node).op.name for node in program.graph.nodes if CALL.on(node)] == [row.op]
-    assert after(Simplification(), program) == f"nodes\n  output {operand}\n"
+    text = f"nodes\n  %same = {row.gone}  : {shape}\n  output %same\n"
+    assert op_names(parsed(text, Model())) == ROWS[row.rewrite].pattern
+    assert by_row(row.rewrite, parsed(text, Model())) == f"nodes\n  output {operand}\n"
+    assert after(Simplification(), parsed(text, Model())) == f"nodes\n  output {operand}\n"
     if row.stays is not None:
         text = f"nodes\n  %other = {row.stays}\n  output %other\n"
-        program = parsed(text, Model())
-        assert [CALL.of(node).op.name for node in program.graph.nodes if CALL.on(node)] == [row.op]
-        assert after(Simplification(), program) == text
+        assert (op_names(parsed(text, Model())) == ROWS[row.rewrite].pattern) is (row.rewrite not in ALWAYS)
+        assert after(Simplification(), parsed(text, Model())) == text
 
 
-def test_every_identity_has_its_row() -> None:
-    spellings = [op for table in (FUNCTIONS, METHODS, MODULES) for op, _ in table.values()]
-    assert {op.name for op in spellings if op.identity_rule is not None} == {row.op for row in IDENTITIES}
+def op_names(program: Eager) -> tuple[str, ...]:
+    return tuple(CALL.of(node).op.name for node in program.graph.nodes if CALL.on(node))
 
 
 class Case(NamedTuple):
-    """What a program becomes; without `after`, it stays as it is."""
+    """What a program becomes; without `after`, it stays as it is. One that is about a single rewrite names it."""
 
     what: str
     before: str
     after: str = ""
+    rewrite: str = ""
 
 
 SIMPLIFIED = [
@@ -204,14 +226,14 @@ SIMPLIFIED = [
           %relu = module relu(%conv)  : {X}  at net.py:5
           output %relu
         """,
+        "batch_norm_into_conv",
     ),
     Case(
-        "also through what is an identity, and into a transposed convolution",
+        "and into a transposed convolution",
         """
         nodes
           %deconv = module deconv(%x)  : float32[N, 4, 7, 7]
-          %drop = module drop(%deconv)  : float32[N, 4, 7, 7]
-          %norm = module norm(%drop)  : float32[N, 4, 7, 7]
+          %norm = module norm(%deconv)  : float32[N, 4, 7, 7]
           output %norm
         """,
         """
@@ -221,6 +243,7 @@ SIMPLIFIED = [
           %deconv = module deconv_norm(%x)  : float32[N, 4, 7, 7]  in deconv
           output %deconv
         """,
+        "batch_norm_into_conv_transpose",
     ),
     Case(
         "and into a linear layer",
@@ -236,6 +259,41 @@ SIMPLIFIED = [
         nodes
           %fc = module fc_norm1d(%row)  : float32[N, 3]  in fc
           output %fc
+        """,
+        "batch_norm_into_linear",
+    ),
+    Case(
+        "also through what is an identity",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %drop = module drop(%conv)  : {X}
+          %norm = module norm(%drop)  : {X}
+          output %norm
+        """,
+        f"""
+        folds
+          conv_norm: conv, norm, eps=1e-05
+        nodes
+          %conv = module conv_norm(%x)  : {X}  in conv
+          output %conv
+        """,
+    ),
+    Case(
+        "also before what is an identity of the convolution's result that nothing needs",
+        f"""
+        nodes
+          %conv = module conv(%x)  : {X}
+          %norm = module norm(%conv)  : {X}
+          %drop = module drop(%conv)  : {X}
+          output %norm
+        """,
+        f"""
+        folds
+          conv_norm: conv, norm, eps=1e-05
+        nodes
+          %conv = module conv_norm(%x)  : {X}  in conv
+          output %conv
         """,
     ),
     Case(
@@ -285,6 +343,7 @@ KEPT = [
           %add = function operator.add(%conv, %norm)  : {X}
           output %add
         """,
+        rewrite="batch_norm_into_conv",
     ),
     Case(
         "one behind a convolution that is called twice",
@@ -295,6 +354,7 @@ KEPT = [
           %norm = module norm(%two)  : {X}
           output %norm
         """,
+        rewrite="batch_norm_into_conv",
     ),
     Case(
         "one that computes its statistics of the batch",
@@ -304,6 +364,7 @@ KEPT = [
           %batch = module batch(%conv)  : {X}
           output %batch
         """,
+        rewrite="batch_norm_into_conv",
     ),
     Case(
         "one with something between it and the convolution",
@@ -314,6 +375,7 @@ KEPT = [
           %norm = module norm(%relu)  : {X}
           output %norm
         """,
+        rewrite="batch_norm_into_conv",
     ),
     Case(
         "one whose channels are not the linear layer's features",
@@ -323,14 +385,34 @@ KEPT = [
           %norm = module norm(%linear)  : {X}
           output %norm
         """,
+        rewrite="batch_norm_into_linear",
+    ),
+    Case(
+        "one behind a transposed convolution that another uses too",
+        """
+        nodes
+          %deconv = module deconv(%x)  : float32[N, 4, 7, 7]
+          %norm = module norm(%deconv)  : float32[N, 4, 7, 7]
+          %add = function operator.add(%deconv, %norm)  : float32[N, 4, 7, 7]
+          output %add
+        """,
+        rewrite="batch_norm_into_conv_transpose",
     ),
 ]
 
 
 @pytest.mark.parametrize("case", [*SIMPLIFIED, *KEPT], ids=lambda case: case.what)
 def test_simplification(case: Case) -> None:
-    program = parsed(case.before, Model())
-    assert after(Simplification(), program) == textwrap.dedent(case.after or case.before).lstrip("\n")
+    becomes = textwrap.dedent(case.after or case.before).lstrip("\n")
+    assert after(Simplification(), parsed(case.before, Model())) == becomes
+    if case.rewrite:
+        assert by_row(case.rewrite, parsed(case.before, Model())) == becomes
+
+
+def test_every_rewrite_has_rows_where_it_holds_and_where_it_does_not() -> None:
+    holds = {row.rewrite for row in IDENTITIES} | {case.rewrite for case in SIMPLIFIED if case.rewrite}
+    does_not = {row.rewrite for row in IDENTITIES if row.stays is not None} | {case.rewrite for case in KEPT}
+    assert holds == does_not == set(ROWS)
 
 
 def test_batch_norms_stay_where_they_are_not_to_be_folded() -> None:

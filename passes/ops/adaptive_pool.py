@@ -128,7 +128,9 @@ def adaptive_max_pool_shape(call: AdaptiveMaxPool[TensorSpec]) -> TensorSpec | t
     return (result, result.with_dtype(torch.int64)) if call.return_indices else result
 
 
-@adaptive_avg_pool.identity
+@adaptive_avg_pool.identity(
+    "average_of_single_elements", why="With as many windows as elements each has one, which is its average."
+)
 def is_identity(result: TensorSpec, call: AdaptiveAvgPool[TensorSpec]) -> bool:
     pairs = zip(call.input.shape, result.shape, strict=True)
     return all(type(ours) is type(theirs) and ours == theirs for ours, theirs in pairs)

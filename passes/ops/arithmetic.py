@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from passes.errors import check
-from passes.ops.elementwise import NEVER, Native, elementwise, floating, is_constant, not_bool, tensors_only
+from passes.ops.elementwise import NEVER, Native, Neutral, elementwise, floating, is_constant, not_bool, tensors_only
 from passes.ops.op import FUNCTIONS
 from passes.ops.promotion import as_value, category, result_dtype
 from passes.ops.unary_math import truncate
@@ -56,7 +56,9 @@ def scaled(emit: Emitter, value: Value, factor: Any) -> Value:
     inplace=(operator.iadd,),
     native=SINCE_14,
     refuse=refuse_alpha,
-    neutral=0,
+    neutral=Neutral(
+        0, "add_zero", "A sum with 0 is the other number; that -0.0 would become 0.0 is the one difference."
+    ),
 )
 def lower_add(emit: Emitter, input: Value, other: Value, alpha: Any = 1) -> Value:
     if input.dtype == torch.bool:
@@ -73,7 +75,7 @@ def lower_add(emit: Emitter, input: Value, other: Value, alpha: Any = 1) -> Valu
     native=SINCE_14,
     kinds="integer float",
     refuse=refuse_difference,
-    neutral=0,
+    neutral=Neutral(0, "subtract_zero", "A number less 0 is the number."),
 )
 def lower_sub(emit: Emitter, input: Value, other: Value, alpha: Any = 1) -> Value:
     return emit.node("Sub", input, scaled(emit, other, alpha))
@@ -94,7 +96,7 @@ def bind_rsub(input: Any, other: Any, alpha: Any = 1) -> Mapping[str, Any]:
     reflected=("__rmul__",),
     inplace=(operator.imul,),
     native=SINCE_14,
-    neutral=1,
+    neutral=Neutral(1, "multiply_by_one", "A number times 1 is the number."),
     wide_numbers=True,
 )
 def lower_mul(emit: Emitter, input: Value, other: Value) -> Value:
@@ -141,7 +143,7 @@ def lower_div_by_number(emit: Emitter, input: Value, other: Any, rounding_mode: 
     native=SINCE_14,
     kinds="integer float",
     refuse=refuse_quotient,
-    neutral=1,
+    neutral=Neutral(1, "divide_by_one", "A number divided by 1, unless it is rounded, is the number."),
     by_number=lower_div_by_number,
     wide_numbers=True,
 )
@@ -288,7 +290,7 @@ def integer_power(emit: Emitter, base: Value, exponent: Value) -> Value:
     compute=power_dtype,
     native=Native(small_integers=NEVER, bfloat16=15),
     refuse=refuse_power,
-    neutral=1,
+    neutral=Neutral(1, "power_of_one", "A number to the power of 1 is the number."),
     by_number=lower_known_power,
 )
 def lower_pow(emit: Emitter, input: Value, exponent: Value) -> Value:

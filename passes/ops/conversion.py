@@ -87,7 +87,7 @@ def to_shape(call: To[TensorSpec]) -> TensorSpec:
     return TensorSpec(input.shape, dtype or input.dtype, place)
 
 
-@to.identity
+@to.identity("to_its_own_kind", why="A tensor of this dtype on this device already is what is asked for.")
 def to_identity(result: TensorSpec, call: To[TensorSpec]) -> bool:
     return result == call.input
 
@@ -121,7 +121,7 @@ def type_shape(call: AsType[TensorSpec]) -> TensorSpec | str:
     return call.input.with_dtype(dtype)
 
 
-@type_.identity
+@type_.identity("type_of_its_own", why="A tensor of this dtype already is what is asked for.")
 def type_identity(result: TensorSpec, call: AsType[TensorSpec]) -> bool:
     return result == call.input
 

@@ -222,7 +222,9 @@ def tensor_shape(call: NewFromData[TensorSpec]) -> TensorSpec:
     return created(_listed_shape(data), call.dtype or _listed_dtype(data), call.device)
 
 
-@tensor.identity
+@tensor.identity(
+    "tensor_of_a_tensor", why="A tensor made of a tensor, of its dtype and on its device, has its elements."
+)
 def tensor_identity(result: TensorSpec, call: NewFromData[TensorSpec]) -> bool:
     return isinstance(call.data, TensorSpec) and result == call.data
 

@@ -97,12 +97,15 @@ def lower_dropout(emit: Emitter, call: Dropout[Value]) -> Value:
     return refuse(emit) if call.training and call.p > 0 else call.input
 
 
-@identity.identity
+DROPS_NOTHING = "Outside of training, or with a probability of 0, every element stays as it is."
+
+
+@identity.identity("identity", why="The module returns what it is given.")
 def is_identity(result: TensorSpec, call: Identity[TensorSpec]) -> bool:
     return True
 
 
-@dropout.identity
-@dropout1d.identity
+@dropout.identity("dropout_of_none", why=DROPS_NOTHING)
+@dropout1d.identity("dropout1d_of_none", why=DROPS_NOTHING)
 def drops_nothing(result: TensorSpec, call: Dropout[TensorSpec]) -> bool:
     return not call.training or call.p == 0

@@ -36,6 +36,15 @@ SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16)
 
 
 @dataclass(frozen=True, slots=True)
+class Neutral:
+    """A number that, as the second operand, leaves the first as it is: the rewrite that this allows, and why."""
+
+    number: int
+    rewrite: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Native:
     """From which opset on an ONNX node takes a dtype; before, its operands are widened and the result narrowed.
 
@@ -88,7 +97,7 @@ def elementwise(
     native: Native = Native(),
     kinds: str = "bool integer float",
     refuse: Callable[..., None] | None = None,
-    neutral: float | None = None,
+    neutral: Neutral | None = None,
     by_number: Callable[..., Any] | None = None,
     wide_numbers: bool = False,
     view: bool = False,
@@ -100,7 +109,7 @@ def elementwise(
     operands in reverse; `inplace` are functions that write into the first one, as do the methods with an
     underscore. `kinds` names the dtypes that torch has kernels for (its meta tensors know of no such limit).
     `refuse` raises ShapeError for operands and options that torch does not take. A second operand
-    that is the number `neutral` leaves the first as it is. `by_number` is the lowering for further operands that are
+    that is the number of `neutral` leaves the first as it is. `by_number` is the lowering for further operands that are
     Python numbers (or absent), where that has a simpler form; it returns None where it has not. `wide_numbers` says
     that torch does not round a number to a 16-bit tensor's dtype before it computes. `view` is the op's.
     """
@@ -157,7 +166,7 @@ def elementwise(
         op.method(*(f"{method}_" for method in methods if not method.startswith("__")))(bind_in_place)
         op.method(*reflected)(bind_reflected)
         if neutral is not None:
-            op.identity(_neutral_rule(operands[1], neutral))
+            op.identity(neutral.rewrite, neutral.why)(_neutral_rule(operands[1], neutral.number))
         return lowering
 
     return declare

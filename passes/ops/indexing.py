@@ -228,7 +228,7 @@ def picked_shape(view: Sequence[Size], picks: dict[int, Any]) -> list[Size]:
     return [*rest[:place], *shape, *rest[place:]]
 
 
-@getitem.identity
+@getitem.identity("index_all", why="An index that takes every axis whole and adds none picks all elements in order.")
 def getitem_identity(result: TensorSpec, call: Getitem[TensorSpec]) -> bool:
     found = read(call.input, call.index)
     return not (found.spans or found.points or found.picks or None in found.layout)

@@ -35,6 +35,8 @@ def to_result(emit: Emitter, input: Value) -> Value:
 # Same elements, same order --------------------------------------------------------------------------
 
 
+IN_ORDER = "Elements in the same order and the same shape are the same tensor."
+
 _OPEN = "give every size as a number, or one of them as -1"
 
 
@@ -75,7 +77,7 @@ class View(Record[T]):
 
 
 view = Op("view", View, functions=(torch.reshape,), methods=("view", "reshape"), view=True)
-view.identity(keeps_shape)
+view.identity("reshape_to_its_shape", why=IN_ORDER)(keeps_shape)
 
 
 @view.shape
@@ -109,7 +111,7 @@ class ViewAs(Record[T]):
 
 
 view_as = Op("view_as", ViewAs, methods=("view_as", "reshape_as"), view=True)
-view_as.identity(keeps_shape)
+view_as.identity("reshape_as_its_shape", why=IN_ORDER)(keeps_shape)
 
 
 @view_as.shape
@@ -130,7 +132,7 @@ class Flatten(Record[T]):
 
 
 flatten = Op("flatten", Flatten, functions=(torch.flatten,), methods=("flatten",), view=True)
-flatten.identity(keeps_shape)
+flatten.identity("flatten_one_axis", why=IN_ORDER)(keeps_shape)
 
 
 @flatten.module(nn.Flatten)
@@ -161,7 +163,7 @@ class Ravel(Record[T]):
 
 
 ravel = Op("ravel", Ravel, functions=(torch.ravel,), methods=("ravel",), view=True)
-ravel.identity(keeps_shape)
+ravel.identity("ravel_a_vector", why="A tensor of one axis is flat already.")(keeps_shape)
 
 
 @ravel.shape
@@ -182,7 +184,7 @@ class Unflatten(Record[T]):
 
 
 unflatten = Op("unflatten", Unflatten, functions=(torch.unflatten,), methods=("unflatten",), view=True)
-unflatten.identity(keeps_shape)
+unflatten.identity("unflatten_to_one_axis", why="An axis that is split into one is not split.")(keeps_shape)
 
 
 @unflatten.module(nn.Unflatten)
@@ -211,7 +213,7 @@ class Squeeze(Record[T]):
 
 
 squeeze = Op("squeeze", Squeeze, functions=(torch.squeeze,), methods=("squeeze",), view=True)
-squeeze.identity(keeps_shape)
+squeeze.identity("squeeze_no_axis", why="Where no axis that is named has size 1, none is taken away.")(keeps_shape)
 
 
 @squeeze.shape
@@ -262,7 +264,9 @@ same = Op(
     "same", Same, functions=(torch.clone, torch.detach, torch.resolve_conj, torch.resolve_neg), view=True,
     methods=("contiguous", "clone", "detach", "alias", "resolve_conj", "resolve_neg"),
 )  # fmt: skip
-same.identity(lambda result, call: True)
+same.identity("copy", why="In a graph without writes, a copy cannot be told from its original.")(
+    lambda result, call: True
+)
 
 
 @same.shape
@@ -295,7 +299,7 @@ def lower_conj(emit: Emitter, call: Conj[Value]) -> Value:
     return call.input
 
 
-@conj.identity
+@conj.identity("conjugate_of_a_real", why="A real number is its own conjugate.")
 def conj_identity(result: TensorSpec, call: Conj[TensorSpec]) -> bool:
     return not call.input.dtype.is_complex
 
@@ -330,7 +334,7 @@ def lower_permute(emit: Emitter, call: Permute[Value]) -> Value:
     return transposed(emit, call.input, axes_of(call.dims, call.input.ndim))
 
 
-@permute.identity
+@permute.identity("permute_in_order", why="The axes keep the order that they have.")
 def permute_identity(result: TensorSpec, call: Permute[TensorSpec]) -> bool:
     return axes_of(call.dims, call.input.ndim) == tuple(range(call.input.ndim))
 
@@ -381,7 +385,7 @@ def lower_transpose(emit: Emitter, call: Transpose[Value]) -> Value:
     return transposed(emit, call.input, swapped(call.input.ndim, call.dim0, call.dim1))
 
 
-@transpose.identity
+@transpose.identity("transpose_with_itself", why="An axis that changes places with itself stays.")
 def transpose_identity(result: TensorSpec, call: Transpose[TensorSpec]) -> bool:
     return axis_of(call.dim0, call.input.ndim) == axis_of(call.dim1, call.input.ndim)
 
@@ -484,6 +488,8 @@ def lower_attribute(emit: Emitter, call: Attribute[Value]) -> Value:
     return transposed(emit, call.input, ORDERS[call.name](call.input.ndim))
 
 
-@attribute.identity
+@attribute.identity(
+    "data_or_real_part", why="`data` has the tensor's elements, and a real tensor is its own real part."
+)
 def attribute_identity(result: TensorSpec, call: Attribute[TensorSpec]) -> bool:
     return call.name in ("data", "real") and result == call.input

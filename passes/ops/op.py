@@ -16,6 +16,9 @@ An op file declares, for each op it covers,
     @linear.lower
     def lower_linear(emit, call: Linear[Value]): ...      # ONNX values in, ONNX values out
 
+    @dropout.identity("dropout_of_none", why="…")         # when its result is its operand: a row of docs/rewrites.md
+    def drops_nothing(result: TensorSpec, call: Dropout[TensorSpec]): ...
+
 Every spelling resolves to the same op, and its arguments are bound once to the op's record, which shape rule, identity,
 cost and lowering all take. Registering a spelling twice raises.
 """
@@ -33,6 +36,7 @@ from torch import fx, nn
 
 from passes.errors import CaptureError
 from passes.ops.record import CONSTANTS, Owned, Record, is_star, map_leaves
+from passes.ops.rewrite import Rewrite, identity_of
 from passes.sizes.dimension import Size
 from passes.values.nested import ATOMS, leaves, map_structure
 
@@ -111,7 +115,6 @@ class Op:
         self.shape_rule: Callable[..., Any] | None = None
         self.lowering: Callable[..., Any] | None = None
         self.cost_rule: Callable[..., Size] | None = None
-        self.identity_rule: Callable[..., bool] | None = None
         self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
         self.of_numbers: set[str] = set()
         self.of_either: set[str] = set()
@@ -158,10 +161,17 @@ class Op:
         self.cost_rule = rule
         return rule
 
-    def identity(self, rule: Rule) -> Rule:
-        """Declares when the result is the first operand: from the result's value and the record of specs."""
-        self.identity_rule = rule
-        return rule
+    def identity(self, name: str, why: str) -> Callable[[Rule], Rule]:
+        """Declares a rewrite to the first operand: the rule says when, from the result's value and the record of specs.
+
+        `why` says in one sentence why they are the same then.
+        """
+
+        def declare(rule: Rule) -> Rule:
+            _register(IDENTITIES, name, identity_of(self.name, rule, name, why))
+            return rule
+
+        return declare
 
     def function(self, *targets: Callable[..., Any]) -> Callable[[Rule], Rule]:
         """Declares function spellings whose adapter turns their arguments into the op's."""
@@ -263,6 +273,7 @@ class Op:
 FUNCTIONS: dict[Callable[..., Any], tuple[Op, Adapter | None]] = {}
 METHODS: dict[str, tuple[Op, Adapter | None]] = {}
 MODULES: dict[type[nn.Module], tuple[Op, Adapter]] = {}
+IDENTITIES: dict[str, Rewrite] = {}
 
 
 def _register(table: dict[Any, Any], spelling: Any, entry: Any) -> None:
@@ -388,4 +399,15 @@ def _known(module: nn.Module, value: Any) -> Any:
     )
 
 
-__all__ = ["FUNCTIONS", "METHODS", "MODULES", "BoundCall", "Inference", "Op", "Owned", "bind_node", "map_leaves"]
+__all__ = [
+    "FUNCTIONS",
+    "IDENTITIES",
+    "METHODS",
+    "MODULES",
+    "BoundCall",
+    "Inference",
+    "Op",
+    "Owned",
+    "bind_node",
+    "map_leaves",
+]

@@ -115,7 +115,7 @@ def _check_amounts(mode: str, axis: int, size: Size, before: Size, after: Size) 
             check((isinstance(crop, int) and crop == 0) or size + crop >= 0, "{} crops more than there is", text)
 
 
-@pad.identity
+@pad.identity("pad_by_nothing", why="Where every amount is 0, nothing is added and nothing cropped.")
 def pad_identity(result: TensorSpec, call: Pad[TensorSpec]) -> bool:
     return all(isinstance(amount, int) and amount == 0 for amount in call.pad)
 

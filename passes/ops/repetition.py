@@ -50,7 +50,9 @@ class Expand(Record[T]):
 
 
 expand = Op("expand", Expand, functions=(torch.broadcast_to,), methods=("expand", "broadcast_to"), view=True)
-expand.identity(keeps_shape)
+expand.identity("expand_to_its_shape", why="Where no axis is added and no size grows, nothing is repeated.")(
+    keeps_shape
+)
 
 
 _REPEATS = "give a number for each of the {1} axes, 1 for those that stay"
@@ -97,7 +99,9 @@ class ExpandAs(Record[T]):
 
 
 expand_as = Op("expand_as", ExpandAs, methods=("expand_as",), view=True)
-expand_as.identity(keeps_shape)
+expand_as.identity("expand_as_its_shape", why="Where no axis is added and no size grows, nothing is repeated.")(
+    keeps_shape
+)
 
 
 @expand_as.shape
@@ -155,7 +159,7 @@ class Repeat(Record[T]):
 
 
 repeat = Op("repeat", Repeat, methods=("repeat",))
-repeat.identity(keeps_shape)
+repeat.identity("repeat_once", why="Where no size grows, every element is there once.")(keeps_shape)
 
 
 @repeat.shape
@@ -182,7 +186,7 @@ class Tile(Record[T]):
 
 
 tile = Op("tile", Tile, functions=(torch.tile,), methods=("tile",))
-tile.identity(keeps_shape)
+tile.identity("tile_once", why="Where no size grows, every element is there once.")(keeps_shape)
 
 
 def _padded(dims: Sequence[Size], ndim: int) -> tuple[Size, ...]:

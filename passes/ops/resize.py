@@ -164,7 +164,7 @@ def interpolate_shape(call: Interpolate[TensorSpec]) -> TensorSpec:
     return input.with_shape(*input.shape[:2], *after)
 
 
-@interpolate.identity
+@interpolate.identity("resize_to_its_size", why="At a factor of 1 every sample falls on an element, in all modes.")
 def interpolate_is_identity(result: TensorSpec, call: Interpolate[TensorSpec]) -> bool:
     return all(
         _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0)

@@ -87,8 +87,8 @@ def export_directly(work: Work, options: ExportOptions) -> None:
 
 def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
     """The eager graph for inference, after the caller's passes, and what its inputs and outputs are called."""
-    eager = work.run(EagerRewrite(work.resolved), work.shaped)
-    work.eager = work.run(Simplification(options.fold_batchnorm), work.run_callers(options.passes, eager))
+    eager = work.run_callers(options.passes, work.run(EagerRewrite(work.resolved), work.shaped))
+    work.eager = work.run(Simplification(options.fold_batchnorm, options.opset), eager)
     return interface_names(work.eager, options.input_names, options.output_names)
 
 
