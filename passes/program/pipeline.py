@@ -16,6 +16,7 @@ from torch import nn
 
 from passes.modules.lazy import is_lazy
 from passes.program.program import SPEC, Program
+from passes.torch_private import ConvNd, NormBase
 
 
 class Stage(enum.IntEnum):
@@ -127,8 +128,8 @@ def _is_eager(program: Program) -> str | None:
 _STATED_SIZES: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     (nn.Linear, "in_features", "weight", 1),
     (nn.Linear, "out_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "running_mean", 0),
+    (NormBase, "num_features", "weight", 0),
+    (NormBase, "num_features", "running_mean", 0),
 )
 
 
@@ -138,7 +139,7 @@ def _attribute_fault(module: nn.Module) -> str | None:
             tensor = getattr(module, tensor_name, None)
             if tensor is not None and tensor.shape[axis] != getattr(module, attribute):
                 return f"{attribute} is {getattr(module, attribute)}, but {tensor_name} has {tensor.shape[axis]}"
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         per_group = module.weight.shape[0 if module.transposed else 1]
         stated = module.in_channels if module.transposed else module.in_channels // module.groups
         if per_group != stated:

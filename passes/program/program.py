@@ -15,6 +15,7 @@ from passes.modules.lazy import LazyLayer, awaits_first_input, is_uninitialized,
 from passes.ops.op import BoundCall, tensor_at
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog, Location
+from passes.torch_private import without_overrides
 from passes.values.nested import leaves
 from passes.values.spec import TensorSpec, shape_text
 
@@ -119,7 +120,7 @@ class Program:
             shape = layer.inference.shapes.get(name)
             if shape is None:
                 continue
-            with torch._C.DisableTorchFunction():  # a lazy tensor answers through Python
+            with without_overrides():  # a lazy tensor answers through Python
                 spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
             tied = self.inferred.setdefault(id(tensor), spec)
             if tied.shape != spec.shape:

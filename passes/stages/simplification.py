@@ -19,6 +19,7 @@ from passes.ops.op import Owned
 from passes.ops.record import Record
 from passes.program.pipeline import Stage
 from passes.program.program import CALL, ORDINAL, SPEC, BoundCall, Program
+from passes.torch_private import BatchNorm
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ def _fold_batchnorms(program: Program) -> None:
 
 def _foldable(layer: nn.Module, norm: nn.Module, producer: fx.Node) -> bool:
     """Whether `norm` scales each output channel of `layer` by constants."""
-    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+    if not isinstance(norm, BatchNorm) or norm.running_mean is None:
         return False
     if type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return bool(producer.meta[SPEC].ndim == layer.weight.ndim)
