@@ -1,4 +1,4 @@
-"""The folders of the two packages: how much is in each, what each says of itself, and that imports run one way."""
+"""The folders and files of the two packages: how much is in each, what a folder says of itself, and imports one way."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ FILES = sorted(path for package in ("tracer", "passes") for path in (REPOSITORY 
 ROOMS = sorted({path.parent for path in FILES})
 # `tracer` shows the public names, `passes.ops` registers its families, the console script is `tracer.cli:main`.
 WITH_CODE = {"tracer", "passes.ops", "tracer.cli"}
+LONGEST = 500  # lines of a file
 
 
 def dotted(path: Path) -> str:
@@ -72,6 +73,14 @@ def test_a_room_says_what_it_is_for_and_nothing_else(folder: Path) -> None:
     tree = ast.parse((folder / "__init__.py").read_text())
     assert ast.get_docstring(tree)
     assert len(tree.body) == 1 or dotted(folder / "__init__.py") in WITH_CODE
+
+
+@pytest.mark.parametrize("package", ["tracer", "passes", "tests"])
+def test_a_file_can_be_read_in_one_go(package: str) -> None:
+    files = (REPOSITORY / package).rglob("*.py")
+    lengths = {dotted(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert lengths
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
 
 
 def test_imports_between_folders_run_one_way() -> None:

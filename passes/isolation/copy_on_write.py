@@ -18,6 +18,7 @@ from torch import nn
 from passes.isolation.dispatch_mode import DispatchMode
 from passes.isolation.model_copy import ModelCopy
 from passes.isolation.tensor_copy import cloned, on_storage, shares_memory, storage_key
+from passes.torch_private import without_dispatch
 
 
 class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
@@ -76,7 +77,7 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         if self._before_write is not None:
             self._before_write(pairs)
         key = storage_key(tensor)
-        with torch._C._DisableTorchDispatch():  # nothing that a mode around this one would have to see
+        with without_dispatch():  # nothing that a mode around this one would have to see
             storage = self._private[key] = cloned(tensor.untyped_storage())
             self._made.add(storage._cdata)
             for _, own in self._guarded.pop(key):

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from passes.isolation.object_copy import ObjectCopier
 from passes.isolation.tensor_copy import TensorCopies, fresh, shares_memory, storage_key
 from passes.modules.lazy import is_uninitialized
+from passes.torch_private import without_classes
 
 _SHARED_TYPES = frozenset({int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size})
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
@@ -129,7 +130,7 @@ def registered_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def is_same(original: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether a copy's tensor is still what it was made: the same elements of the same memory."""
-    with torch._C.DisableTorchFunctionSubclass():
+    with without_classes():
         return (
             own.dtype is original.dtype
             and own.size() == original.size()

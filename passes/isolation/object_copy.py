@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
 
 from passes.errors import CaptureError, TracerError
+from passes.torch_private import WrappedHook
 
 _ATOMS = frozenset(
     {
@@ -204,9 +204,9 @@ class ObjectCopier:
             made[key] = self._own_function(hook) if stateful else self.copy(hook)
         return made
 
-    def _wrapped_hook(self, value: _WrappedHook) -> _WrappedHook:
+    def _wrapped_hook(self, value: WrappedHook) -> WrappedHook:
         """What torch keeps of a hook on a module's loading; every lazy module has one."""
-        made = self._memo[id(value)] = _WrappedHook.__new__(_WrappedHook)
+        made = self._memo[id(value)] = WrappedHook.__new__(WrappedHook)
         made.__setstate__({name: self.copy(item) for name, item in value.__getstate__().items()})
         return made
 
@@ -371,7 +371,7 @@ _RULES: dict[type, Callable[[ObjectCopier, Any], Any]] = {
     tuple: ObjectCopier._tuple,
     types.FunctionType: ObjectCopier._function,
     types.CellType: ObjectCopier._whole_cell,
-    _WrappedHook: ObjectCopier._wrapped_hook,
+    WrappedHook: ObjectCopier._wrapped_hook,
     types.MethodType: ObjectCopier._method,
     types.BuiltinMethodType: ObjectCopier._builtin_method,
     types.MethodWrapperType: ObjectCopier._builtin_method,

@@ -19,6 +19,7 @@ import torch
 
 from passes.isolation.dispatch_mode import DispatchMode
 from passes.isolation.torch_state import TORCH_STATE, Loan
+from passes.torch_private import cpu_generator
 
 _CPU = torch.device("cpu")
 
@@ -68,7 +69,7 @@ class OwnRandomness(DispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         takes, position = way
         given = args[position] if 0 <= position < len(args) else kwargs.get("generator")
-        if given is not None and given._cdata != torch._C.default_generator._cdata:  # type: ignore[attr-defined]
+        if given is not None and given._cdata != cpu_generator._cdata:  # type: ignore[attr-defined]
             return func(*args, **kwargs)  # the model has a generator of its own
         if takes is None and 0 in _dropout(func, args, kwargs):
             return func(*args, **kwargs)
@@ -210,7 +211,7 @@ def _stack() -> list[OwnRandomness]:
 def _named(own: OwnRandomness) -> Iterator[None]:
     stack = _stack()
     with Loan([(torch.random, "default_generator")], partial(stack.__delitem__, slice(len(stack), None))):
-        setattr(torch.random, "default_generator", _ThreadsGenerator(torch._C.default_generator))  # noqa: B010
+        setattr(torch.random, "default_generator", _ThreadsGenerator(cpu_generator))  # noqa: B010
         stack.append(own)
         yield
 
@@ -220,7 +221,7 @@ def _state(device: torch.device, own: OwnRandomness | None = None) -> torch.Tens
     if own is not None:
         return own.generator(device).get_state()
     if device.type == "cpu":
-        return torch._C.default_generator.get_state()
+        return cpu_generator.get_state()
     state: torch.Tensor = torch.get_device_module(device).get_rng_state(device)
     return state
 
@@ -229,6 +230,6 @@ def _set_state(device: torch.device, state: torch.Tensor, own: OwnRandomness | N
     if own is not None:
         own.generator(device).set_state(state)
     elif device.type == "cpu":
-        torch._C.default_generator.set_state(state)
+        cpu_generator.set_state(state)
     else:
         torch.get_device_module(device).set_rng_state(state, device)

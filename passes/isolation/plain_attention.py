@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules import transformer
 
 from passes.isolation.torch_state import Loan
+from passes.torch_private import CAUSAL_DETECTION
 
 
 def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -> bool:
@@ -27,9 +27,9 @@ def _by_hint_alone(mask: Any, is_causal: bool | None = None, size: Any = None) -
 def plain_attention() -> Iterator[None]:
     """Inside the block no transformer layer takes its fast path or looks at its mask's data."""
     enabled = torch.backends.mha.get_fastpath_enabled()
-    with Loan([(transformer, "_detect_is_causal_mask")], lambda: torch.backends.mha.set_fastpath_enabled(enabled)):
+    with Loan([CAUSAL_DETECTION], lambda: torch.backends.mha.set_fastpath_enabled(enabled)):
         torch.backends.mha.set_fastpath_enabled(False)
-        transformer._detect_is_causal_mask = _by_hint_alone
+        setattr(*CAUSAL_DETECTION, _by_hint_alone)
         yield
 
 

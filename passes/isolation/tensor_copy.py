@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from passes.modules.lazy import is_uninitialized
+from passes.torch_private import tensor_of_class, without_classes, without_dispatch
 
 
 class TensorCopies:
@@ -39,13 +40,13 @@ class TensorCopies:
         """The copy's tensor in place of this one. Asked once for each tensor: who asks remembers the answer."""
         if self._kept is not None and id(tensor) in self._kept:
             return self._kept[id(tensor)]
-        with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+        with without_classes():  # lazy tensors answer every question about them through Python
             if is_uninitialized(tensor):
                 return fresh(tensor, self.device)
             data = self._data(tensor)
             kind = type(tensor)
             if kind is not torch.Tensor:
-                data = torch.Tensor._make_subclass(kind, data, tensor.requires_grad and tensor.is_leaf)
+                data = tensor_of_class(kind, data, tensor.requires_grad and tensor.is_leaf)
             elif tensor.requires_grad and tensor.is_leaf:
                 data.requires_grad_()
             if tensor.__dict__:
@@ -70,7 +71,7 @@ class TensorCopies:
 def fresh(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
     """An uninitialised tensor like this one: `copy.deepcopy` refuses lazy buffers."""
     kind: Any = type(tensor)
-    with torch._C._DisableTorchDispatch():  # nothing that a mode would have to see
+    with without_dispatch():  # nothing that a mode would have to see
         fresh: torch.Tensor = kind(
             requires_grad=tensor.requires_grad, device=device or tensor.device, dtype=tensor.dtype
         )

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from passes.torch_private import dispatch_modes, function_modes, leave_dispatch_mode, leave_function_mode, set_gradients
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TORCH_STATE = threading.RLock()
@@ -69,7 +71,7 @@ class _ThreadState:
         self._loans = len(_loans) if _holds() else 0
         self._held = _holds()
         self._gradients = torch.is_grad_enabled()
-        self._modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+        self._modes = function_modes(), dispatch_modes()
         self._random = torch.get_rng_state()
         self.interrupted = False
 
@@ -79,11 +81,11 @@ class _ThreadState:
                 _loans[-1].give_back()
                 _loans.pop()
         if torch.is_grad_enabled() != self._gradients:
-            torch._C._set_grad_enabled(self._gradients)
-        while torch._C._len_torch_function_stack() > self._modes[0]:
-            torch._C._pop_torch_function_stack()
-        while torch._C._len_torch_dispatch_stack() > self._modes[1]:
-            torch._C._pop_torch_dispatch_stack(None)
+            set_gradients(self._gradients)
+        while function_modes() > self._modes[0]:
+            leave_function_mode()
+        while dispatch_modes() > self._modes[1]:
+            leave_dispatch_mode()
         if self.interrupted:
             torch.set_rng_state(self._random)
         while _holds() > self._held:

@@ -21,6 +21,7 @@ from passes.isolation.torch_state import Loan
 from passes.sizes.dimension import Dim, Size
 from passes.sizes.facts import Fact
 from passes.sizes.guards import GuardLog, Location
+from passes.torch_private import decision_log, interpreted_frames
 
 _NOT_THE_CALLERS = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep, "<")
 
@@ -50,9 +51,8 @@ class Decision:
 @contextmanager
 def noted_decisions(current_source: Callable[[], str | None]) -> Iterator[list[Decision]]:
     """The decisions that torch's exporter takes inside the block; `current_source` gives the caller's line."""
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    note = ShapeEnv._log_guard
+    place = decision_log()
+    note = getattr(*place)
     decisions: list[Decision] = []
 
     def noting(self: Any, prefix: str, condition: Any, *args: Any, **kwargs: Any) -> None:
@@ -60,18 +60,14 @@ def noted_decisions(current_source: Callable[[], str | None]) -> Iterator[list[D
             decisions.append(Decision(condition, _axes(self), current_source() or _followed_source()))
         note(self, prefix, condition, *args, **kwargs)
 
-    with Loan([(ShapeEnv, "_log_guard")]):
-        ShapeEnv._log_guard = noting  # type: ignore[method-assign, assignment]
+    with Loan([place]):
+        setattr(*place, noting)
         yield decisions
 
 
 def _followed_source() -> str | None:
     """The caller's line that torch's bytecode interpreter is at, which is no frame on the stack."""
-    from torch._guards import TracingContext
-
-    if TracingContext.try_get() is None:
-        return None
-    frames = [frame for frame in TracingContext.extract_stack() if not frame.filename.startswith(_NOT_THE_CALLERS)]
+    frames = [frame for frame in interpreted_frames() if not frame.filename.startswith(_NOT_THE_CALLERS)]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
 

@@ -19,6 +19,16 @@ from passes.errors import LazyResolutionError
 from passes.ops.op import Inference, Owned, find_module
 from passes.sizes.dimension import Size, hint
 from passes.sizes.guards import Location
+from passes.torch_private import (
+    ConvNd,
+    LazyNormBase,
+    NormBase,
+    exchange_tensors,
+    tensor_of_class,
+    without_classes,
+    without_dispatch,
+    without_overrides,
+)
 from passes.values.nested import map_structure
 from passes.values.spec import TensorSpec, describe
 
@@ -74,7 +84,7 @@ def rank_to_be(module: nn.Module, name: str) -> int | None:
         return None
     if name != "weight":
         return 1
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         return len(module.kernel_size) + 2
     return 2 if isinstance(module, nn.Linear) else 1
 
@@ -137,7 +147,7 @@ def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
         return False
     for name, size in inference.attributes.items():
         setattr(module, name, hint(size))
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+    with without_overrides(), without_dispatch():
         for name, tensor in waiting.items():
             shape = [hint(size) for size in inference.shapes[name]]
             tensor.data = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
@@ -148,7 +158,7 @@ def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
             batches: Any = module.num_batches_tracked
             if batches is not None:
                 batches.zero_()  # it has a value, whose memory may be the original's
-            with torch._C._DisableTorchDispatch():
+            with without_dispatch():
                 reset()
         else:
             reset()
@@ -158,14 +168,14 @@ def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
 
 # How torch itself resets a norm: to zeros and ones. Noted here, before anyone can put others in their places.
 _RESETS_OF_NORMS = {
-    "reset_parameters": nn.modules.batchnorm._LazyNormBase.reset_parameters,
-    "reset_running_stats": nn.modules.batchnorm._NormBase.reset_running_stats,
+    "reset_parameters": LazyNormBase.reset_parameters,
+    "reset_running_stats": NormBase.reset_running_stats,
 }
 
 
 def _resets_without_drawing(module: nn.Module) -> bool:
     """Whether it is a norm that resets itself as torch does, and so draws nothing."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) and all(
+    return isinstance(module, NormBase) and all(
         getattr(getattr(module, name), "__func__", None) is torchs for name, torchs in _RESETS_OF_NORMS.items()
     )
 
@@ -198,7 +208,7 @@ def settle(module: nn.Module, inference: Inference) -> Laziness:
     """
     before = Laziness(module, swapped=[])
     # Lazy tensors answer every question about them through Python, and no mode has anything to see here.
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+    with without_overrides(), without_dispatch():
         for name, tensor in own_tensors(module):
             if is_uninitialized(tensor):
                 shape = [hint(size) for size in inference.shapes[name]]
@@ -224,7 +234,7 @@ def _exchange(left: torch.Tensor, right: torch.Tensor) -> None:
     """Makes each of two tensors what the other is; they stay the same objects."""
     left.__class__, right.__class__ = right.__class__, left.__class__
     left.__dict__, right.__dict__ = right.__dict__, left.__dict__
-    torch._C._swap_tensor_impl(left, right)
+    exchange_tensors(left, right)
 
 
 def end_laziness(module: nn.Module) -> None:
@@ -271,7 +281,7 @@ class Laziness:
             if kept or members:
                 kept.clear()
                 kept.update(members)
-        with torch._C.DisableTorchFunction():
+        with without_overrides():
             for tensor, other in self.swapped:
                 _exchange(tensor, other)
 
@@ -336,7 +346,7 @@ def _take(tensor: torch.Tensor, found: torch.Tensor) -> None:
     """Makes a tensor what `found` is, and leaves it the same object; no memory is taken for it."""
     if tensor is found:
         return
-    with torch._C.DisableTorchFunctionSubclass():
+    with without_classes():
         if tensor.device.type == found.device.type:
             tensor.data = found.data
             if is_uninitialized(tensor):
@@ -355,7 +365,7 @@ class _Before:
         self._class = type(module)
         self._attributes = dict(module.__dict__)
         self._hooks = [(value, dict(value)) for value in module.__dict__.values() if isinstance(value, OrderedDict)]
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_classes():
             self._tensors = [(tensor, tensor.data, type(tensor)) for _, tensor in own_tensors(module)]
 
     def restore(self, module: nn.Module) -> None:
@@ -365,13 +375,13 @@ class _Before:
         for hooks, entries in self._hooks:
             hooks.clear()
             hooks.update(entries)
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_classes():
             for tensor, data, kind in self._tensors:
                 if tensor.device.type == data.device.type:
                     tensor.data = data
                     tensor.__class__ = kind
                 else:
-                    before: torch.Tensor = torch.Tensor._make_subclass(kind, data, tensor.requires_grad)
+                    before: torch.Tensor = tensor_of_class(kind, data, tensor.requires_grad)
                     torch.utils.swap_tensors(tensor, before)  # type: ignore[no-untyped-call]
 
 

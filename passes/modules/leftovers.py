@@ -14,6 +14,8 @@ import torch
 from torch import fx, nn
 from torch.utils.hooks import RemovableHandle
 
+from passes.torch_private import without_classes
+
 # What every module has; `training` is the mode, which whoever runs a module sets.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -28,7 +30,7 @@ def state_of(module: nn.Module, path: str = "") -> dict[str, Any]:
     """What would show that a forward has left something: of each tensor which it is and how often it was written, of
     each other attribute its value, or which object it is and what it holds. `path` is the module's own."""
     prefix = f"{path}." if path else ""
-    with torch._C.DisableTorchFunctionSubclass():  # lazy tensors answer every question about them through Python
+    with without_classes():  # lazy tensors answer every question about them through Python
         return {prefix + name: _mark(value) for name, value in _attributes(module)}
 
 

@@ -21,13 +21,13 @@ from passes.ops.op import Op, Owned
 from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T, record_of
+from passes.torch_private import native_nn
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
 
 Lowering = TypeVar("Lowering", bound=Callable[..., Any])
-native = torch._C._nn
 
 
 # What an activation makes of the input's dtype ----------------------------------------------------
@@ -116,18 +116,18 @@ def refuse_limits(input: TensorSpec, min_val: float = -1.0, max_val: float = 1.0
 
 
 @activation(
-    "hardtanh", F.hardtanh, F.hardtanh_, native.hardtanh, modules=(nn.Hardtanh,), result=real, refuse=refuse_limits
+    "hardtanh", F.hardtanh, F.hardtanh_, native_nn.hardtanh, modules=(nn.Hardtanh,), result=real, refuse=refuse_limits
 )
 def lower_hardtanh(emit: Emitter, input: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     return emit.node("Clip", input, emit.scalar(min_val, input), emit.scalar(max_val, input))
 
 
-@activation("relu6", F.relu6, native.relu6, modules=(nn.ReLU6,), result=real)
+@activation("relu6", F.relu6, native_nn.relu6, modules=(nn.ReLU6,), result=real)
 def lower_relu6(emit: Emitter, input: Value) -> Value:
     return emit.node("Clip", input, emit.scalar(0, input), emit.scalar(6, input))
 
 
-@activation("leaky_relu", F.leaky_relu, F.leaky_relu_, native.leaky_relu, modules=(nn.LeakyReLU,))
+@activation("leaky_relu", F.leaky_relu, F.leaky_relu_, native_nn.leaky_relu, modules=(nn.LeakyReLU,))
 def lower_leaky_relu(emit: Emitter, input: Value, negative_slope: float = 0.01) -> Value:
     return _leaky(emit, input, negative_slope)
 
@@ -267,12 +267,12 @@ def lower_logsigmoid(emit: Emitter, input: Value) -> Value:
     return emit.node("Neg", _softplus(emit, emit.node("Neg", input), input.dtype))
 
 
-@activation("silu", F.silu, native.silu, native.silu_, modules=(nn.SiLU,))
+@activation("silu", F.silu, native_nn.silu, native_nn.silu_, modules=(nn.SiLU,))
 def lower_silu(emit: Emitter, input: Value) -> Value:
     return emit.node("Mul", input, emit.node("Sigmoid", input))
 
 
-@activation("mish", F.mish, native.mish, native.mish_, modules=(nn.Mish,))
+@activation("mish", F.mish, native_nn.mish, native_nn.mish_, modules=(nn.Mish,))
 def lower_mish(emit: Emitter, input: Value) -> Value:
     if emit.has("Mish") and not _is_double(input):
         return emit.node("Mish", input)
@@ -335,7 +335,7 @@ def lower_tanhshrink(emit: Emitter, input: Value) -> Value:
     return emit.node("Sub", input, emit.node("Tanh", input))
 
 
-@activation("hardsigmoid", F.hardsigmoid, native.hardsigmoid, native.hardsigmoid_, modules=(nn.Hardsigmoid,))
+@activation("hardsigmoid", F.hardsigmoid, native_nn.hardsigmoid, native_nn.hardsigmoid_, modules=(nn.Hardsigmoid,))
 def lower_hardsigmoid(emit: Emitter, input: Value) -> Value:
     """min(max(x/6 + 1/2, 0), 1)."""
     if not _is_double(input):
@@ -344,7 +344,7 @@ def lower_hardsigmoid(emit: Emitter, input: Value) -> Value:
     return emit.node("Clip", line, emit.scalar(0, input), emit.scalar(1, input))
 
 
-@activation("hardswish", F.hardswish, native.hardswish, native.hardswish_, modules=(nn.Hardswish,))
+@activation("hardswish", F.hardswish, native_nn.hardswish, native_nn.hardswish_, modules=(nn.Hardswish,))
 def lower_hardswish(emit: Emitter, input: Value) -> Value:
     if emit.has("HardSwish") and not _is_double(input):
         return emit.node("HardSwish", input)
@@ -380,7 +380,7 @@ class Glu(Record[T]):
     dim: int = -1
 
 
-glu = Op("glu", Glu, functions=(F.glu, native.glu))
+glu = Op("glu", Glu, functions=(F.glu, native_nn.glu))
 
 
 @glu.module(nn.GLU)

@@ -22,6 +22,7 @@ from passes.ops.pool import batched
 from passes.ops.record import Record, T
 from passes.ops.windows import check_rank
 from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.torch_private import native_nn
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def _declare_max(rank: int, indices: bool, *functions: Callable[..., Any]) -> No
 
 
 _declare_avg(1, F.adaptive_avg_pool1d)
-_declare_avg(2, F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d)
-_declare_avg(3, F.adaptive_avg_pool3d, torch._C._nn.adaptive_avg_pool3d)
+_declare_avg(2, F.adaptive_avg_pool2d, native_nn.adaptive_avg_pool2d)
+_declare_avg(3, F.adaptive_avg_pool3d, native_nn.adaptive_avg_pool3d)
 _declare_max(1, False, F.adaptive_max_pool1d)
 _declare_max(2, False, F.adaptive_max_pool2d)
 _declare_max(3, False, F.adaptive_max_pool3d)
 _declare_max(1, True, F.adaptive_max_pool1d_with_indices, torch.adaptive_max_pool1d)
-_declare_max(2, True, F.adaptive_max_pool2d_with_indices, torch._C._nn.adaptive_max_pool2d)
-_declare_max(3, True, F.adaptive_max_pool3d_with_indices, torch._C._nn.adaptive_max_pool3d)
+_declare_max(2, True, F.adaptive_max_pool2d_with_indices, native_nn.adaptive_max_pool2d)
+_declare_max(3, True, F.adaptive_max_pool3d_with_indices, native_nn.adaptive_max_pool3d)
 
 _AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _MAXIMA = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)

@@ -16,6 +16,7 @@ from passes.ops.pad import Pad, lower_pad
 from passes.ops.record import Record, T, star
 from passes.ops.repetition import expanded
 from passes.sizes.dimension import Size, product
+from passes.torch_private import native_functions
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _at_least(least: int) -> None:
     op = Op(f"atleast_{least}d", AtLeast, view=True)
 
     # The second is what the first calls on a list of tensors.
-    @op.function(*(getattr(home, f"atleast_{least}d") for home in (torch, torch._C._VariableFunctions)))
+    @op.function(*(getattr(home, f"atleast_{least}d") for home in (torch, native_functions)))
     def bind(*tensors: Any) -> Mapping[str, Any]:
         return {"tensors": tensors[0] if len(tensors) == 1 else tensors}
 

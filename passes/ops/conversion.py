@@ -14,6 +14,7 @@ from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size
+from passes.torch_private import assertions
 from passes.values.spec import TensorSpec, device_of
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Assertion(Record[T]):
     message: str = ""
 
 
-assertion = Op("assert", Assertion, functions=(torch._assert, torch._assert_async))
+assertion = Op("assert", Assertion, functions=assertions)
 
 
 @assertion.shape

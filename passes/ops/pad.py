@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules import padding as layers
 
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Dim, Size
+from passes.torch_private import ConstantPadNd, native_nn
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Pad(Record[T]):
     value: float | None = None
 
 
-pad = Op("pad", Pad, functions=(F.pad, torch._C._nn.pad))
+pad = Op("pad", Pad, functions=(F.pad, native_nn.pad))
 
 
 @pad.function(torch.constant_pad_nd)
@@ -47,7 +47,7 @@ def constant_arguments(input: Any, pad: Any, value: Any = 0) -> Mapping[str, Any
     return {"input": input, "pad": pad, "value": value}
 
 
-@pad.module(layers._ConstantPadNd)
+@pad.module(ConstantPadNd)
 def bind_constant(module: Any, input: Any) -> Mapping[str, Any]:
     return {"input": input, "pad": module.padding, "value": module.value}
 
@@ -64,7 +64,7 @@ for _name, _mode in (("reflection", "reflect"), ("replication", "replicate"), ("
     for _rank in (1, 2, 3):
         pad.module(getattr(nn, f"{_name.capitalize()}Pad{_rank}d"))(partial(bind_mode, _mode))
         if _mode != "circular":
-            pad.function(getattr(torch._C._nn, f"{_name}_pad{_rank}d"))(partial(mode_arguments, _mode))
+            pad.function(getattr(native_nn, f"{_name}_pad{_rank}d"))(partial(mode_arguments, _mode))
 
 
 @pad.shape

@@ -15,6 +15,7 @@ from passes.ops.op import Op
 from passes.ops.pad import Pad, lower_pad
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size, product
+from passes.torch_private import native_nn
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def lower_channel_shuffle(emit: Emitter, call: ChannelShuffle[Value]) -> Value:
 # Sliding blocks -----------------------------------------------------------------------------------
 
 
-@unfold.function(torch._C._nn.im2col)
+@unfold.function(native_nn.im2col)
 def im2col_arguments(input: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Mapping[str, Any]:
     return {
         "input": input, "kernel_size": kernel_size, "dilation": dilation, "padding": padding, "stride": stride,
@@ -221,7 +222,7 @@ def _places(emit: Emitter, kernel: int, spread: int, count: Size, step: int) -> 
     return emit.node("Add", emit.constant(within), starts)
 
 
-@fold.function(torch._C._nn.col2im)
+@fold.function(native_nn.col2im)
 def col2im_arguments(
     input: Any, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any
 ) -> Mapping[str, Any]:

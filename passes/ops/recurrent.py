@@ -36,6 +36,7 @@ from passes.ops.recurrent_cell import (
     states_of,
 )
 from passes.sizes.dimension import Size, product
+from passes.torch_private import packings
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Packing(Record[T]):
     arguments: tuple[Any, ...] = star()
 
 
-packing = Op("packing", Packing, functions=(torch._pack_padded_sequence, torch._pad_packed_sequence))
+packing = Op("packing", Packing, functions=packings)
 
 
 def packed_error() -> NeedsDataError:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
+from passes.torch_private import normed_weight
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class WeightNorm(Record[T]):
     dim: int = 0
 
 
-weight_norm = Op("weight_norm", WeightNorm, functions=(torch._weight_norm,))
+weight_norm = Op("weight_norm", WeightNorm, functions=(normed_weight,))
 
 
 @weight_norm.shape

@@ -15,6 +15,7 @@ from passes.modules.lazy import is_lazy
 from passes.program.notes import FAULT, VALUE
 from passes.program.program import Program
 from passes.program.stages import Eager, Lowered, Shaped
+from passes.torch_private import ConvNd, NormBase
 
 
 class ContractError(AssertionError):
@@ -90,8 +91,8 @@ def _uninitialised(program: Eager) -> str | None:
 _STATED_SIZES: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     (nn.Linear, "in_features", "weight", 1),
     (nn.Linear, "out_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "weight", 0),
-    (nn.modules.batchnorm._NormBase, "num_features", "running_mean", 0),
+    (NormBase, "num_features", "weight", 0),
+    (NormBase, "num_features", "running_mean", 0),
 )
 
 
@@ -101,7 +102,7 @@ def _attribute_fault(module: nn.Module) -> str | None:
             tensor = getattr(module, tensor_name, None)
             if tensor is not None and tensor.shape[axis] != getattr(module, attribute):
                 return f"{attribute} is {getattr(module, attribute)}, but {tensor_name} has {tensor.shape[axis]}"
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvNd):
         per_group = module.weight.shape[0 if module.transposed else 1]
         stated = module.in_channels if module.transposed else module.in_channels // module.groups
         if per_group != stated:

@@ -29,6 +29,7 @@ from passes.program.notes import PLACE, VALUE
 from passes.program.program import Program
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import Location
+from passes.torch_private import without_overrides
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Unresolved(Program):
             shape = layer.inference.shapes.get(name)
             if shape is None:
                 continue
-            with torch._C.DisableTorchFunction():  # a lazy tensor answers through Python
+            with without_overrides():  # a lazy tensor answers through Python
                 spec = TensorSpec(shape, tensor.dtype, declared.get(name, tensor.device))
             tied = self.inferred.setdefault(id(tensor), spec)
             if tied.shape != spec.shape:

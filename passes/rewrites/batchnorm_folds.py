@@ -14,6 +14,7 @@ from passes.modules.lazy import own_tensors
 from passes.ops.record import Owned
 from passes.ops.rewrite import Layer, Rewrite, Site
 from passes.program.stages import Eager
+from passes.torch_private import BatchNorm
 
 
 def into_convolution(layer: Site, norm: Site) -> bool:
@@ -33,7 +34,7 @@ def _takes(layer: Site, norm: Site) -> bool:
 
     The file says of a folded layer which one norm is in it, for `refresh`.
     """
-    known = isinstance(norm.module, nn.modules.batchnorm._BatchNorm) and norm.module.running_mean is not None
+    known = isinstance(norm.module, BatchNorm) and norm.module.running_mean is not None
     return known and layer.sole and not layer.folded
 
 

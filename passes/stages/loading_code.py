@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
+
+from passes.torch_private import WrappedHook
 
 _METHODS = (
     "load_state_dict",
@@ -35,7 +36,7 @@ def loading_code(model: nn.Module) -> list[str]:
 
 def _unwrapped(hook: Any) -> Any:
     """What was registered: torch may wrap it, and a copy of the wrapper no longer passes for what it wraps."""
-    return hook.hook if isinstance(hook, torch.nn.modules.module._WrappedHook) else hook
+    return hook.hook if isinstance(hook, WrappedHook) else hook
 
 
 def _is_torchs(way: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from passes.modules.lazy import is_uninitialized
+from passes.torch_private import tensor_of_class
 
 
 def give_memory(
@@ -69,7 +70,7 @@ def _like(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
     made: torch.Tensor = data
     if isinstance(tensor, nn.Parameter):
         if type(data) is torch.Tensor:
-            made = torch.Tensor._make_subclass(type(tensor), data, tensor.requires_grad)
+            made = tensor_of_class(type(tensor), data, tensor.requires_grad)
         else:
             made = nn.Parameter(data, tensor.requires_grad)
     made.__dict__.update(tensor.__dict__)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from passes.torch_private import native_functions
+
 # Where functions of torch and Python are looked for, by the name that people write.
 _NAMESPACES: dict[str, Any] = {
     "torch": torch,
@@ -24,7 +26,7 @@ _NAMESPACES: dict[str, Any] = {
     "torch.special": torch.special,
     "torch.linalg": torch.linalg,
     "torch.fft": torch.fft,
-    "torch._C._VariableFunctions": torch._C._VariableFunctions,
+    "torch._C._VariableFunctions": native_functions,
 }
 
 

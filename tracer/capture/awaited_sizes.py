@@ -13,14 +13,15 @@ from torch import nn
 
 from passes.errors import LazyResolutionError
 from passes.modules.lazy import is_lazy
+from passes.torch_private import LazyConvMixin, LazyNormBase
 from tracer.edge.source_lines import is_user_code
 from tracer.memory.recorder import Recorder
 
 # The classes of torch.nn that infer a size, with the attribute that has it then.
 SIZES: list[tuple[type, str]] = [
     (nn.LazyLinear, "in_features"),
-    (nn.modules.conv._LazyConvXdMixin, "in_channels"),
-    (nn.modules.batchnorm._LazyNormBase, "num_features"),
+    (LazyConvMixin, "in_channels"),
+    (LazyNormBase, "num_features"),
 ]
 
 

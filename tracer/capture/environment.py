@@ -18,16 +18,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import _symbolic_trace as symbolic_trace
 from torch.nn import functional as F
-from torch.nn.modules import module as calling
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils._device import _device_constructors
 
 from passes.errors import CaptureError, NeedsDataError
 from passes.isolation.model_copy import ModelCopy
 from passes.isolation.plain_attention import plain_attention
 from passes.isolation.torch_state import Loan
+from passes.torch_private import (
+    COMPILER,
+    CUSTOM_FUNCTION_ARGUMENTS,
+    FX_NOTES,
+    HOOKS_OF_ALL,
+    CustomFunction,
+    forget_wrapped_functions,
+    native_functions,
+    note_device_functions,
+)
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
 from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.capture.values.tensor import TracedTensor, has_traced
@@ -72,24 +79,22 @@ NATIVE = [
     (home, name, native, _recordable(native, home is torch and name in CREATION))
     for home in (torch, torch.special, torch.linalg, F)
     for name, native in vars(home).items()
-    if isinstance(native, BuiltinFunctionType) and (home is not torch or hasattr(torch._C._VariableFunctions, name))
+    if isinstance(native, BuiltinFunctionType) and (home is not torch or hasattr(native_functions, name))
 ]
 
 
 # Whatever is patched, by the module or class that has it; fx's own patches, too.
-_BASE = torch.autograd.function._SingleLevelFunction
 _PLACES: list[tuple[Any, str]] = [
     *((builtins, name) for name in ("isinstance", "callable", "type")),
     *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
     *((home, name) for home, name, _, _ in NATIVE),
     *SIZES,
-    *((symbolic_trace, name) for name in ("_wrapped_fns_to_patch", "_wrapped_methods_to_patch")),
-    *((symbolic_trace, name) for name in ("_is_fx_tracing_flag", "CURRENT_PATCHER") if hasattr(symbolic_trace, name)),
+    *FX_NOTES,
     (torch.autocast, "__enter__"),
     (torch, "cond"),
-    (torch._C.ScriptFunction, "__call__"),
-    (_BASE, "apply"),
-    (torch._functorch.utils, "unwrap_dead_wrappers"),
+    (torch.jit.ScriptFunction, "__call__"),
+    (CustomFunction, "apply"),
+    CUSTOM_FUNCTION_ARGUMENTS,
 ]
 
 
@@ -97,13 +102,13 @@ _PLACES: list[tuple[Any, str]] = [
 def tracing_environment(tracer: Recorder) -> Iterator[None]:
     """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
     # torch caches its functions when it first enters a device or overrides one; it must find its own.
-    _device_constructors()
+    note_device_functions()
     torch.overrides.is_tensor_method_or_property(torch.add)
     finders, depth = list(sys.meta_path), len(_at_work)
     undo = (
         partial(sys.meta_path.__setitem__, slice(None), finders),
         partial(_at_work.__delitem__, slice(depth, None)),
-        partial(_set_hooks_of_all, [dict(hooks) for hooks in _HOOKS_OF_ALL]),
+        partial(_set_hooks_of_all, [dict(hooks) for hooks in HOOKS_OF_ALL]),
     )
     following = FollowingReal(tracer, TracedTensor.__torch_function__)
     with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), following:
@@ -119,22 +124,21 @@ def tracing_environment(tracer: Recorder) -> Iterator[None]:
         guard_sizes(tracer)
         # Functions that their authors kept from fx (`torch.fx.wrap`) are traced through: they were kept for what
         # plain fx cannot trace; questions about shapes, mostly.
-        symbolic_trace._wrapped_fns_to_patch, symbolic_trace._wrapped_methods_to_patch = {}, []
+        forget_wrapped_functions()
         _leave_branches_undecided()
         yield
 
 
 Hooks = dict[int, Any]
-_HOOKS_OF_ALL: tuple[Hooks, ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
 
 
 def copied_hooks_of_all(copy: ModelCopy) -> list[Hooks]:
     """The forward hooks and pre-hooks of all modules, acting on the copy of a model."""
-    return [dict(copy.hooks(hooks)) for hooks in _HOOKS_OF_ALL]
+    return [dict(copy.hooks(hooks)) for hooks in HOOKS_OF_ALL]
 
 
 def _set_hooks_of_all(wanted: list[Hooks]) -> None:
-    for hooks, kept in zip(_HOOKS_OF_ALL, wanted, strict=True):
+    for hooks, kept in zip(HOOKS_OF_ALL, wanted, strict=True):
         if hooks != kept:
             hooks.clear()
             hooks.update(kept)
@@ -171,7 +175,7 @@ class _CompilerFinder(MetaPathFinder):
     them, and would not know them after the block."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name == "torch._dynamo" else None
+        spec = PathFinder.find_spec(name, path, target) if name == COMPILER else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
@@ -298,28 +302,28 @@ def _trace_native_calls(tracer: Recorder) -> None:
 
     A custom `torch.autograd.Function` is traced through, a scripted function becomes one node.
     """
-    base = _BASE
-    unwrap = torch._functorch.utils.unwrap_dead_wrappers
+    base = CustomFunction
+    unwrap = getattr(*CUSTOM_FUNCTION_ARGUMENTS)
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if not has_traced((args, kwargs)):
             return super(base, cls).apply(*args, **kwargs)
-        if cls.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context:
+        if cls.setup_context is not CustomFunction.setup_context:
             return cls.forward(*args, **kwargs)
         context: Any = torch.autograd.function.FunctionCtx()
         context.needs_input_grad = (False,) * len(args)
         return cls.forward(context, *args, **kwargs)
 
-    script_call = torch._C.ScriptFunction.__call__
+    script_call = torch.jit.ScriptFunction.__call__
 
     def call_script(function: Any, *args: Any, **kwargs: Any) -> Any:
         if not has_traced((args, kwargs)):
             return script_call(function, *args, **kwargs)
         return tracer.create_proxy("call_function", function, args, kwargs)
 
-    torch._C.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
-    base.apply = classmethod(apply)  # type: ignore[attr-defined]
-    torch._functorch.utils.unwrap_dead_wrappers = lambda args: args if has_traced(args) else unwrap(args)
+    torch.jit.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
+    base.apply = classmethod(apply)
+    setattr(*CUSTOM_FUNCTION_ARGUMENTS, lambda args: args if has_traced(args) else unwrap(args))
 
 
 def _leave_branches_undecided() -> None:

@@ -21,6 +21,7 @@ from passes.errors import CaptureError
 from passes.modules.lazy import is_uninitialized, own_tensors
 from passes.ops.op import is_inplace
 from passes.ops.parts import strided
+from passes.torch_private import without_overrides
 from passes.values.nested import leaves, map_structure
 from tracer.memory.recorder import Recorder
 from tracer.memory.writing_functions import spelled_out
@@ -139,7 +140,7 @@ class RealTensors:
         if not _is_real(leaf):
             return False
         if self._awaiting:
-            with torch._C.DisableTorchFunction():
+            with without_overrides():
                 keys = {memory_of(tensor) for tensor in self._awaiting if tensor.is_meta}
             self._without_data |= {key for key in keys if key is not None}
             self._awaiting = []
@@ -148,7 +149,7 @@ class RealTensors:
 
     def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: fx.Proxy) -> fx.Proxy:
         """A real tensor as the view that it is of another one's memory."""
-        with torch._C.DisableTorchFunction():
+        with without_overrides():
             same_kind, whole = tensor.dtype == base.dtype, _is_whole(base)
             flat, size, stride = base.numel(), tuple(tensor.shape), tuple(tensor.stride())
             offset = tensor.storage_offset() - base.storage_offset()
@@ -276,7 +277,7 @@ def _is_real(leaf: Any) -> bool:
 
 def memory_of(tensor: torch.Tensor) -> int | None:
     """What tells one tensor's memory from another's; None for a tensor that has none of its own."""
-    with torch._C.DisableTorchFunction():  # these questions are ours
+    with without_overrides():  # these questions are ours
         if is_uninitialized(tensor) or tensor.layout is not torch.strided:
             return None
         storage = tensor.untyped_storage()
@@ -285,14 +286,14 @@ def memory_of(tensor: torch.Tensor) -> int | None:
 
 def _is_whole(tensor: torch.Tensor) -> bool:
     """Whether a tensor is all of its memory, in order."""
-    with torch._C.DisableTorchFunction():
+    with without_overrides():
         size = tensor.untyped_storage().nbytes()
         return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == size
 
 
 def _all_of(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor's memory, as a vector."""
-    with torch._C.DisableTorchFunction():
+    with without_overrides():
         storage = tensor.untyped_storage()
         size = storage.nbytes() // tensor.element_size()
         return torch.Tensor.set_(torch.Tensor.new_empty(tensor, 0), storage, 0, (size,), (1,))

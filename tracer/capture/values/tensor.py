@@ -18,6 +18,7 @@ from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.sizes.dimension import Dim
 from passes.sizes.ratio import Ratio
+from passes.torch_private import OpOverload
 from passes.values.nested import fields_of, is_dataclass_value, leaves
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
@@ -195,7 +196,7 @@ class TracedTensor(AnsweringTensor):
         question = FUNCTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
-        if isinstance(orig_method, torch._ops.OpOverload):
+        if isinstance(orig_method, OpOverload):
             orig_method = orig_method.overloadpacket
         spelled = spelled_out(orig_method, args, kwargs)
         if spelled is not None:
