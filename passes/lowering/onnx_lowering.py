@@ -15,6 +15,7 @@ from passes.lowering.interface_names import InterfaceNames
 from passes.onnx.emitter import Emitter, Value
 from passes.onnx.lowered_model import LoweredModel, NodeResult
 from passes.onnx.precision import cast_unsupported
+from passes.onnx.size_checks import refuse_other_sizes
 from passes.onnx.types import onnx_type
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, VALUE, location_of
@@ -28,13 +29,16 @@ PRODUCER = "lazytracer"
 
 @dataclass(slots=True)
 class OnnxLowering:
-    """The pass; its result is in `lowered`. The number of changes is the number of ONNX nodes.
+    """The pass. The number of changes is the number of ONNX nodes.
+
+    `refuses_other_sizes` makes the graph fail at sizes for which it does not hold (`passes/onnx/size_checks.py`).
 
     Raises UnsupportedOpError with every operation that has no lowering, after looking at all of them.
     """
 
     opset: int
     names: InterfaceNames
+    refuses_other_sizes: bool = False
     name: str = "lowering"
     takes: type[Eager] = Eager
     _values: dict[fx.Node, Any] = field(default_factory=dict)
@@ -54,6 +58,8 @@ class OnnxLowering:
         if self._blockers:
             raise unsupported(self._blockers)
         renamed = self._declare_outputs(program, emit)
+        if self.refuses_other_sizes:
+            refuse_other_sizes(emit, [self._values[node] for node in program.inputs()], program.log.facts.assumed)
         cast_unsupported(emit.graph, emit.opset, emit.weights)
         model = LoweredModel(
             self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs, self._results(renamed)

@@ -89,7 +89,20 @@ class Emitter:
 
     def nodes(self, op_type: str, *inputs: Value | None, outputs: int, **attributes: Any) -> tuple[Value, ...]:
         """One node with several results."""
-        name = self._fresh(f"{self._base}/{op_type}")
+        return self._nodes(self._fresh(f"{self._base}/{op_type}"), op_type, inputs, outputs, attributes)
+
+    def named_node(self, name: str, op_type: str, *inputs: Value) -> Value:
+        """One node with one result and a name of its own."""
+        return self._nodes(self._fresh(name), op_type, inputs, 1, {})[0]
+
+    def _nodes(
+        self,
+        name: str,
+        op_type: str,
+        inputs: Sequence[Value | None],
+        outputs: int,
+        attributes: Mapping[str, Any],
+    ) -> tuple[Value, ...]:
         node = self.graph.node.add()
         node.op_type = op_type
         node.name = name
@@ -314,12 +327,15 @@ class Emitter:
         assert total is not None
         return total
 
+    def axis_size(self, value: Value, axis: int) -> Value:
+        """The size of a value's axis as an int64 value of shape [1]."""
+        if self.has_attribute("Shape", "start"):
+            return self.node("Shape", value, start=axis, end=axis + 1)
+        return self.node("Gather", self.node("Shape", value), self.ints(axis))
+
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Symbol):
-            source, axis = self._symbols[atom.name]
-            if self.has_attribute("Shape", "start"):
-                return self.node("Shape", source, start=axis, end=axis + 1)
-            return self.node("Gather", self.node("Shape", source), self.ints(axis))
+            return self.axis_size(*self._symbols[atom.name])
         above, below = self.size(atom.numerator), self.size(atom.denominator)
         if isinstance(atom, Mod):
             return self.node("Mod", above, below)
@@ -363,6 +379,29 @@ class Emitter:
                     NodeProto(op_type="Identity", name=self._fresh(f"{name}/Identity"), input=[current], output=[name])
                 )
         return renamed
+
+    def declare(self, value: Value, spec: TensorSpec) -> None:
+        """Writes what a value inside the graph is, where what computes it does not say."""
+        self.graph.value_info.append(value_info(value.name, spec))
+
+    def prepend(self, emit: Callable[[], Mapping[str, Value]]) -> None:
+        """Puts nodes before all others. `emit` emits them, and says which values the others take in place of which.
+
+        The sizes that it needs are computed there, from the graph's inputs.
+        """
+        rest, known = self.graph, self._sizes
+        self.graph, self._sizes = GraphProto(), {}
+        try:
+            replaced = {name: value.name for name, value in emit().items()}
+            for node in rest.node:
+                rename(node, replaced)
+            self.graph.node.extend(rest.node)
+            del rest.node[:]
+            rest.node.extend(self.graph.node)
+            rest.initializer.extend(self.graph.initializer)
+            rest.value_info.extend(self.graph.value_info)
+        finally:
+            self.graph, self._sizes = rest, known
 
     def begin(self, base: str, result: Any) -> str:
         """Starts the lowering of one op, whose nodes are named after `base`; returns the name it gets."""

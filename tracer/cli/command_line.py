@@ -62,6 +62,7 @@ def cli() -> None:
     show_default=True,
     help="direct uses our own lowering, torch uses torch.onnx.export; auto takes direct where it can.",
 )
+@click.option("--check-guards", is_flag=True, help="Let the file itself refuse sizes for which it does not hold.")
 @click.option("--no-fold-batchnorm", is_flag=True, help="Keep batch norms apart from the layers before them.")
 @click.option("--no-verify", is_flag=True, help="Do not run the exported file beside the module.")
 @click.option("--meta", "metadata", metavar="K=V", multiple=True, help="An entry of the file's metadata.")
@@ -72,6 +73,7 @@ def convert(
     weights: Path | None,
     opset: int,
     route: str,
+    check_guards: bool,
     no_fold_batchnorm: bool,
     no_verify: bool,
     metadata: Sequence[str],
@@ -92,6 +94,7 @@ def convert(
             opset_version=opset,
             route=route,
             fold_batchnorm=not no_fold_batchnorm,
+            guards="checked" if check_guards else "metadata",
             verify=not no_verify,
             metadata=entries,
             weights=weights,

@@ -150,10 +150,13 @@ def convert(
     metadata: Mapping[str, str] | None = None,
     passes: CallersPasses = (),
     strict: bool = False,
+    guards: str = "metadata",
 ) -> Conversion:
     """Resolves `model`, exports it to ONNX and compares the two; writes the file where `f` is given.
 
-    The vocabulary is that of `torch.onnx.export`. Raises TracerError, and then writes and changes nothing.
+    The vocabulary is that of `torch.onnx.export`. `guards` says where the sizes for which the file holds are kept: in
+    its properties alone ("metadata"), or also in the graph ("checked"), which then fails at any other with the guard
+    in the runtime's message. Raises TracerError, and then writes and changes nothing.
     """
     from tracer.steps.delivery import (
         deliver,
@@ -166,7 +169,7 @@ def convert(
     from tracer.steps.exporting import ExportOptions, export
 
     entries = {str(key): str(value) for key, value in (metadata or {}).items()}
-    options = ExportOptions(opset_version, route, entries, input_names, output_names, fold_batchnorm, passes)
+    options = ExportOptions(opset_version, route, entries, input_names, output_names, fold_batchnorm, passes, guards)
     target = None if f is None else checked_target(f, model, weights)
     given = read_weights(weights) if weights is not None else None
 

@@ -30,6 +30,7 @@ from tracer.steps.work import CallersPasses, Work
 from tracer.version import __version__
 
 ROUTES = ("auto", "direct", "torch")
+GUARDS = ("metadata", "checked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ExportOptions:
     output_names: Sequence[str] | None
     fold_batchnorm: bool
     passes: CallersPasses
+    guards: str = "metadata"
 
     def __post_init__(self) -> None:
         if self.opset not in SUPPORTED_OPSETS:
@@ -52,6 +54,10 @@ class ExportOptions:
             )
         if self.route not in ROUTES:
             raise InputError(f"there is no route {self.route!r}", remedy="use auto, direct or torch")
+        if self.guards not in GUARDS:
+            raise InputError(f"there is no guards={self.guards!r}", remedy="use metadata or checked")
+        if self.guards == "checked" and self.route == "torch":
+            raise InputError("only the direct route can check sizes in the graph", remedy="use route auto or direct")
         check_metadata(self.metadata)
 
     @property
@@ -74,6 +80,8 @@ def export(work: Work, options: ExportOptions) -> None:
         try:
             lower_directly(work, options, names)
         except UnsupportedOpError as blocked:
+            if options.guards == "checked":
+                raise _unchecked(blocked) from blocked
             lower_in_spite_of(blocked, work, options, names)
     annotate_graph(work, options)
 
@@ -94,7 +102,7 @@ def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
 
 def lower_directly(work: Work, options: ExportOptions, names: InterfaceNames) -> None:
     """The direct route. Raises UnsupportedOpError with every operation that has no lowering."""
-    work.lowered = work.run(OnnxLowering(options.opset, names), work.eager)
+    work.lowered = work.run(OnnxLowering(options.opset, names, options.guards == "checked"), work.eager)
     work.route, work.route_reason = "direct", options.direct_reason
 
 
@@ -105,6 +113,12 @@ def lower_in_spite_of(blocked: UnsupportedOpError, work: Work, options: ExportOp
     except ExportError as error:
         message = f"neither route can export the model. {blocked.message}\nAnd {error.message}"
         raise UnsupportedOpError(message, remedy=error.remedy, blockers=blocked.blockers) from error
+
+
+def _unchecked(blocked: UnsupportedOpError) -> UnsupportedOpError:
+    """What blocks the direct route, where no other checks sizes in the graph."""
+    remedy = "leave out guards=checked (--check-guards), which the torch route does not have"
+    return UnsupportedOpError(blocked.message, remedy=remedy, blockers=blocked.blockers)
 
 
 def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceNames, reason: str) -> None:
