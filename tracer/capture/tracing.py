@@ -22,7 +22,7 @@ from passes.isolation.holders import MISSING, release
 from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mode_itself
 from passes.isolation.torch_state import undisturbed
 from passes.modules.lazy import LazyLayer, is_uninitialized, own_tensors, rank_to_be
-from passes.modules.leftovers import changes, traced_state
+from passes.modules.leftovers import traced_changes, traced_state
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.dataflow import latest_steps
 from passes.program.program import FAULT, LOCATION, SPEC, Program, Rung
@@ -236,7 +236,7 @@ class CapturingTracer(Recorder):
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
         after = traced_state(self._unique_modules)
-        written += changes(self._before, after, self.program.lazies)  # our own inference sets the sizes of those
+        written += traced_changes(self._before, after, self.program.lazies)  # our own inference sets the sizes of those
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     def _put_back(self) -> None:
