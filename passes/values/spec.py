@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from passes.errors import InputError, ShapeError
-from passes.sizes.dimension import Size, hint, product
+from passes.sizes.dimension import Size, product, sampled
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ class TensorSpec:
 
     def meta_tensor(self) -> torch.Tensor:
         """A tensor on the meta device with this shape at the sampled sizes and this dtype."""
-        sizes = [hint(size) for size in self.shape]
+        sizes = sampled(self.shape)
         try:
             return torch.empty(sizes, dtype=self.dtype, device="meta")
         except (RuntimeError, OverflowError) as error:
