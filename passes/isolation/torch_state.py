@@ -40,10 +40,7 @@ class Loan:
 
     def __enter__(self) -> Loan:
         TORCH_STATE.acquire()
-        # There are hundreds of places: no call for each.
-        self._before = [
-            (owner, name, owner.__dict__[name] if name in owner.__dict__ else _ABSENT) for owner, name in self._places
-        ]
+        self._before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name in self._places]
         _loans.append(self)
         return self
 
@@ -56,7 +53,7 @@ class Loan:
         """Puts everything back as it was; what is there already stays."""
         for owner, name, value in self._before:
             own = owner.__dict__
-            if (own[name] if name in own else _ABSENT) is value:
+            if own.get(name, _ABSENT) is value:
                 continue
             if value is _ABSENT:
                 delattr(owner, name)

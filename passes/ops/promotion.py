@@ -98,6 +98,8 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> tuple[Size, ...]:
 
 
 def _broadcast(left: Size, right: Size) -> Size | None:
+    if type(left) is int and type(right) is int:
+        return right if left == 1 else left if right in (1, left) else None
     if isinstance(left, int) and left == 1:
         return right
     if isinstance(right, int) and right == 1:

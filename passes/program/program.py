@@ -97,7 +97,7 @@ class Program:
                     remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():
-            if not all(isinstance(size, (int, Dim)) and size is not True and size >= 0 for size in shape):
+            if not all(map(_is_size, shape)):
                 raise LazyResolutionError(
                     f"{layer.path or 'the layer'}.{name} would have the shape [{', '.join(map(repr, shape))}]",
                     remedy="give the layer whole numbers for its sizes",
@@ -257,6 +257,12 @@ class Program:
             elif node.op == "get_attr":
                 parts[str(node.target)] = self.tensor(str(node.target))
         return fx.GraphModule(parts, self.graph, type(self.root).__name__)
+
+
+def _is_size(size: Any) -> bool:
+    if type(size) is int:  # as most are
+        return size >= 0
+    return isinstance(size, (int, Dim)) and size is not True and size >= 0
 
 
 def location_of(node: fx.Node) -> Location:

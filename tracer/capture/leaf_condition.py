@@ -111,7 +111,7 @@ class LeafCondition:
         if call is None or before is None or any(_HOOKS_OF_ALL) or not _takes_tensors(args, kwargs):
             return False
         for name in call.writing:
-            if name in own and own[name]:
+            if own.get(name):
                 return False
         return (
             not module._forward_hooks
