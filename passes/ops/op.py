@@ -353,9 +353,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
                 f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
                 remedy="give its forward the arguments that it declares",
             ) from error
-        arguments = {
-            name: value if type(value) in ATOMS else _known(module, value) for name, value in given.items()
-        }
+        arguments = {name: value if type(value) in ATOMS else _known(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments), module, str(node.target))
     if node.op == "call_function":
         found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]

@@ -55,9 +55,7 @@ class Record(Generic[T]):
     def map(self, leaf: Callable[[Any], Any]) -> Any:
         """The same call with every `fx.Node` and `Owned` in it replaced by `leaf(it)`."""
         kind = type(self)
-        return kind(
-            *[value if type(value) in CONSTANTS else map_leaves(value, leaf) for value in _getter(kind)(self)]
-        )
+        return kind(*[value if type(value) in CONSTANTS else map_leaves(value, leaf) for value in _getter(kind)(self)])
 
     def named(self) -> dict[str, Any]:
         """The arguments by name, in the signature's order."""
