@@ -54,8 +54,10 @@ class Record(Generic[T]):
 
     def map(self, leaf: Callable[[Any], Any]) -> Any:
         """The same call with every `fx.Node` and `Owned` in it replaced by `leaf(it)`."""
-        kind = type(self)
-        return kind(*[value if type(value) in CONSTANTS else map_leaves(value, leaf) for value in _getter(kind)(self)])
+        kind: Any = type(self)
+        return kind(
+            *[value if type(value) in CONSTANTS else map_leaves(value, leaf) for value in _fields_of(kind)(self)]
+        )
 
     def named(self) -> dict[str, Any]:
         """The arguments by name, in the signature's order."""
@@ -68,7 +70,7 @@ class Record(Generic[T]):
 
 
 @cache
-def _getter(kind: type[Any]) -> Callable[[Record[Any]], tuple[Any, ...]]:
+def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
     """What gives the arguments of a kind of record, all at once."""
     names = kind.__match_args__
     if len(names) > 1:

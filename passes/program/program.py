@@ -13,7 +13,7 @@ from passes.errors import LazyResolutionError, LoadError, TracerError
 from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.ops.op import BoundCall, tensor_at
-from passes.sizes.dimension import Dim
+from passes.sizes.dimension import Dim, Size
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
 from passes.values.spec import TensorSpec, shape_text
@@ -239,6 +239,13 @@ class Program:
         """The spec of a tensor of `root`: of a lazy one, as inferred, or None where it is not yet."""
         found = self.inferred.get(id(tensor))
         return found if found is not None or is_uninitialized(tensor) else TensorSpec.of(tensor)
+
+    def element_count(self, tensor: torch.Tensor) -> Size:
+        """How many numbers a tensor of `root` holds: a lazy one as inferred, or none where it is not yet."""
+        found = self.inferred.get(id(tensor))
+        if found is not None:
+            return found.numel()
+        return 0 if is_uninitialized(tensor) else tensor.numel()
 
     def owned_spec(self, call: BoundCall, name: str) -> TensorSpec:
         assert call.module is not None

@@ -11,6 +11,7 @@ from passes.errors import InputError, ShapeError
 from passes.sizes.dimension import Size, product, sampled
 
 CPU = torch.device("cpu")
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,10 @@ class TensorSpec:
 
     @staticmethod
     def of(tensor: torch.Tensor) -> TensorSpec:
-        return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+        if type(tensor) not in _PLAIN:
+            return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+        with torch._C.DisableTorchFunction():  # nothing that a mode would have to see
+            return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
 
     @property
     def ndim(self) -> int:
