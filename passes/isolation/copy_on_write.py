@@ -44,10 +44,11 @@ class CopyOnWrite(DispatchMode):  # type: ignore[no-untyped-call]
         for original, own in pairs:
             if not shares_memory(own):
                 continue
-            if storage_key(own) == storage_key(original):
-                self._guarded.setdefault(storage_key(own), []).append((original, own))
+            key = storage_key(own)
+            if key == storage_key(original):
+                self._guarded.setdefault(key, []).append((original, own))
             else:
-                self._made.add(storage_key(own))
+                self._made.add(key)
         self._private: dict[int, torch.UntypedStorage] = {}  # the copies, by what they are copies of
 
     def __exit__(self, *error: Any) -> None:

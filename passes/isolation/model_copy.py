@@ -19,6 +19,7 @@ from passes.torch_private import without_classes
 
 _SHARED_TYPES = frozenset({int, float, bool, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size})
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
+_TABLES = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 class ModelCopy:
@@ -60,20 +61,21 @@ class ModelCopy:
 
     def _copied(self, model: nn.Module) -> nn.Module:
         """The copy of a module with all its submodules, some of which may have been copied before."""
-        modules = [module for module in model.modules() if id(module) not in self._memo]
+        memo = self._memo
+        modules = [module for module in model.modules() if id(module) not in memo]
         made = []
         for module in modules:
             if isinstance(module, torch.jit.ScriptModule):
-                self._memo[id(module)] = self._scripted(module)
+                memo[id(module)] = self._scripted(module)
                 continue
-            made.append(module)
             for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None and id(tensor) not in self._memo:
-                    self._memo[id(tensor)] = self._tensors.copy(tensor)
-            self._memo[id(module)] = object.__new__(type(module))  # a class's own __new__ may do anything
-        for module in made:
-            self._copy_attributes(module, self._memo[id(module)])
-        copied: nn.Module = self._memo[id(model)]
+                if tensor is not None and (key := id(tensor)) not in memo:
+                    memo[key] = self._tensors.copy(tensor)
+            own = memo[id(module)] = object.__new__(type(module))  # a class's own __new__ may do anything
+            made.append((module, own))
+        for module, own in made:
+            self._copy_attributes(module, own)
+        copied: nn.Module = memo[id(model)]
         return copied
 
     def _scripted(self, module: nn.Module) -> nn.Module:
@@ -86,10 +88,12 @@ class ModelCopy:
             kind = type(value)
             if kind in _SHARED_TYPES:
                 attributes[name] = value
-            elif kind in _CONTAINERS and not value and id(value) not in memo:  # as most of a module's attributes are
-                attributes[name] = memo[id(value)] = kind()
-            elif name in ("_parameters", "_buffers", "_modules"):
-                attributes[name] = kind({key: memo.get(id(item), item) for key, item in value.items()})
+            elif kind in _CONTAINERS and not value and (key := id(value)) not in memo:  # as most attributes are
+                attributes[name] = memo[key] = kind()
+            elif name in _TABLES:
+                attributes[name] = kind(
+                    {key: memo[item_key] if (item_key := id(item)) in memo else item for key, item in value.items()}
+                )
             elif id(value) in memo:
                 attributes[name] = memo[id(value)]
             elif kind is tuple and _SHARED_TYPES.issuperset(map(type, value)):
@@ -166,10 +170,8 @@ def sharing_copy(model: nn.Module) -> nn.Module:
 
 def sets_mode_itself(model: nn.Module) -> bool:
     """Whether a module has a way of its own to change its mode, which may do anything."""
-    return any(
-        type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
-        for module in model.modules()
-    )
+    kinds: set[type[nn.Module]] = set(map(type, model.modules()))
+    return any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds)
 
 
 def in_eval_mode(model: nn.Module) -> nn.Module:

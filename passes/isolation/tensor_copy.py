@@ -61,7 +61,8 @@ class TensorCopies:
             copied = tensor.detach().clone()
             return copied if self.device is None else copied.to(self.device)
         if self.device is None and (self._kept is None or storage_key(tensor) in self._shared):
-            return tensor.data
+            with without_dispatch():  # nothing that a mode would have to see
+                return tensor.data
         key = storage_key(tensor)
         if key not in self._moved:
             self._moved[key] = cloned(tensor.untyped_storage(), self.device or tensor.device)

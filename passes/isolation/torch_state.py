@@ -12,8 +12,8 @@ import functools
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterable
+from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -37,12 +37,12 @@ class Loan:
     def __init__(self, places: Iterable[tuple[Any, str]], *undo: Callable[[], object]):
         self._places = places
         self._undo = undo
-        self._before: list[tuple[Any, Mapping[str, Any], str, Any]] = []
+        self._before: list[tuple[Any, str, Any]] = []
         self.thread = threading.get_ident()
 
     def __enter__(self) -> Loan:
         TORCH_STATE.acquire()
-        self._before = [(owner, own := vars(owner), name, own.get(name, _ABSENT)) for owner, name in self._places]
+        self._before = [(owner, name, owner.__dict__.get(name, _ABSENT)) for owner, name in self._places]
         _loans.append(self)
         return self
 
@@ -53,11 +53,14 @@ class Loan:
 
     def give_back(self) -> None:
         """Puts everything back as it was; what is there already stays."""
-        for owner, own, name, value in self._before:
+        for owner, name, value in self._before:
+            own = owner.__dict__
             if own.get(name, _ABSENT) is value:
                 continue
             if value is _ABSENT:
                 delattr(owner, name)
+            elif type(owner) is ModuleType:
+                own[name] = value
             else:
                 setattr(owner, name, value)
         for undo in self._undo:

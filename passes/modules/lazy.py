@@ -17,7 +17,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.errors import LazyResolutionError
 from passes.ops.op import Inference, Owned, find_module
-from passes.sizes.dimension import Size, hint
+from passes.sizes.dimension import Size, hint, sampled
 from passes.sizes.guards import Location
 from passes.torch_private import (
     ConvNd,
@@ -53,19 +53,29 @@ class LazyLayer:
     by_rule: bool = False
 
 
+_type = type  # Python's own, also while a forward is traced
+_UNINITIALIZED = frozenset({nn.UninitializedParameter, nn.UninitializedBuffer})
+_PLAIN = frozenset({torch.Tensor, nn.Parameter, type(None)})  # the types of most tensors that have a shape
+
+
 def is_uninitialized(tensor: torch.Tensor | None) -> bool:
-    return issubclass(type(tensor), (nn.UninitializedParameter, nn.UninitializedBuffer))
+    kind = _type(tensor)
+    return kind in _UNINITIALIZED or (
+        kind not in _PLAIN and issubclass(kind, (nn.UninitializedParameter, nn.UninitializedBuffer))
+    )
 
 
 def owns_uninitialized(module: nn.Module) -> bool:
-    return any(map(is_uninitialized, module._parameters.values())) or any(
-        map(is_uninitialized, module._buffers.values())
-    )
+    for tensors in (module._parameters, module._buffers):
+        for tensor in tensors.values():
+            if is_uninitialized(tensor):
+                return True
+    return False
 
 
 def awaits_first_input(module: nn.Module) -> bool:
     """Whether the module is a `LazyModuleMixin` that has not seen its first input."""
-    return isinstance(module, LazyModuleMixin) and "_initialize_hook" in module.__dict__
+    return "_initialize_hook" in module.__dict__ and isinstance(module, LazyModuleMixin)
 
 
 def is_lazy(module: nn.Module) -> bool:
@@ -149,7 +159,7 @@ def initialise_by_rule(module: nn.Module, inference: Inference) -> bool:
         setattr(module, name, hint(size))
     with without_overrides(), without_dispatch():
         for name, tensor in waiting.items():
-            shape = [hint(size) for size in inference.shapes[name]]
+            shape = sampled(inference.shapes[name])
             tensor.data = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
             tensor.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
     reset: Any = module.reset_parameters
@@ -180,9 +190,6 @@ def _resets_without_drawing(module: nn.Module) -> bool:
     )
 
 
-_UNINITIALIZED = frozenset({nn.UninitializedParameter, nn.UninitializedBuffer})
-
-
 def stand_on(module: nn.Module, device: torch.device) -> None:
     """Makes the module's own uninitialised tensors ones of that device; on meta, initialising them costs nothing.
 
@@ -211,8 +218,8 @@ def settle(module: nn.Module, inference: Inference) -> Laziness:
     with without_overrides(), without_dispatch():
         for name, tensor in own_tensors(module):
             if is_uninitialized(tensor):
-                shape = [hint(size) for size in inference.shapes[name]]
-                fresh = _empty(shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
+                shape = sampled(inference.shapes[name])
+                fresh = _empty(shape, dtype=tensor.dtype, device=_META, requires_grad=tensor.requires_grad)
                 fresh.__class__ = tensor.cls_to_become  # type: ignore[attr-defined]
                 fresh.__dict__.update(tensor.__dict__)
                 _exchange(tensor, fresh)
@@ -228,6 +235,7 @@ def settle(module: nn.Module, inference: Inference) -> Laziness:
 
 
 _empty = torch.empty  # torch's own, also while a forward is traced
+_META = torch.device("meta")
 
 
 def _exchange(left: torch.Tensor, right: torch.Tensor) -> None:
@@ -239,17 +247,23 @@ def _exchange(left: torch.Tensor, right: torch.Tensor) -> None:
 
 def end_laziness(module: nn.Module) -> None:
     """Ends a module's lazy life as its first forward would: no more hooks, and the eager class."""
-    if not isinstance(module, LazyModuleMixin) or not awaits_first_input(module):
+    if not awaits_first_input(module):
         return
     for hook in ("_initialize_hook", "_load_hook"):
         handle: Any = module.__dict__.pop(hook)
         handle.remove()
-    if module.cls_to_become is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
-        _set_class(module, module.cls_to_become)
+    becomes: Any = module.cls_to_become
+    if becomes is not None and (is_torch_lazy(module) or "cls_to_become" in type(module).__dict__):
+        _set_class(module, becomes)
 
 
 def _set_class(module: nn.Module, kind: type) -> None:
     object.__setattr__(module, "__class__", kind)  # a module's own way looks for parameters first
+
+
+# What most attributes of a module are that are no dicts.
+_NO_DICTS = frozenset({bool, int, float, str, tuple, set, type(None)})
+_EMPTY: dict[Any, Any] = {}
 
 
 class Laziness:
@@ -262,7 +276,9 @@ class Laziness:
         self._attributes = dict(module.__dict__)
         # Most of these are empty: torch keeps one for each kind of hooks.
         self._members: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
-            (value, dict(value) if value else {}) for value in self._attributes.values() if isinstance(value, dict)
+            (value, dict(value) if value else _EMPTY)
+            for value in self._attributes.values()
+            if (kind := _type(value)) not in _NO_DICTS and issubclass(kind, dict)
         ]
         self.swapped = swapped if swapped is not None else self._uninitialized()
 

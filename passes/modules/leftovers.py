@@ -44,18 +44,33 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], apart_from: Col
     ]
 
 
-def traced_state(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """What would show that the trace of a forward has set something: of each attribute what it holds, and where that is
-    a traced value. Writes into tensors are in the graph."""
-    found: dict[str, Any] = {}
+def traced_state(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """What would show that the trace of a forward has set something: by module, of each attribute what it holds, and
+    where that is a traced value. Writes into tensors are in the graph."""
+    found: dict[str, dict[str, Any]] = {}
     for path, module in modules.items():
-        prefix = f"{path}." if path else ""
-        for name, value in vars(module).items():
-            if name not in _OF_EVERY_MODULE:
-                found[prefix + name] = value if type(value) in _EQUAL_TO_THEMSELVES else _shown(value)
+        found[path] = state = {
+            name: value if type(value) in _EQUAL_TO_THEMSELVES else _shown(value)
+            for name, value in module.__dict__.items()
+            if name not in _OF_EVERY_MODULE
+        }
         buffers: Mapping[str, Any] = module._buffers
-        found.update((prefix + name, fx.Proxy) for name, value in buffers.items() if isinstance(value, fx.Proxy))
+        for name, value in buffers.items():
+            if isinstance(value, fx.Proxy):
+                state[name] = fx.Proxy
     return found
+
+
+def traced_changes(
+    before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]], apart_from: Collection[str] = ()
+) -> list[str]:
+    """The paths of what differs between two traced states, in the order of the modules (see `changes`)."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, state in after.items()
+        if path not in apart_from and state != before[path]
+        for name in changes(before[path], state)
+    ]
 
 
 def _shown(value: Any, depth: int = 3) -> Any:
@@ -115,4 +130,4 @@ def _mark(value: Any, depth: int = 3) -> Any:
     return (id(value), *(_mark(item, depth - 1) for item in _fields(value))) if depth else id(value)
 
 
-__all__ = ["changes", "state_of", "traced_state"]
+__all__ = ["changes", "state_of", "traced_changes", "traced_state"]

@@ -13,6 +13,7 @@ from passes.errors import check
 from passes.ops.joining import Meshgrid, lifted, lifted_shape, meshgrid_shape
 from passes.ops.op import Op
 from passes.ops.pad import Pad, lower_pad
+from passes.ops.promotion import promote_types
 from passes.ops.record import Record, T, star
 from passes.ops.repetition import expanded
 from passes.sizes.dimension import Size, product
@@ -119,7 +120,7 @@ def block_diag_shape(call: BlockDiag[TensorSpec]) -> TensorSpec:
     tensors = call.tensors
     check(len(tensors) >= 1, "block_diag is given no blocks")
     blocks = [_block(tensor.shape) for tensor in tensors]
-    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    dtype = reduce(promote_types, (tensor.dtype for tensor in tensors))
     total = [sum(sizes, start=0) for sizes in zip(*blocks, strict=True)]
     return tensors[0].with_shape(*total).with_dtype(dtype)
 

@@ -12,7 +12,7 @@ import torch
 
 from passes.errors import NeedsDataError, check
 from passes.ops.op import Op
-from passes.ops.promotion import as_value, number_dtype
+from passes.ops.promotion import as_value, number_dtype, promote_types
 from passes.ops.record import Record, T, star
 from passes.sizes.dimension import Dim, Size, is_static
 from passes.values.nested import leaves
@@ -205,7 +205,7 @@ def _listed_shape(data: Any) -> tuple[int, ...]:
 def _listed_dtype(data: Any) -> torch.dtype:
     """What holds every number of nested lists; the default float dtype for none."""
     dtypes = [leaf.dtype if isinstance(leaf, TensorSpec) else number_dtype(leaf) for leaf in leaves(data)]
-    return reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
+    return reduce(promote_types, dtypes) if dtypes else torch.get_default_dtype()
 
 
 @tensor.function(torch.scalar_tensor)

@@ -193,12 +193,11 @@ def written_into(input: Any, found: TensorSpec) -> TensorSpec:
     """The result of an in-place operation: the first operand keeps its shape and dtype."""
     check(isinstance(input, TensorSpec), "an in-place operation needs a tensor to write into, found {}", input)
     target: TensorSpec = input
-    check(
-        target.shape == found.shape,
-        "the result of shape {} cannot be written into the tensor of shape {}",
-        shape_text(found.shape),
-        shape_text(target.shape),
-    )
+    if target.shape != found.shape:
+        raise ShapeError(
+            f"the result of shape {shape_text(found.shape)} cannot be written into the tensor of shape "
+            f"{shape_text(target.shape)}"
+        )
     check(
         category(found.dtype) <= category(target.dtype),
         "the result is {}, which cannot be written into a {} tensor",

@@ -15,7 +15,7 @@ from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, hint, is_static, product, same_size
+from passes.sizes.dimension import Dim, Size, is_static, product, same_size, sampled
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def lower_gather(emit: Emitter, call: Gather[Value]) -> Value:
     index = call.index
     axis = axis_of(call.dim, call.input.ndim)
     if is_static(index.shape) and 0 in index.shape:  # torch takes any dtype and rank where nothing is gathered
-        return emit.constant(torch.empty([hint(size) for size in index.shape], dtype=call.input.dtype))
+        return emit.constant(torch.empty(sampled(index.shape), dtype=call.input.dtype))
     lifted, positions = _at_least_1d(emit, call.input), _at_least_1d(emit, index)
     result = emit.node("GatherElements", lifted, positions, axis=axis)
     return result if index.ndim else emit.squeeze(result, 0)

@@ -60,9 +60,11 @@ WITHOUT_EFFECT = frozenset(
 
 def tensor_at(module: nn.Module, path: str) -> torch.Tensor | None:
     """A module's parameter or buffer by its path, None where it has none there (`bias=False`)."""
-    owner, _, name = path.rpartition(".")
-    holder = module.get_submodule(owner)
-    return holder._parameters.get(name, holder._buffers.get(name))
+    if "." in path:
+        owner, _, path = path.rpartition(".")
+        module = module.get_submodule(owner)
+    own = module._parameters
+    return own[path] if path in own else module._buffers.get(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +364,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
                 f"{type(module).__name__}.forward({_parameters(module)}) does not take this call: {_call_text(node)}",
                 remedy="give its forward the arguments that it declares",
             ) from error
-        arguments = {name: _known(module, value) for name, value in given.items()}
+        arguments = {name: value if type(value) in ATOMS else _known(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments), module, str(node.target))
     if node.op == "call_function":
         found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
@@ -390,9 +392,9 @@ def _call_text(node: fx.Node) -> str:
 def _known(module: nn.Module, value: Any) -> Any:
     """None in place of an `Owned` that the module does not have (`bias=False`), its number in place of a tensor."""
     kind = type(value)
-    if kind in ATOMS or (kind is tuple and CONSTANTS.issuperset(map(type, value))):
+    if kind is tuple and CONSTANTS.issuperset(map(type, value)):
         return value
-    if isinstance(value, Owned):
+    if kind is Owned:
         return None if tensor_at(module, value.name) is None else value
     return map_structure(
         value, lambda leaf: leaf.item() if isinstance(leaf, torch.Tensor) and leaf.numel() == 1 else leaf

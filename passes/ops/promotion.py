@@ -43,8 +43,13 @@ def result_dtype(*operands: Any) -> torch.dtype:
             ranks[2].append(number_dtype(operand))
         else:
             ranks[0 if operand.ndim else 1].append(operand.dtype)
-    promoted = [reduce(torch.promote_types, dtypes) for dtypes in ranks if dtypes]
+    promoted = [reduce(promote_types, dtypes) for dtypes in ranks if dtypes]
     return reduce(_prefer, promoted)
+
+
+def promote_types(left: torch.dtype, right: torch.dtype) -> torch.dtype:
+    """`torch.promote_types`, which is an operation that each mode at work has to see, where the two differ."""
+    return left if left is right else torch.promote_types(left, right)
 
 
 def number_dtype(number: Any) -> torch.dtype:
@@ -60,7 +65,7 @@ def number_dtype(number: Any) -> torch.dtype:
 def _prefer(higher: torch.dtype, lower: torch.dtype) -> torch.dtype:
     """The dtype of a higher rank, or where a lower rank's category is higher, that category's."""
     if category(lower) > category(higher):
-        return torch.promote_types(higher, lower)
+        return promote_types(higher, lower)
     return higher
 
 
@@ -98,6 +103,8 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> tuple[Size, ...]:
 
 
 def _broadcast(left: Size, right: Size) -> Size | None:
+    if type(left) is int and type(right) is int:
+        return right if left == 1 else left if right in (1, left) else None
     if isinstance(left, int) and left == 1:
         return right
     if isinstance(right, int) and right == 1:
@@ -160,5 +167,6 @@ __all__ = [
     "is_number",
     "number_dtype",
     "promote",
+    "promote_types",
     "result_dtype",
 ]

@@ -17,7 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import Field, dataclass, field, make_dataclass
+from functools import cache
 from inspect import Parameter
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from torch import fx
@@ -52,7 +54,10 @@ class Record(Generic[T]):
 
     def map(self, leaf: Callable[[Any], Any]) -> Any:
         """The same call with every `fx.Node` and `Owned` in it replaced by `leaf(it)`."""
-        return type(self)(*[map_leaves(getattr(self, name), leaf) for name in self.__match_args__])
+        kind: Any = type(self)
+        return kind(
+            *[value if type(value) in CONSTANTS else map_leaves(value, leaf) for value in _fields_of(kind)(self)]
+        )
 
     def named(self) -> dict[str, Any]:
         """The arguments by name, in the signature's order."""
@@ -62,6 +67,15 @@ class Record(Generic[T]):
     def subject(self) -> Any:
         """The first argument: what the operation is of."""
         return getattr(self, self.__match_args__[0])
+
+
+@cache
+def _fields_of(kind: Any) -> Callable[[Any], tuple[Any, ...]]:
+    """What gives the arguments of a kind of record, all at once."""
+    names = kind.__match_args__
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda record: tuple(getattr(record, name) for name in names)
 
 
 def record_of(name: str, parameters: Iterable[Parameter]) -> type[Record[Any]]:

@@ -53,7 +53,9 @@ def peak_activation(program: Program) -> Peak:
 
 def byte_count(value: Any) -> int:
     """The bytes of all tensors in a propagated value, at the sampled sizes."""
-    return sum(hint(spec.numel()) * spec.dtype.itemsize for spec in tensor_specs(value))
+    if type(value) is TensorSpec:  # as most are
+        return hint(value.numel()) * value.dtype.itemsize
+    return sum(map(byte_count, tensor_specs(value)))
 
 
 def _memory(node: fx.Node, program: Program, memory: dict[fx.Node, tuple[fx.Node, ...]]) -> Iterator[fx.Node]:

@@ -13,6 +13,7 @@ from passes.errors import LoadError, TracerError
 from passes.modules.lazy import LazyLayer, is_uninitialized
 from passes.ops.op import BoundCall, tensor_at
 from passes.program.notes import FAULT
+from passes.sizes.dimension import Size
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
 from passes.values.spec import TensorSpec
@@ -119,6 +120,10 @@ class Program:
     def tensor_spec(self, tensor: torch.Tensor) -> TensorSpec | None:
         """The spec of a tensor of `root`, or None where it has none yet."""
         return None if is_uninitialized(tensor) else TensorSpec.of(tensor)
+
+    def element_count(self, tensor: torch.Tensor) -> Size:
+        """How many numbers a tensor of `root` holds; none where it has no shape yet."""
+        return 0 if is_uninitialized(tensor) else tensor.numel()
 
     def owned_spec(self, call: BoundCall, name: str) -> TensorSpec:
         assert call.module is not None

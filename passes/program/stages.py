@@ -27,7 +27,7 @@ from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import LazyLayer, awaits_first_input, is_uninitialized, own_tensors
 from passes.program.notes import PLACE, VALUE
 from passes.program.program import Program
-from passes.sizes.dimension import Dim
+from passes.sizes.dimension import Dim, Size
 from passes.sizes.guards import Location
 from passes.torch_private import without_overrides
 from passes.values.spec import TensorSpec, shape_text
@@ -70,7 +70,7 @@ class Unresolved(Program):
                     remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():
-            if not all(isinstance(size, (int, Dim)) and size is not True and size >= 0 for size in shape):
+            if not all(map(_is_size, shape)):
                 raise LazyResolutionError(
                     f"{layer.path or 'the layer'}.{name} would have the shape [{', '.join(map(repr, shape))}]",
                     remedy="give the layer whole numbers for its sizes",
@@ -120,6 +120,11 @@ class Unresolved(Program):
         """The spec of a tensor of `root`: of a lazy one, as inferred, or None where it is not yet."""
         found = self.inferred.get(id(tensor))
         return found if found is not None or is_uninitialized(tensor) else TensorSpec.of(tensor)
+
+    def element_count(self, tensor: torch.Tensor) -> Size:
+        """How many numbers a tensor of `root` holds: a lazy one as inferred, or none where it is not yet."""
+        found = self.inferred.get(id(tensor))
+        return found.numel() if found is not None else Program.element_count(self, tensor)
 
 
 @dataclass(slots=True)
@@ -225,6 +230,12 @@ class Lowered(Eager):
 def _carried(program: Program, kind: type[Program]) -> dict[str, Any]:
     """What a program has of the fields of a kind that it is of."""
     return {known.name: getattr(program, known.name) for known in fields(kind)}
+
+
+def _is_size(size: Any) -> bool:
+    if type(size) is int:  # as most are
+        return size >= 0
+    return isinstance(size, (int, Dim)) and size is not True and size >= 0
 
 
 def _sizes_text(layer: LazyLayer) -> str:

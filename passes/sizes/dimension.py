@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint
+from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint, sampled
 from passes.sizes.facts import Answer, Fact, holds, solved
 from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
 from passes.sizes.guards import Guard, GuardLog
@@ -308,6 +308,7 @@ __all__ = [
     "is_static",
     "product",
     "same_size",
+    "sampled",
     "substitute",
     "violated_by_sample",
 ]

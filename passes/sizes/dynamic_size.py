@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 
 
 class DynamicSizeError(Exception):
@@ -25,7 +26,14 @@ class DynamicSize:
 
 def hint(size: int | DynamicSize) -> int:
     """The size at the sampled sizes."""
+    if type(size) is int:  # as most are
+        return size
     return size.hint if isinstance(size, DynamicSize) else size
 
 
-__all__ = ["DynamicSize", "DynamicSizeError", "hint"]
+def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
+    """The sizes at the sampled sizes."""
+    return [size if type(size) is int else hint(size) for size in sizes]
+
+
+__all__ = ["DynamicSize", "DynamicSizeError", "hint", "sampled"]

@@ -22,7 +22,7 @@ from passes.modules.lazy import (
 from passes.ops.op import map_leaves
 from passes.program.notes import VALUE
 from passes.program.stages import Shaped
-from passes.sizes.dimension import Dim, hint
+from passes.sizes.dimension import Dim, hint, sampled
 from passes.values.spec import TensorSpec
 
 
@@ -105,7 +105,7 @@ def _move_random_state(node: fx.Node) -> None:
         found = VALUE.of(operand)
         if not isinstance(found, TensorSpec):
             return hint(found) if isinstance(found, Dim) else found
-        return torch.ones([hint(size) for size in found.shape], dtype=found.dtype, device=found.device)
+        return torch.ones(sampled(found.shape), dtype=found.dtype, device=found.device)
 
     args, kwargs = map_leaves(node.args, stand_in), map_leaves(dict(node.kwargs), stand_in)
     with torch.no_grad():

@@ -11,6 +11,7 @@ import builtins
 import math
 import operator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
@@ -164,7 +165,7 @@ class Propagator:
             if module is not None and (program.awaits(module) or program.has_met(call.path)):
                 self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
-        return call.op.shape_rule(call.record.map(lambda leaf: self._leaf(leaf, call)))
+        return call.op.shape_rule(call.record.map(partial(self._leaf, call)))
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
         args = map_leaves(node.args, _value_of)
@@ -179,9 +180,10 @@ class Propagator:
                 f"{operation_of(node, self.program)} cannot run without data: {error.__cause__}"
             ) from error
 
-    def _leaf(self, leaf: fx.Node | Owned, call: BoundCall) -> Any:
-        if isinstance(leaf, fx.Node):
+    def _leaf(self, call: BoundCall, leaf: fx.Node | Owned) -> Any:
+        if type(leaf) is fx.Node:
             return _value_of(leaf)
+        assert isinstance(leaf, Owned)
         return self.program.owned_spec(call, leaf.name)
 
     def _attribute(self, path: str) -> TensorSpec | None:
@@ -203,7 +205,7 @@ class Propagator:
         if rule is None:
             self._excuse()
             raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
-        inference = rule(module, call.record.map(lambda leaf: None if isinstance(leaf, Owned) else _value_of(leaf)))
+        inference = rule(module, call.record.map(lambda leaf: None if type(leaf) is Owned else _value_of(leaf)))
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
         program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))

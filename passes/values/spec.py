@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from passes.errors import InputError, ShapeError
-from passes.sizes.dimension import Size, hint, product
+from passes.sizes.dimension import Size, product, sampled
+from passes.torch_private import without_overrides
 
 CPU = torch.device("cpu")
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,10 @@ class TensorSpec:
 
     @staticmethod
     def of(tensor: torch.Tensor) -> TensorSpec:
-        return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+        if type(tensor) not in _PLAIN:
+            return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
+        with without_overrides():  # nothing that a mode would have to see
+            return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.device)
 
     @property
     def ndim(self) -> int:
@@ -40,7 +45,7 @@ class TensorSpec:
 
     def meta_tensor(self) -> torch.Tensor:
         """A tensor on the meta device with this shape at the sampled sizes and this dtype."""
-        sizes = [hint(size) for size in self.shape]
+        sizes = sampled(self.shape)
         try:
             return torch.empty(sizes, dtype=self.dtype, device="meta")
         except (RuntimeError, OverflowError) as error:

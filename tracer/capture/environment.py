@@ -83,6 +83,13 @@ NATIVE = [
 ]
 
 
+# The same as what is put into the namespace of each of these modules, at once.
+_STAND_INS = {
+    home: {name: stand_in for where, name, _, stand_in in NATIVE if where is home}
+    for home in (torch, torch.special, torch.linalg, F)
+}
+
+
 # Whatever is patched, by the module or class that has it; fx's own patches, too.
 _PLACES: list[tuple[Any, str]] = [
     *((builtins, name) for name in ("isinstance", "callable", "type")),
@@ -115,8 +122,8 @@ def tracing_environment(tracer: Recorder) -> Iterator[None]:
         _set_hooks_of_all(tracer.hooks_of_all)
         sys.meta_path.insert(0, _CompilerFinder())
         if not _at_work:
-            for home, name, _, stand_in in NATIVE:
-                setattr(home, name, stand_in)
+            for home, stand_ins in _STAND_INS.items():
+                vars(home).update(stand_ins)
         _at_work.append(tracer)
         _record_training(tracer)
         _trace_native_calls(tracer)

@@ -47,6 +47,8 @@ class FirstCalls:
 
     def undo(self, kept: int = 0) -> None:
         """Makes modules lazy again, all but the first `kept` that became eager."""
+        if len(self._before) <= kept:
+            return
         with self._tracer.computing():
             while len(self._before) > kept:
                 before, noted = self._before.pop()
@@ -65,7 +67,8 @@ class FirstCalls:
 
     def settle_leaf(self, module: nn.Module, node: fx.Node) -> None:
         """Makes a lazy module that has just been called as a leaf eager; one whose call has a fault stays lazy."""
-        layer = self._tracer.program.lazies.get(self._tracer.program.path(node))
+        program = self._tracer.program
+        layer = program.lazies.get(program.path(node)) if program.lazies else None
         if layer is not None:
             self.settle(module, layer)
 

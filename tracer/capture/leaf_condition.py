@@ -55,15 +55,21 @@ Noted = list[Any] | None
 
 @dataclass(frozen=True, slots=True)
 class OwnCall:
-    """What calling a module of a class consists of: methods by name, and the names of what those read of the module."""
+    """What calling a module of a class consists of: methods by name, and the names of what those read of the module.
+
+    `writing` are those of `reads` that make a forward write.
+    """
 
     methods: dict[str, FunctionType]
     replaceable: frozenset[str]
     reads: tuple[str, ...]
+    writing: tuple[str, ...]
 
-    def is_still_of(self, kind: type[nn.Module]) -> bool:
-        """Whether the class has still these methods."""
-        return all(map(is_, map(getattr, repeat(kind), self.methods), self.methods.values()))
+    def is_that_of(self, module: nn.Module) -> bool:
+        """Whether the module replaces none of these methods, and its class has them still."""
+        return self.replaceable.isdisjoint(module.__dict__) and all(
+            map(is_, map(getattr, repeat(_type(module)), self.methods), self.methods.values())
+        )
 
 
 class LeafCondition:
@@ -81,8 +87,10 @@ class LeafCondition:
     def note(self, module: nn.Module) -> None:
         """Notes what the module is now, as what its calls must find it."""
         call = self._call_of(_type(module))
-        plain = call is not None and not module._forward_hooks and _only_initialises(module) and _is_plain(module)
-        self._states[id(module)] = _state(module, call) if plain and call is not None else None
+        if call is None or module._forward_hooks or not _only_initialises(module) or not _is_plain(module):
+            self._states[id(module)] = None
+        else:
+            self._states[id(module)] = _state(module, call)
 
     def noted(self, module: nn.Module) -> Noted:
         return self._states.get(id(module))
@@ -98,26 +106,25 @@ class LeafCondition:
 
     def holds(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this call of the module does what its class does."""
-        call = self._calls.get(_type(module))
-        if call is None or not self.initialises_as_its_class(module):
+        kind, own = _type(module), module.__dict__
+        call, before = self._calls.get(kind), self._states.get(id(module))
+        if call is None or before is None or any(_HOOKS_OF_ALL) or not _takes_tensors(args, kwargs):
             return False
-        before = self._states.get(id(module))
+        for name in call.writing:
+            if own.get(name):
+                return False
         return (
-            before is not None
-            and not module._forward_hooks
+            not module._forward_hooks
             and _only_initialises(module)
-            and not any(_HOOKS_OF_ALL)
-            and _takes_tensors(args, kwargs)
-            and not any(module.__dict__.get(name) for name in _WRITING if name in call.reads)
+            and call.is_that_of(module)
             and _unchanged(before, _state(module, call))
             and not self._written(_tensors(module))
         )
 
     def initialises_as_its_class(self, module: nn.Module) -> bool:
         """Whether the methods of a module, and how it initialises itself, are those of a covered class."""
-        kind = _type(module)
-        call = self._call_of(kind)
-        return call is not None and call.replaceable.isdisjoint(module.__dict__) and call.is_still_of(kind)
+        call = self._call_of(_type(module))
+        return call is not None and call.is_that_of(module)
 
     def _call_of(self, kind: type[nn.Module]) -> OwnCall | None:
         if kind not in self._calls:
@@ -138,7 +145,8 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
         name = waiting.pop()
         if name in methods or name in reads:
             continue
-        (holder, found), inherited = _found(base, name), _found(kind, name)[1]
+        holder, found = _found(base, name)
+        inherited = found if kind is base else _found(kind, name)[1]
         if found is not inherited and (found is not _ABSENT or hasattr(type(inherited), "__get__")):
             return None
         if type(found) is not FunctionType or holder in (nn.Module, object):
@@ -151,12 +159,17 @@ def _own_call(kind: type[nn.Module]) -> OwnCall | None:
             waiting.extend(found.__code__.co_names)
         else:
             return None
-    return OwnCall(methods, frozenset({*methods, *_PROTOCOL}), tuple(reads))
+    writing = tuple(name for name in _WRITING if name in reads)
+    return OwnCall(methods, frozenset({*methods, *_PROTOCOL}), tuple(reads), writing)
 
 
 def _found(kind: type, name: str) -> tuple[type | None, Any]:
     """An attribute as it is in the class that has it, and that class."""
-    return next(((base, vars(base)[name]) for base in kind.__mro__ if name in vars(base)), (None, _ABSENT))
+    for base in kind.__mro__:
+        own = base.__dict__
+        if name in own:
+            return base, own[name]
+    return None, _ABSENT
 
 
 def _is_torchs(holder: type, name: str) -> bool:
@@ -186,6 +199,8 @@ def _is_plain(module: nn.Module) -> bool:
                 return False
     if not _TENSOR_TYPES.issuperset(map(_type, _tensors(module))):
         return False
+    if not module._modules:
+        return True
     parts = [part for part in module._modules.values() if part is not None]
     return all(_own_call(_type(part)) is not None and _is_plain(part) for part in parts)
 
@@ -208,8 +223,9 @@ def _tensors(module: nn.Module | None) -> list[Any]:
     if module is None:
         return []
     found = [*module._parameters.values(), *module._buffers.values()]
-    for part in module._modules.values():
-        found += _tensors(part)
+    if module._modules:
+        for part in module._modules.values():
+            found += _tensors(part)
     return found
 
 
@@ -239,5 +255,5 @@ def _only_initialises(module: nn.Module) -> bool:
 
 def _takes_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call gives what the forward computes with, its first argument, as a tensor."""
-    first = next(iter((*args, *kwargs.values())), _ABSENT)
+    first = args[0] if args else next(iter(kwargs.values()), _ABSENT)
     return first is _ABSENT or _type(first) is TracedTensor or isinstance(first, torch.Tensor)

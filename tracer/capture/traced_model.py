@@ -11,7 +11,7 @@ from passes.errors import CaptureError, InputError, TracerError
 from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mode_itself
 from passes.modules.lazy import LazyLayer, own_tensors
-from passes.modules.leftovers import changes, traced_state
+from passes.modules.leftovers import traced_changes, traced_state
 from passes.sizes.guards import Location
 from tracer.edge.source_lines import definition
 
@@ -103,7 +103,7 @@ class TracedModel:
 
     def changes(self, lazies: dict[str, LazyLayer]) -> list[str]:
         """The attributes that are others now; our own inference sets the sizes of lazy layers."""
-        return changes(self._before, traced_state(self.unique_modules), lazies)
+        return traced_changes(self._before, traced_state(self.unique_modules), lazies)
 
     def place(self) -> Location:
         """Where the model's own forward is defined."""

@@ -22,19 +22,24 @@ _NOT_THE_CALLERS = (str(Path(torch.__file__).parent) + os.sep, _TOOL_FOLDER, COM
 
 
 @functools.lru_cache(maxsize=4096)
+def _is_callers(file: str) -> bool:
+    """Whether a file of code is the caller's (cached by its name: a code object's hash is that of all its parts)."""
+    return not file.startswith(_NOT_THE_CALLERS)
+
+
 def is_user_code(code: CodeType) -> bool:
     """Whether code is the caller's: neither torch's nor ours."""
-    return not code.co_filename.startswith(_NOT_THE_CALLERS)
+    return _is_callers(code.co_filename)
 
 
 @functools.lru_cache(maxsize=4096)
-def _file_name(code: CodeType) -> str:
-    return Path(code.co_filename).name
+def _name(file: str) -> str:
+    return Path(file).name
 
 
 def source_line(frame: FrameType, line: int | None = None) -> str:
     """`net.py:41`, for a frame of the caller's."""
-    return f"{_file_name(frame.f_code)}:{line or frame.f_lineno}"
+    return f"{_name(frame.f_code.co_filename)}:{line or frame.f_lineno}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -52,7 +57,7 @@ def definition(function: Any) -> str | None:
     code = getattr(function, "__code__", None)
     if code is None or not is_user_code(code):
         return None
-    return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+    return f"{_name(code.co_filename)}:{code.co_firstlineno}"
 
 
 def only_tells(frame: FrameType | None) -> bool:
@@ -96,8 +101,8 @@ _SAYING = frozenset({"print", "_assert", "_check", "warn", "warning", "warning_o
 def current_source(boundary: CodeType) -> str | None:
     """The innermost line of the caller's on the stack above the call of `boundary`, None where there is none."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not boundary:
-        if is_user_code(frame.f_code):
+    while frame is not None and (code := frame.f_code) is not boundary:
+        if _is_callers(code.co_filename):
             return source_line(frame)
         frame = frame.f_back
     return None

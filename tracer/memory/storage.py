@@ -18,7 +18,7 @@ from passes.isolation.plain_attention import plain_attention
 from passes.modules.lazy import is_uninitialized
 from passes.ops.op import FUNCTIONS, Op, find_method, find_module, is_inplace, map_leaves
 from passes.program.notes import VALUE
-from passes.sizes.dimension import hint
+from passes.sizes.dimension import hint, sampled
 from passes.stages.meta_execution import on_meta
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
@@ -177,7 +177,7 @@ class _Layouts:
             if not isinstance(leaf, TensorSpec):
                 return hint(leaf)
             self.assumes = True
-            sizes = [hint(size) for size in leaf.shape]
+            sizes = sampled(leaf.shape)
             if self._in_rows:
                 return torch.empty(sizes, dtype=leaf.dtype, device="meta")
             return torch.empty(sizes[::-1], dtype=leaf.dtype, device="meta").permute(*reversed(range(leaf.ndim)))

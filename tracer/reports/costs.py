@@ -30,8 +30,7 @@ def multiply_adds(node: fx.Node, program: Program) -> Size:
 def parameter_count(module: nn.Module, program: Program) -> int:
     """The parameters of a module and all below it, each once; lazy ones as inferred, unreached ones not at all."""
     own = module.parameters() if module._modules else module._parameters.values()
-    specs = [program.tensor_spec(parameter) for parameter in own if parameter is not None]
-    counts = [spec.numel() for spec in specs if spec is not None]
+    counts = [program.element_count(parameter) for parameter in own if parameter is not None]
     return sum(count for count in counts if isinstance(count, int))
 
 
