@@ -132,6 +132,9 @@ def test_a_shape_that_is_no_formula_of_the_sizes_is_not_claimed(kind: str) -> No
         (lambda x: torch.cat([x, x, x[:, :1]], 1), "float32[N, 2*T + 1, 4]"),
         (lambda x: x.flatten(0, 1)[:0], "float32[0, 4]"),
         (lambda x: x.sum(1), "float32[N, 4]"),
+        (lambda x: x.flatten(0, 1), "float32[N*T, 4]"),
+        (lambda x: torch.cat([x.flatten(0, 1), x[0], x[:, 0]]), "float32[N + N*T + T, 4]"),
+        (lambda x: x.mT.flatten(), "float32[4*N*T]"),
     ],
 )
 def test_a_formula_that_is_confirmed_is_claimed(function: Callable[..., Any], output: str) -> None:

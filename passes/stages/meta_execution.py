@@ -1,16 +1,18 @@
 """Shapes without a rule: the operation or module itself, run on meta tensors.
 
 Meta tensors have fixed sizes. Where a dimension is dynamic, the operation is run at several sizes and each
-result size is taken for the affine formula through them, confirmed at further points: odd and even ones, smaller and
-larger ones, each dimension by itself and all together. What does not confirm is refused, never guessed.
+result size is taken for the formula through them that is affine in each dimension (`3*N*T + 2*N`), confirmed at further
+points: odd and even ones, smaller and larger ones, each dimension by itself and all together. What does not confirm is
+refused, never guessed.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import combinations
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -23,13 +25,17 @@ from passes.isolation.plain_attention import plain_attention
 from passes.modules.lazy import LazyLayer, as_specs, watch_lazies
 from passes.modules.leftovers import changes, state_of
 from passes.ops.op import Inference
-from passes.sizes.dimension import Dim, Size
+from passes.sizes.dimension import Dim, Size, hint
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec, describe
 
 # How far from its sample a dynamic dimension is probed to find a formula, and to confirm it.
 _PROBE, _CONFIRM = 4, 6
+# How many dimensions are multiplied with each other in a size of an operation's result, at most.
+_MOST_FACTORS = 3
+
+Names: TypeAlias = tuple[str, ...]
 
 
 def _confirming_sizes(size: int) -> list[int]:
@@ -106,10 +112,13 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
     at_base = _run(call, args, kwargs, base)
     if not symbols:
         return at_base
-    steps = [_run(call, args, kwargs, {**base, name: base[name] + _PROBE}) for name in symbols]
+    corners = {
+        together: _outcome(_run(call, args, kwargs, {**base, **{name: base[name] + _PROBE for name in together}}))
+        for together in _corners(symbols)
+    }
     moved = {**base, **{name: base[name] + _CONFIRM for name in symbols}}
     fit = _Fit(base, symbols, log, operation)
-    found = fit.value(_outcome(at_base), [_outcome(step) for step in steps])
+    found = fit.value(_outcome(at_base), corners)
     fit.check(found, _outcome(_run(call, args, kwargs, moved)), moved)
     for sizes in fit.sizes_to_confirm():
         try:
@@ -151,7 +160,8 @@ def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Finds size formulas from runs at `base` and at a step along each symbol, and checks them at other sizes."""
+    """Finds size formulas from runs at `base` and at a step along each symbol, alone and together with others, and
+    checks them at other sizes."""
 
     base: Mapping[str, int]
     symbols: list[str]
@@ -166,28 +176,50 @@ class _Fit:
         if len(self.symbols) > 1:
             yield {**self.base, **{name: self.base[name] + 1 + i for i, name in enumerate(self.symbols)}}
 
-    def value(self, base: Any, steps: list[Any]) -> Any:
-        """The value with a formula for every size that changes."""
-        if any(not _alike(base, step) for step in steps):
-            raise self._refusal(base, steps[0], {**self.base, self.symbols[0]: self.base[self.symbols[0]] + _PROBE})
+    def value(self, base: Any, corners: Mapping[Names, Any]) -> Any:
+        """The value with a formula for every size that changes; `corners` are those a step along some symbols away."""
+        for together, corner in corners.items():
+            if not _alike(base, corner):
+                raise self._refusal(base, corner, self._moved(together))
         if isinstance(base, TensorSpec):
             return base.with_shape(
-                *(self._size(size, [step.shape[axis] for step in steps]) for axis, size in enumerate(base.shape))
+                *(
+                    self._size(hint(size), {names: corner.shape[axis] for names, corner in corners.items()})
+                    for axis, size in enumerate(base.shape)
+                )
             )
         if isinstance(base, (tuple, list)):
-            return tuple(self.value(item, [step[index] for step in steps]) for index, item in enumerate(base))
+            return tuple(
+                self.value(item, {names: corner[index] for names, corner in corners.items()})
+                for index, item in enumerate(base)
+            )
         if isinstance(base, dict):
-            return {key: self.value(item, [step[key] for step in steps]) for key, item in base.items()}
-        return self._size(base, steps) if type(base) is int else base
+            return {
+                key: self.value(item, {names: corner[key] for names, corner in corners.items()})
+                for key, item in base.items()
+            }
+        return self._size(base, corners) if type(base) is int else base
 
-    def _size(self, base: Size, steps: list[Any]) -> Size:
+    def _size(self, base: int, corners: Mapping[Names, int]) -> Size:
+        """The polynomial of degree 1 in each symbol through the corners, by their differences."""
         formula: Size = base
-        for name, step in zip(self.symbols, steps, strict=True):
-            slope, rest = divmod(step - base, _PROBE)
+        values = {(): base, **corners}
+        for together in corners:
+            signed = (
+                (-1) ** (len(together) - count) * values[part]
+                for count in range(len(together) + 1)
+                for part in combinations(together, count)
+            )
+            slope, rest = divmod(sum(signed), _PROBE ** len(together))
             if rest:
-                raise self._refusal(base, step, {**self.base, name: self.base[name] + _PROBE})
-            formula = formula + slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
+                raise self._refusal(base, corners[together], self._moved(together))
+            for name in together if slope else ():
+                slope = slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
+            formula = formula + slope
         return formula
+
+    def _moved(self, together: Names) -> dict[str, int]:
+        return {**self.base, **{name: self.base[name] + _PROBE for name in together}}
 
     def check(self, found: Any, run: Any, sizes: Mapping[str, int]) -> None:
         """Raises UnsupportedOpError where a run at some sizes gave something else than the formulas do."""
@@ -201,6 +233,12 @@ class _Fit:
             f"{describe(base)} at {dict(self.base)}, {describe(other)} at {dict(sizes)}",
             remedy=f"give fixed sizes for {names}",
         )
+
+
+def _corners(symbols: Sequence[str]) -> Iterator[Names]:
+    """The symbols by themselves, and by twos and threes: more are not multiplied with each other in one size."""
+    for count in range(1, min(len(symbols), _MOST_FACTORS) + 1):
+        yield from combinations(symbols, count)
 
 
 def _alike(one: Any, other: Any) -> bool:
