@@ -344,7 +344,7 @@ def test_the_torch_route_says_that_it_cannot_tell(monkeypatch: pytest.MonkeyPatc
         lowered.weights = {name: tensor + 1 for name, tensor in lowered.weights.items()}
         return lowered
 
-    monkeypatch.setattr("tracer.steps.exporting.export_through_torch", wrong)
+    monkeypatch.setattr("passes.lowering.torch_exporter.export_through_torch", wrong)
     error = disagreement(nn.Linear(4, 3), route="torch")
     assert error.location is None
     assert error.message.endswith("of the range is allowed; where it begins cannot be told on the torch route")
@@ -358,7 +358,7 @@ def test_nothing_is_blamed_where_all_agree(monkeypatch: pytest.MonkeyPatch) -> N
         found.append(locate)
         return locate
 
-    monkeypatch.setattr("tracer.steps.delivery.locator", keep)
+    monkeypatch.setattr("tracer.checking.localisation.locator", keep)
     model = Net()
     conversion = tracer.convert(model, X)
     origin = found[0](conversion.module, (torch.randn(3, 4),), {})

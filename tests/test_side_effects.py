@@ -25,7 +25,7 @@ STAGES = [
     "passes.lowering.onnx_lowering.OnnxLowering.run",
     "passes.lowering.onnx_lowering.check_model",
     "passes.files.writer.write_single",
-    "tracer.steps.delivery.verify",
+    "tracer.checking.verification.verify",
 ]
 
 

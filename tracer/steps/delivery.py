@@ -17,8 +17,6 @@ from passes.isolation.model_copy import ModelCopy
 from passes.isolation.own_randomness import own_randomness
 from passes.isolation.torch_state import TORCH_STATE
 from tracer.capture.ladder import check_repeatable
-from tracer.checking.localisation import locator
-from tracer.checking.verification import verify
 from tracer.steps.conversion import Conversion, check_weights_are_there
 from tracer.steps.exporting import ExportOptions, export, export_directly
 from tracer.steps.resolving import Entries, drawing_weights, outline_lazies, resolve_lazies
@@ -68,6 +66,10 @@ def deliver(work: Work, target: Path | None, is_verified: bool) -> Conversion:
 
 def verify_file(work: Work, file: Path | None) -> None:
     """Leaves how far the ONNX model, or the file that it was written to, agrees with the resolved model."""
+    # Here, as much of what this needs is needed by nothing else.
+    from tracer.checking.localisation import locator
+    from tracer.checking.verification import verify
+
     with work.timed("verification"):
         locate = locator(work.lowered.model, work.lowered)
         work.verification = verify(work.lowered.model, work.lowered, work.resolved, work.sample, file, locate)

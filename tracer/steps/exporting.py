@@ -18,7 +18,6 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.lowering.interface_names import InterfaceNames, interface_names
 from passes.lowering.onnx_lowering import OnnxLowering
 from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
-from passes.lowering.torch_exporter import export_through_torch
 from passes.onnx.opsets import SUPPORTED_OPSETS
 from passes.program.legality import check
 from passes.program.stages import Lowered
@@ -123,6 +122,8 @@ def _unchecked(blocked: UnsupportedOpError) -> UnsupportedOpError:
 
 def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceNames, reason: str) -> None:
     """The torch route: the whole resolved model through `torch.onnx.export`."""
+    from passes.lowering.torch_exporter import export_through_torch  # here, as few models need it
+
     pinned = pinned_sizes(work.log)
     with own_randomness(0):
         data = work.sample.data(work.log.sampled)
