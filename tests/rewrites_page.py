@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from passes.ops.rewrite import Rewrite
-from passes.rewrites.registry import rewrites
+from passes.stages.rewrites.registry import rewrites
 
 TARGET = Path(__file__).parents[1] / "docs" / "rewrites.md"
 HEADING = """\
 # Rewrites
 
 What a graph becomes before it is lowered, at inference. A pattern is an op, or ops of which each result is what the
-next one is of and goes nowhere else. When a row holds is code beside it (`passes/ops/`, `passes/rewrites/`), its cases
-are in `tests/test_passes_as_text.py`. Rows are tried in this order. Written by `python -m tests.rewrites_page`.
+next one is of and goes nowhere else. When a row holds is code beside it (`passes/ops/`,
+`passes/stages/rewrites/`), its cases are in `tests/test_passes_as_text.py`. Rows are tried in this order. Written by `python -m tests.rewrites_page`.
 
 | name | pattern | becomes | since opset | why |
 |---|---|---|---|---|

@@ -12,9 +12,9 @@ from passes import ops  # noqa: F401  registers every op
 from passes.program.notes import CALL
 from passes.program.pipeline import Pass, run_pass
 from passes.program.stages import Eager, Shaped
-from passes.rewrites.engine import apply_rewrites
-from passes.rewrites.registry import rewrites
 from passes.stages.eager_rewrite import EagerRewrite
+from passes.stages.rewrites.engine import apply_rewrites
+from passes.stages.rewrites.registry import rewrites
 from passes.stages.simplification import Simplification
 from passes.text.parsing import parse_program
 from passes.text.printing import print_program

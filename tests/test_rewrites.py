@@ -14,9 +14,9 @@ from passes.ops.op import FUNCTIONS, METHODS, MODULES
 from passes.ops.rewrite import Rewrite, Site
 from passes.program.notes import CALL
 from passes.program.stages import Eager
-from passes.rewrites.engine import apply_rewrites
-from passes.rewrites.registry import rewrites
 from passes.stages import simplification
+from passes.stages.rewrites.engine import apply_rewrites
+from passes.stages.rewrites.registry import rewrites
 from passes.stages.simplification import Simplification
 from passes.text.parsing import parse_program
 from passes.text.printing import print_program

@@ -1,7 +1,7 @@
 """A rewrite as a row: what a chain of calls becomes, and why that computes the same.
 
 The rows by which an op's result is its operand stand beside the op (`Op.identity`), those over several ops in
-`passes/rewrites`, whose engine applies them all. docs/rewrites.md is the list.
+`passes/stages/rewrites`, whose engine applies them all. docs/rewrites.md is the list.
 """
 
 from __future__ import annotations

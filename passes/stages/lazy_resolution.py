@@ -11,14 +11,9 @@ from torch import fx, nn
 
 from passes.errors import LazyResolutionError
 from passes.isolation.copy_on_write import running_copy
-from passes.modules.lazy import (
-    LazyLayer,
-    become,
-    initialise_by_rule,
-    is_lazy,
-    meta_inputs,
-    run_own_initialisation,
-)
+from passes.modules.becoming import become
+from passes.modules.initialisation import initialise_by_rule, meta_inputs, run_own_initialisation
+from passes.modules.lazy import LazyLayer, is_lazy
 from passes.ops.op import map_leaves
 from passes.program.notes import VALUE
 from passes.program.stages import Shaped

@@ -22,8 +22,9 @@ from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.holders import nothing_left_on_meta
 from passes.isolation.model_copy import copy_model
 from passes.isolation.plain_attention import plain_attention
-from passes.modules.lazy import LazyLayer, as_specs, watch_lazies
+from passes.modules.lazy import LazyLayer
 from passes.modules.leftovers import changes, state_of
+from passes.modules.watching import as_specs, watch_lazies
 from passes.ops.op import Inference
 from passes.sizes.dimension import Dim, Size, hint
 from passes.sizes.guards import GuardLog, Location

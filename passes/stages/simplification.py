@@ -3,7 +3,7 @@
 What is removed: operations that return their first operand (identities, eval-time dropout, reshapes to
 the same shape), batch norms that directly follow a convolution or linear layer and are its only user,
 and what no output depends on. What is left alone: inputs, even unused ones, and everything else.
-The rewrites are rows (`passes/rewrites/registry.py`).
+The rewrites are rows (`passes/stages/rewrites/registry.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from passes.onnx.opsets import DEFAULT_OPSET
 from passes.program.stages import Eager
-from passes.rewrites.engine import apply_rewrites
-from passes.rewrites.registry import BATCH_NORM_FOLDS, identities
+from passes.stages.rewrites.engine import apply_rewrites
+from passes.stages.rewrites.registry import BATCH_NORM_FOLDS, identities
 
 
 @dataclass(slots=True)

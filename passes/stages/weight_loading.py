@@ -18,17 +18,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.errors import LazyResolutionError, LoadError
 from passes.isolation.model_copy import copy_model
-from passes.modules.lazy import (
-    LazyLayer,
-    awaits_first_input,
-    end_laziness,
-    is_lazy,
-    is_uninitialized,
-    meta_inputs,
-    own_tensors,
-    run_own_initialisation,
-    stand_on,
-)
+from passes.modules.initialisation import end_laziness, meta_inputs, run_own_initialisation, stand_on
+from passes.modules.lazy import LazyLayer, awaits_first_input, is_lazy, is_uninitialized, own_tensors
 from passes.printable import printable
 from passes.program.stages import Shaped
 from passes.stages.loading_code import loading_code

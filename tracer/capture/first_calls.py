@@ -14,19 +14,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.modules.initialisation import Laziness, settle, stand_on
 from passes.modules.lazy import (
-    Laziness,
     LazyLayer,
     awaits_first_input,
-    infer_by_rule,
-    infer_by_running,
     initialising_hook,
     is_lazy,
     is_torch_lazy,
     owns_uninitialized,
-    settle,
-    stand_on,
 )
+from passes.modules.watching import infer_by_rule, infer_by_running
 from passes.ops.op import find_module
 from passes.stages.shape_propagation import given_no_tensor
 from tracer.capture.leaf_condition import LeafCondition, Noted

@@ -19,8 +19,9 @@ from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, 
 from passes.isolation.copy_on_write import running_copy
 from passes.isolation.model_copy import copy_model
 from passes.isolation.own_randomness import moved_on, own_randomness, python_random_state, python_randomness_kept
-from passes.modules.lazy import LazyLayer, as_specs, watch_lazies
+from passes.modules.lazy import LazyLayer
 from passes.modules.leftovers import changes, state_of
+from passes.modules.watching import as_specs, watch_lazies
 from passes.program.notes import PLACE, VALUE
 from passes.program.pipeline import PassResult, run_pass
 from passes.program.program import Program, Rung

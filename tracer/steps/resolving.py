@@ -13,7 +13,8 @@ from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.model_copy import ModelCopy, sharing_copy
 from passes.isolation.own_randomness import OwnRandomness, own_randomness, python_randomness_kept
 from passes.isolation.torch_state import TORCH_STATE
-from passes.modules.lazy import become_all, move_lazy, stand_on
+from passes.modules.becoming import become_all
+from passes.modules.initialisation import move_lazy, stand_on
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.lazy_resolution import LazyOutline, LazyResolution
 from passes.stages.loading_code import loading_code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from passes.ops.op import IDENTITIES
 from passes.ops.rewrite import Rewrite
-from passes.rewrites.batchnorm_folds import BATCH_NORM_FOLDS
+from passes.stages.rewrites.batchnorm_folds import BATCH_NORM_FOLDS
 
 
 def identities() -> tuple[Rewrite, ...]:
