@@ -13,7 +13,8 @@ HEADING = """\
 
 What a graph becomes before it is lowered, at inference. A pattern is an op, or ops of which each result is what the
 next one is of and goes nowhere else. When a row holds is code beside it (`passes/ops/`,
-`passes/stages/rewrites/`), its cases are in `tests/test_passes_as_text.py`. Rows are tried in this order. Written by `python -m tests.rewrites_page`.
+`passes/stages/rewrites/`), its cases are in `tests/test_passes_as_text.py`. Rows are tried in this order. Written by
+`python -m tests.rewrites_page`.
 
 | name | pattern | becomes | since opset | why |
 |---|---|---|---|---|
