@@ -413,6 +413,8 @@ class CapturingTracer(Recorder):
             return a.node if a.is_as_it_was() else self.create_arg(a.unpacked())
         if kind in ATOMS:
             return a
+        if kind is tuple:  # as the arguments themselves are
+            return tuple([self.create_arg(item) for item in a])
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):
@@ -506,7 +508,7 @@ class CapturingTracer(Recorder):
         result = self.create_proxy("call_module", path, args, kwargs)
         with self.computing():
             self.propagator.advance(result.node)  # with the attributes that the module has now
-        self._first_calls.settle_leaf(m, result.node)
+            self._first_calls.settle_leaf(m, result.node)
         if not inplace:
             return result
         written = args[0] if args else kwargs["input"]
@@ -586,7 +588,8 @@ class CapturingTracer(Recorder):
         node.meta[SPEC] = result.value
         for layer in result.lazies:
             self.meet(layer)
-            self._first_calls.settle(self._modules[layer.path], layer)
+            with self.computing():
+                self._first_calls.settle(self._modules[layer.path], layer)
         self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
