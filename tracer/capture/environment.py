@@ -159,10 +159,10 @@ class as_ever:  # noqa: N801
 
     def __enter__(self) -> None:
         self._before = builtins.isinstance, builtins.callable, builtins.type
-        _set_builtins(_GENUINE)
+        builtins.isinstance, builtins.callable, builtins.type = _GENUINE  # type: ignore[misc]
 
     def __exit__(self, *_: object) -> None:
-        _set_builtins(self._before)
+        builtins.isinstance, builtins.callable, builtins.type = self._before  # type: ignore[misc]
 
 
 class as_traced(as_ever):  # noqa: N801
@@ -170,11 +170,7 @@ class as_traced(as_ever):  # noqa: N801
 
     def __enter__(self) -> None:
         super().__enter__()
-        _set_builtins(_TRACING)
-
-
-def _set_builtins(answers: tuple[Any, Any, Any]) -> None:
-    builtins.isinstance, builtins.callable, builtins.type = answers  # type: ignore[misc]
+        builtins.isinstance, builtins.callable, builtins.type = _TRACING  # type: ignore[misc, assignment]
 
 
 class _CompilerFinder(MetaPathFinder):

@@ -70,12 +70,11 @@ class FirstCalls:
             self.settle(module, layer)
 
     def settle(self, module: nn.Module, layer: LazyLayer) -> None:
-        """Makes a lazy module eager, whose sizes have been inferred."""
+        """Makes a lazy module eager, whose sizes have been inferred; in a block of `computing`, as all that is here."""
         if is_lazy(module):
-            with self._tracer.computing():
-                before = settle(module, layer.inference)
-                self._before.append((before, self._leaves.settled(module)))
-                self._tracer.real.await_data(module)
+            before = settle(module, layer.inference)
+            self._before.append((before, self._leaves.settled(module)))
+            self._tracer.real.await_data(module)
 
     @contextmanager
     def initialising(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Iterator[None]:

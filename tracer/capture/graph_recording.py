@@ -216,6 +216,8 @@ class GraphRecorder(Recorder):
             return a.node if a.is_as_it_was() else self.create_arg(a.unpacked())
         if kind in ATOMS:
             return a
+        if kind is tuple:  # as the arguments themselves are
+            return tuple([self.create_arg(item) for item in a])
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):

@@ -209,7 +209,7 @@ class CapturingTracer(GraphRecorder):
         result = self.create_proxy("call_module", path, args, kwargs)
         with self.computing():
             self.propagator.advance(result.node)  # with the attributes that the module has now
-        self._first_calls.settle_leaf(m, result.node)
+            self._first_calls.settle_leaf(m, result.node)
         if not inplace:
             return result
         written = args[0] if args else kwargs["input"]
@@ -243,7 +243,8 @@ class CapturingTracer(GraphRecorder):
         VALUE.put(node, result.value)
         for layer in result.lazies:
             self.meet(layer)
-            self._first_calls.settle(self._model.modules[layer.path], layer)
+            with self.computing():
+                self._first_calls.settle(self._model.modules[layer.path], layer)
         self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)

@@ -112,6 +112,7 @@ METHODS = (
     "named_modules", "modules", "named_children", "children", "named_parameters", "parameters", "named_buffers",
     "buffers", "_named_members", "state_dict", "_save_to_state_dict", "train", "eval",
 )  # fmt: skip
+_TENSORS = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _HANDLES = ("_load_hook", "_initialize_hook")  # of a lazy module
 
 
@@ -154,14 +155,10 @@ def check_model(model: Any) -> None:
                 remedy="pass the module that it was compiled from",
             )
         _check_bookkeeping(path or "the model", module, sound)
-        try:
-            hash(module)
-        except Exception as error:
-            raise InputError(
-                f"{path or 'the model'} cannot be hashed: {type(error).__name__}", remedy="let its class keep __hash__"
-            ) from error
+        if type(module).__hash__ is not object.__hash__:
+            _check_hash(path or "the model", module)
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and not isinstance(tensor, torch.Tensor):
+            if type(tensor) not in _TENSORS and not isinstance(tensor, torch.Tensor):
                 raise InputError(f"{path}.{name} is registered as a tensor, but is {_shown(tensor)}".lstrip("."))
         parents.add(id(module))
         steps.append((path, module, True))
@@ -173,8 +170,17 @@ def check_model(model: Any) -> None:
                     f"{path or 'the model'} has a submodule named {name!r}, by which it cannot be reached",
                     remedy="give it a name without dots that no method has",
                 )
-            steps.append((f"{path}.{name}".lstrip("."), child, False))
+            steps.append((f"{path}.{name}" if path else name, child, False))
     _check_overrides(model)
+
+
+def _check_hash(name: str, module: nn.Module) -> None:
+    try:
+        hash(module)
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot be hashed: {type(error).__name__}", remedy="let its class keep __hash__"
+        ) from error
 
 
 def _check_bookkeeping(name: str, module: nn.Module, sound: set[type]) -> None:
