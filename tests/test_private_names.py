@@ -15,9 +15,6 @@ REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(file for package in ("tracer", "passes") for file in (REPOSITORY / package).rglob("*.py"))
 HOME = REPOSITORY / "passes" / "torch_private.py"
 CHECKS = REPOSITORY / "tests" / "test_torch_private.py"
-# The one file that takes what it needs from where torch has it: the hooks of all modules.
-LEAVES = REPOSITORY / "tracer" / "capture" / "leaf_condition.py"
-OF_LEAVES = {"_global_forward_hooks", "_global_forward_pre_hooks"}
 # Checked in `test_torch_attributes.py`, too.
 OTHERS_OF_TORCHS = {
     "_cdata", "_enabled", "_flat_weights_names", "_get_no_batch_dim", "_get_num_spatial_dims", "_initialize_hook",
@@ -74,7 +71,7 @@ def test_nothing_private_is_named_elsewhere(file: Path) -> None:
     if file == HOME:
         assert found
     else:
-        assert found <= (OF_LEAVES if file == LEAVES else set())
+        assert not found
 
 
 @pytest.mark.parametrize(
@@ -117,4 +114,4 @@ def test_private_attributes_are_ours_or_checked() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "self"
     }
-    assert read - ours - OF_PYTHONS <= OF_MODULES.keys() | OTHERS_OF_TORCHS | OF_LEAVES
+    assert read - ours - OF_PYTHONS <= OF_MODULES.keys() | OTHERS_OF_TORCHS

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as calling
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.modules.lazy import initialising_hook
 from passes.ops.op import MODULES
+from passes.torch_private import HOOKS_OF_ALL
 from tracer.capture.values.tensor import TracedTensor
 
 # What torch does around every forward, and where it does it.
@@ -39,7 +39,6 @@ _PROTOCOL: dict[str, type] = {
 }
 # Where the calls of a module begin, a lazy one's first call too.
 _ENTRIES = ("forward", "initialize_parameters", "_infer_parameters")
-_HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (calling._global_forward_hooks, calling._global_forward_pre_hooks)
 _TENSOR_TYPES = frozenset({torch.Tensor, nn.Parameter, nn.UninitializedParameter, nn.UninitializedBuffer, type(None)})
 _SCALARS = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 # What most attributes of a module are, and what is no tensor and no list of tensors.
@@ -108,7 +107,7 @@ class LeafCondition:
         """Whether this call of the module does what its class does."""
         kind, own = _type(module), module.__dict__
         call, before = self._calls.get(kind), self._states.get(id(module))
-        if call is None or before is None or any(_HOOKS_OF_ALL) or not _takes_tensors(args, kwargs):
+        if call is None or before is None or any(HOOKS_OF_ALL) or not _takes_tensors(args, kwargs):
             return False
         for name in call.writing:
             if own.get(name):
