@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,14 @@ class Answer(enum.Enum):
         raise TypeError("an answer is compared with YES, NO or UNKNOWN; unknown is neither true nor false")
 
 
+class Origin(enum.Enum):
+    """Where a fact comes from."""
+
+    DEFAULT = "default"  # every name is at least LEAST_SIZE, where nothing else is said of it
+    GIVEN = "given"  # the caller promised it
+    GUARD = "guard"  # a decision at the sampled sizes assumed it
+
+
 class Evaluated(Protocol):
     """What a fact is about: something that has a value at given sizes. A `Formula` is one."""
 
@@ -44,6 +52,7 @@ class Fact:
     formula: Evaluated
     relation: str
     condition: str
+    origin: Origin = Origin.GUARD
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is so at these sizes; not where it divides by a size of 0."""
@@ -63,9 +72,13 @@ def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
 
 @dataclass(slots=True)
 class Facts:
-    """The facts that were assumed, in their order, and the answers that follow."""
+    """The facts that were assumed, in their order, and the answers that follow.
+
+    `given` are those that the caller promised: they hold from the start, and no guard says them again.
+    """
 
     assumed: list[Fact] = field(default_factory=list)
+    given: tuple[Fact, ...] = ()
 
     # Answers ------------------------------------------------------------------------------------
 
@@ -78,7 +91,7 @@ class Facts:
         shared = math.gcd(*(coefficient for monomial, coefficient in formula.terms.items() if monomial))
         if formula.constant % shared:
             return Answer.NO
-        for fact in self.assumed:
+        for fact in self.known():
             if fact.relation != ">=" and fact.formula in (formula, -formula):
                 return Answer.YES if fact.relation == "==" else Answer.NO
         return Answer.UNKNOWN
@@ -101,7 +114,12 @@ class Facts:
         return any(lower_bound(formula - known) >= 0 for known in self._bounds())
 
     def _bounds(self) -> list[Formula]:
-        return [fact.formula for fact in self.assumed if fact.relation == ">=" and isinstance(fact.formula, Formula)]
+        return [fact.formula for fact in self.known() if fact.relation == ">=" and isinstance(fact.formula, Formula)]
+
+    def known(self) -> Iterator[Fact]:
+        """What was promised, then what was assumed."""
+        yield from self.given
+        yield from self.assumed
 
     # Assumptions --------------------------------------------------------------------------------
 
@@ -122,13 +140,13 @@ class Facts:
 
     def hold(self, sizes: Mapping[str, int]) -> bool:
         """Whether every fact holds at the given sizes."""
-        return all(fact.holds(sizes) for fact in self.assumed)
+        return all(fact.holds(sizes) for fact in self.known())
 
     def fixed(self) -> set[str]:
         """The dimensions that the facts leave only one size: `T == 64`, `T == U` with such a U."""
         equalities = [
             set(fact.formula.symbols())
-            for fact in self.assumed
+            for fact in self.known()
             if fact.relation == "=="
             and isinstance(fact.formula, Formula)
             and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in fact.formula.terms for atom in atoms)
@@ -188,4 +206,4 @@ def solved(slack: Formula) -> Formula:
         slack = without
 
 
-__all__ = ["LEAST_SIZE", "Answer", "Fact", "Facts", "holds", "lower_bound", "solved"]
+__all__ = ["LEAST_SIZE", "Answer", "Fact", "Facts", "Origin", "holds", "lower_bound", "solved"]

@@ -77,10 +77,10 @@ class GuardLog:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
 
     def forget(self) -> None:
-        """Forgets every guard; the sizes stay."""
+        """Forgets every guard; the sizes and what was promised of them stay."""
         self._guards.clear()
         self.refuted.clear()
-        self.facts = Facts()
+        self.facts = Facts(given=self.facts.given)
 
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""

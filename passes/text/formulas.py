@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from passes.sizes.facts import Fact, solved
+from passes.sizes.facts import Fact, Origin, solved
 from passes.sizes.formula import Formula, Whole, divided
+from passes.sizes.wording import condition_text
 from passes.text.scanner import MalformedTextError, Scanner
 
 _FACTORS = r"//|\*|%"
 _TERMS = r"[+-]"
-_RELATIONS = "==|!=|>=|<=|>|<"
+RELATIONS = "==|!=|>=|<=|>|<"
 
 
-def read_formula(scanner: Scanner, names: Collection[str]) -> Whole:
-    """A formula of named sizes. Raises MalformedTextError."""
+def read_formula(scanner: Scanner, names: Collection[str] | None) -> Whole:
+    """A formula of named sizes: of these, or of any where `names` is None. Raises MalformedTextError."""
     size = _read_term(scanner, names)
     while (sign := scanner.match(_TERMS)) is not None:
         term = _read_term(scanner, names)
@@ -25,7 +26,7 @@ def read_formula(scanner: Scanner, names: Collection[str]) -> Whole:
     return size
 
 
-def _read_term(scanner: Scanner, names: Collection[str]) -> Whole:
+def _read_term(scanner: Scanner, names: Collection[str] | None) -> Whole:
     size = _read_factor(scanner, names)
     while (sign := scanner.match(_FACTORS)) is not None:
         column = scanner.position
@@ -39,7 +40,7 @@ def _read_term(scanner: Scanner, names: Collection[str]) -> Whole:
     return size
 
 
-def _read_factor(scanner: Scanner, names: Collection[str]) -> Whole:
+def _read_factor(scanner: Scanner, names: Collection[str] | None) -> Whole:
     if scanner.found("-"):
         return -_read_factor(scanner, names)
     if scanner.found("("):
@@ -51,26 +52,38 @@ def _read_factor(scanner: Scanner, names: Collection[str]) -> Whole:
         return int(number)
     before = scanner.position
     name = scanner.take(r"[^\W\d]\w*", "a size")
-    if name not in names:
+    if names is not None and name not in names:
         scanner.position = before
         raise scanner.fault("one of the named sizes" if names else "a size")
     return Formula.symbol(name)
 
 
-def read_fact(condition: str, names: Collection[str]) -> Fact | None:
+def read_fact(condition: str, names: Collection[str] | None) -> Fact | None:
     """What a guard says of formulas; None where it compares no formulas of these sizes."""
     scanner = Scanner(condition)
     try:
         left = read_formula(scanner, names)
-        relation = scanner.take(_RELATIONS, "a comparison")
+        relation = scanner.take(RELATIONS, "a comparison")
         right = read_formula(scanner, names)
         scanner.end()
     except MalformedTextError:
         return None
+    return compared(left, relation, right, condition)
+
+
+def compared(
+    left: Whole, relation: str, right: Whole, condition: str = "", origin: Origin = Origin.GUARD
+) -> Fact | None:
+    """What a comparison says, in its own words where no `condition` is given; None where it depends on no size."""
     if relation in ("==", "!="):
         difference = left - right
-        return Fact(difference, relation, condition) if isinstance(difference, Formula) else None
-    slack = left - right if relation[0] == ">" else right - left
-    if len(relation) == 1:
-        slack = slack - 1
-    return Fact(solved(slack), ">=", condition) if isinstance(slack, Formula) else None
+    else:
+        difference = left - right if relation[0] == ">" else right - left
+        if len(relation) == 1:
+            difference = difference - 1
+        relation = ">="
+    if not isinstance(difference, Formula):
+        return None
+    if relation == ">=":
+        difference = solved(difference)
+    return Fact(difference, relation, condition or condition_text(difference, relation), origin)
