@@ -78,6 +78,44 @@ def test_windows_that_must_fit_are_divisible() -> None:
     assert conditions(log) == ["H % 28 in (0, 25, 26, 27)"]
 
 
+def test_a_product_of_windows_is_one_condition_for_each_size() -> None:
+    log, (n, h, w) = sized(N=2, H=224, W=224)
+    grid = [(size + 3) // 28 for size in (h, w)]
+    assert 64 * n * ((h + 3) // 4) * ((w + 3) // 4) == 3136 * n * grid[0] * grid[1]
+    assert conditions(log) == ["H % 28 in (0, 25, 26, 27)", "W % 28 in (0, 25, 26, 27)"]
+    assert 4096 * n == 64 * n * grid[0] * grid[1]
+    assert conditions(log)[2:] == ["((H + 3)//28)*((W + 3)//28) == 64"]
+
+
+@pytest.mark.parametrize(
+    ("given", "condition"),
+    [
+        ("", "49*(H//28)*(W//28) == (H//4)*(W//4)"),
+        ("H >= 4, W >= 4", None),
+        ("P >= 0", "49*(H//28)*(W//28) == (H//4)*(W//4)"),
+    ],
+)
+def test_a_product_that_may_be_zero_is_not_taken_apart(given: str, condition: str | None) -> None:
+    log, (h, w) = sized(given, H=56, W=56)
+    assert 49 * (h // 28) * (w // 28) == (h // 4) * (w // 4)
+    assert conditions(log)[0] == (condition or "H % 28 in (0, 1, 2, 3)")
+
+
+def test_a_product_of_what_may_be_negative_is_not_taken_apart() -> None:
+    log, (h, w) = sized(H=8, W=8)
+    assert h * w == ((h - 6) // 2) * ((w + 120) // 2)
+    (said,) = conditions(log)
+    assert said == f"{h * w} == {((h - 6) // 2) * ((w + 120) // 2)}"
+
+
+@pytest.mark.parametrize("given", ["", "N >= 0"])
+def test_a_factor_is_left_out_where_it_is_never_zero(given: str) -> None:
+    log, (n, h) = sized(given, N=2, H=5)
+    assert n * h == 5 * n
+    assert conditions(log) == (["H*N == 5*N"] if given else ["H == 5"])
+    assert ("N >= 1" in log.relied) == (not given)
+
+
 # Guards ---------------------------------------------------------------------------------------------
 
 
