@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from passes.printable import printable
-from passes.sizes.facts import Facts
+from passes.sizes.facts import Fact, Facts
+from passes.sizes.statement import needed, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class GuardLog:
     named dimension is sampled; questions that a formula leaves open are answered there. `facts` holds what the guards
     say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
     another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
+    `relied` holds every fact that an answer rested on, by its condition: the default least size of a name among them.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
@@ -65,6 +68,7 @@ class GuardLog:
     facts: Facts = field(default_factory=Facts)
     given: dict[str, int] = field(default_factory=dict)
     refuted: list[Guard] = field(default_factory=list)
+    relied: dict[str, Fact] = field(default_factory=dict)
     explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
@@ -76,11 +80,17 @@ class GuardLog:
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
 
+    def rely(self, used: Iterable[Fact]) -> None:
+        """Notes what an answer rested on."""
+        for fact in used:
+            self.relied.setdefault(fact.condition, fact)
+
     def forget(self) -> None:
-        """Forgets every guard; the sizes stay."""
+        """Forgets every guard; the sizes and what was promised of them stay."""
         self._guards.clear()
         self.refuted.clear()
-        self.facts = Facts()
+        self.relied.clear()
+        self.facts = Facts(given=self.facts.given)
 
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
@@ -91,5 +101,39 @@ class GuardLog:
         return self._guards.get(condition)
 
     @property
-    def guards(self) -> list[Guard]:
+    def recorded(self) -> list[Guard]:
+        """Every guard as it was recorded."""
         return list(self._guards.values())
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The guards, those of named sizes in few words: without what others imply, each solved for its size."""
+        if not self.facts.assumed:
+            return self.recorded
+        stated = {kept.fact.condition: kept.condition for kept in needed(self.facts)}
+        of_sizes = {fact.condition for fact in self.facts.assumed}
+        return [
+            replace(guard, condition=stated.get(guard.condition, guard.condition))
+            for guard in self._guards.values()
+            if guard.condition in stated or guard.condition not in of_sizes
+        ]
+
+    def statement(self) -> str:
+        """For which sizes the result holds, in one sentence; empty where no size is named."""
+        of_sizes = {fact.condition for fact in self.facts.assumed}
+        others = [
+            guard.condition for guard in self._guards.values() if guard.dynamic and guard.condition not in of_sizes
+        ]
+        return statement(self.facts, self.sampled, others) if self.sampled else ""
+
+    def narrowed(self) -> list[tuple[Fact, Guard]]:
+        """The promises about sizes that a guard narrows, each with that guard: the promise admits sizes, of a name that
+        both speak of, at which the guard does not hold."""
+        guards = {guard.condition: guard for guard in self.guards if guard.dynamic}
+        found: list[tuple[Fact, Guard]] = []
+        for kept in needed(self.facts):
+            guard = guards.get(kept.condition)
+            names = set(kept.fact.formula.symbols())
+            if guard is not None:
+                found += [(fact, guard) for fact in self.facts.given if not names.isdisjoint(fact.formula.symbols())]
+        return found
