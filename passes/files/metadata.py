@@ -30,8 +30,8 @@ from onnx import helper
 
 from passes.errors import InputError, LoadError
 from passes.modules.batchnorm_folding import Fold
-from passes.onnx.emitter import raw_bytes
 from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.protos import raw_bytes
 from passes.onnx.types import ONNX_TYPES
 from passes.program.stages import Eager
 from passes.stages.loading_code import loading_code

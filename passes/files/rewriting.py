@@ -27,7 +27,7 @@ from onnx import TensorProto
 from passes.errors import LoadError
 from passes.files.output_file import staged
 from passes.files.writer import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, external_data
-from passes.onnx.emitter import raw_bytes
+from passes.onnx.protos import raw_bytes
 from passes.onnx.types import ONNX_TYPES
 
 Span = tuple[int, int]

@@ -24,8 +24,8 @@ from onnx import TensorProto
 
 from passes.errors import ExportError
 from passes.files.output_file import check_target, name_beside, staged
-from passes.onnx.emitter import raw_bytes
 from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.protos import raw_bytes
 from passes.onnx.types import onnx_type
 
 # A protobuf message holds less than 2 GiB; the graph itself needs room too.

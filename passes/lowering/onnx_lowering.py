@@ -21,6 +21,7 @@ from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.stages import Eager, Lowered
+from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
 
@@ -59,7 +60,8 @@ class OnnxLowering:
             raise unsupported(self._blockers)
         renamed = self._declare_outputs(program, emit)
         if self.refuses_other_sizes:
-            refuse_other_sizes(emit, [self._values[node] for node in program.inputs()], program.log.facts.assumed)
+            inputs = [self._values[node] for node in program.inputs()]
+            refuse_other_sizes(emit, inputs, stated(program.log.facts, program.log.sampled))
         cast_unsupported(emit.graph, emit.opset, emit.weights)
         model = LoweredModel(
             self._model(emit, program), emit.weights, self.names.inputs, self.names.outputs, self._results(renamed)

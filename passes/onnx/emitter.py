@@ -10,18 +10,17 @@ within the module where it is no module call (`layer1.0/add`); where an op needs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto
 
-from passes.errors import LoadError, UnsupportedOpError
+from passes.errors import UnsupportedOpError
 from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
+from passes.onnx.protos import Value, add_attribute, raw_bytes, rename, value_info
 from passes.onnx.types import onnx_type
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
 from passes.sizes.facts import Facts
@@ -30,32 +29,6 @@ from passes.sizes.ratio import Ratio
 from passes.values.spec import TensorSpec
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value of the ONNX graph. `spec` is known for an op's operands, not for values inside a lowering."""
-
-    name: str
-    spec: TensorSpec | None = None
-
-    @property
-    def known(self) -> TensorSpec:
-        """The spec of a value that has one."""
-        assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
-        return self.spec
-
-    @property
-    def shape(self) -> tuple[Size, ...]:
-        return self.known.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.known.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.known.shape)
 
 
 class Emitter:
@@ -115,7 +88,7 @@ class Emitter:
         node.output.extend(results)
         for key, attribute in attributes.items():
             if attribute is not None:
-                _add_attribute(node, key, attribute)
+                add_attribute(node, key, attribute)
         return tuple(Value(result) for result in results)
 
     def constant(self, numbers: Numbers, dtype: torch.dtype | None = None) -> Value:
@@ -457,17 +430,6 @@ def _leaves(outputs: Any) -> list[Value]:
     return [leaf for output in outputs for leaf in _leaves(output)]
 
 
-def rename(node: NodeProto, renamed: Mapping[str, str]) -> None:
-    """Gives the node's values other names, also in the graphs inside of it."""
-    for names in (node.input, node.output):
-        for index, name in enumerate(names):
-            if name in renamed:
-                names[index] = renamed[name]
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            rename(inner, renamed)
-
-
 def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
     if isinstance(outputs, Value):
         return Value(renamed.get(outputs.name, outputs.name), result)
@@ -476,65 +438,4 @@ def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
     return tuple(_with_specs(output, spec, renamed) for output, spec in zip(outputs, result, strict=True))
 
 
-def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
-    """The typed declaration of a value; a dynamic dimension carries its name or formula."""
-    return helper.make_tensor_value_info(
-        name, onnx_type(spec.dtype), [str(size) if isinstance(size, Dim) else size for size in spec.shape]
-    )
-
-
-def raw_bytes(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's bytes in ONNX's (little-endian, row-major) order, without a copy where it is contiguous.
-
-    Raises LoadError for one on the meta device.
-    """
-    if tensor.is_meta:
-        raise LoadError("a tensor of the model is on the meta device and has no data", remedy="move it to the CPU")
-    return (
-        tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8).numpy()
-        if tensor.numel()
-        else np.empty(0, np.uint8)
-    )
-
-
-def _value_text(value: Any) -> str:
-    """A number, a dynamic size or a list of them, for a message."""
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
-
-
-def _add_attribute(node: NodeProto, name: str, value: Any) -> None:
-    attribute = node.attribute.add()
-    attribute.name = name
-    if isinstance(value, (bool, int)):
-        attribute.type, attribute.i = AttributeProto.INT, int(value)
-    elif isinstance(value, float):
-        attribute.type, attribute.f = AttributeProto.FLOAT, value
-    elif isinstance(value, str):
-        attribute.type, attribute.s = AttributeProto.STRING, value.encode()
-    elif isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value):
-        attribute.type = AttributeProto.INTS
-        attribute.ints.extend(value)
-    elif isinstance(value, (list, tuple)) and all(isinstance(item, (int, float)) for item in value):
-        attribute.type = AttributeProto.FLOATS
-        attribute.floats.extend(map(float, value))
-    elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        attribute.type = AttributeProto.STRINGS
-        attribute.strings.extend(item.encode() for item in value)
-    elif isinstance(value, TensorProto):
-        attribute.type = AttributeProto.TENSOR
-        attribute.t.CopyFrom(value)
-    elif isinstance(value, GraphProto):
-        attribute.type = AttributeProto.GRAPH
-        attribute.g.CopyFrom(value)
-    elif not is_static(value if isinstance(value, (list, tuple)) else [value]):
-        raise UnsupportedOpError(
-            f"{name} of ONNX's {node.op_type} is a fixed number, but here it is {_value_text(value)}, which is dynamic",
-            remedy="give a number there, or make the dimension fixed",
-        )
-    else:
-        raise TypeError(f"{node.op_type}.{name} cannot be {value!r}")
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"{node.op_type}.{name} is not a number")
-
-
-__all__ = ["Emitter", "Value", "raw_bytes", "rename", "value_info"]
+__all__ = ["Emitter", "Value"]

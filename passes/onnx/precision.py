@@ -16,7 +16,7 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.defs import OpSchema
 
-from passes.onnx.emitter import rename
+from passes.onnx.protos import rename
 from passes.onnx.types import onnx_type
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import onnx
 
 from passes.errors import ExportError
-from passes.onnx.emitter import value_info
 from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.protos import value_info
 from passes.onnx.types import onnx_type
 from passes.sizes.dimension import hint
 from passes.sizes.guards import GuardLog

@@ -7,9 +7,9 @@ the rest says plainly which sizes there are. Facts about several names are left 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from passes.sizes.bounds import default_fact
+from passes.sizes.bounds import LEAST_SIZE, default_fact
 from passes.sizes.elimination import rewritten
 from passes.sizes.fact import Answer, Fact, Origin
 from passes.sizes.facts import Facts
@@ -254,6 +254,19 @@ def statement(facts: Facts, names: Iterable[str], extra: Iterable[str] = ()) -> 
     return f"valid for {', '.join(said_so_far)}" if said_so_far else ""
 
 
+def stated(facts: Facts, names: Iterable[str]) -> list[Fact]:
+    """The facts that the sentence is made of, each with its words: what was promised, default least sizes, guards."""
+    kept = needed(facts)
+    solved = {item.fact.formula.symbols()[0]: sizes for item in kept if (sizes := _solved(item.fact)) is not None}
+    defaults = [
+        fact
+        for name in names
+        for fact in own_facts(facts, name)
+        if name not in solved or not solved[name] <= at_least(LEAST_SIZE)
+    ]
+    return [*facts.given, *defaults, *(replace(item.fact, condition=item.condition) for item in kept)]
+
+
 def _is_known_without(fact: Fact, facts: Facts) -> bool:
     """Whether a promise about several names follows from everything else."""
     if not isinstance(fact.formula, Formula) or fact not in facts.given:
@@ -262,4 +275,4 @@ def _is_known_without(fact: Fact, facts: Facts) -> bool:
     return others.decide(fact.formula, fact.relation).answer is Answer.YES
 
 
-__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "statement", "words"]
+__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "stated", "statement", "words"]
