@@ -20,11 +20,11 @@ _MOST = 4096
 
 
 def pinned_sizes(log: GuardLog) -> dict[str, int]:
-    """The named sizes for which the guards hold at one size only: `T == 64`, `T >= 64` with `T <= 64`, `T//64 == 1`
-    with `T % 64 == 0` and `T < 128`."""
+    """The named sizes for which guards and constraints hold at one size only: `T == 64`, `T >= 64` with `T <= 64`,
+    `T//64 == 1` with `T % 64 == 0` and `T < 128`."""
     pinned = log.facts.fixed()
     by_name: dict[str, list[Fact]] = {}
-    for fact in log.facts.assumed:
+    for fact in log.facts.known():
         names = fact.formula.symbols()
         if len(names) == 1:
             by_name.setdefault(names[0], []).append(fact)
@@ -36,7 +36,7 @@ def _is_pinned(name: str, facts: list[Fact], sampled: int) -> bool:
     largest = min((bound for fact in facts for bound in _largest(name, fact)), default=_MOST)
     if largest >= _MOST:
         return False
-    holding = (size for size in range(1, largest + 1) if all(fact.holds({name: size}) for fact in facts))
+    holding = (size for size in range(largest + 1) if all(fact.holds({name: size}) for fact in facts))
     return next(holding, None) == sampled and next(holding, None) is None
 
 
@@ -82,7 +82,8 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param in pinned:
                 axis.dim_value = pinned[axis.dim_param]
-    for value, spec in zip(graph.output, tensor_specs(program.output().meta[SPEC]), strict=True):
+    specs = [*(node.meta[SPEC] for node in program.inputs()), *tensor_specs(program.output().meta[SPEC])]
+    for value, spec in zip((*graph.input, *graph.output), specs, strict=True):
         for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, Dim) and not axis.HasField("dim_value"):
                 fixed = substitute(size, partial(_size, size, pinned))

@@ -25,6 +25,7 @@ from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.values.nested import leaves
 from tracer.edge.source_lines import current_source
+from tracer.inputs.sample import check_sample
 from tracer.steps.work import CallersPasses, Work, of_caller
 from tracer.version import __version__
 
@@ -120,13 +121,15 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
             work.sample.filled,
             state=work.program.state(),
             dynamic_axes=[
-                {axis: name for axis, name in axes.items() if name not in pinned} for axes in work.sample.dynamic_axes()
+                {axis: size for axis, size in axes.items() if not pinned.keys() >= set(size.symbols())}
+                for axes in work.sample.dynamic_axes()
             ],
             opset=options.opset,
             names=names,
             log=work.log,
             current_source=partial(current_source, export_through_torch.__code__),
         )
+    check_sample(work.log)
     work.route, work.route_reason = "torch", reason
 
 
