@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from passes.program.program import SPEC, Program, tensor_specs
 from passes.sizes.dimension import Dim, Size, substitute
-from passes.sizes.facts import Fact
+from passes.sizes.facts import Fact, Facts
 from passes.sizes.formula import FloorDiv, Formula, Symbol
 from passes.sizes.guards import GuardLog
 
@@ -28,16 +28,17 @@ def pinned_sizes(log: GuardLog) -> dict[str, int]:
         names = fact.formula.symbols()
         if len(names) == 1:
             by_name.setdefault(names[0], []).append(fact)
-    pinned |= {name for name, facts in by_name.items() if _is_pinned(name, facts, log.sampled[name])}
+    pinned |= {name for name, facts in by_name.items() if _is_pinned(name, facts, log)}
     return {name: log.sampled[name] for name in log.sampled if name in pinned}
 
 
-def _is_pinned(name: str, facts: list[Fact], sampled: int) -> bool:
+def _is_pinned(name: str, facts: list[Fact], log: GuardLog) -> bool:
     largest = min((bound for fact in facts for bound in _largest(name, fact)), default=_MOST)
     if largest >= _MOST:
         return False
-    holding = (size for size in range(largest + 1) if all(fact.holds({name: size}) for fact in facts))
-    return next(holding, None) == sampled and next(holding, None) is None
+    least = int(Facts(given=log.facts.given).low(Formula.symbol(name)))
+    holding = (size for size in range(least, largest + 1) if all(fact.holds({name: size}) for fact in facts))
+    return next(holding, None) == log.sampled[name] and next(holding, None) is None
 
 
 def _largest(name: str, fact: Fact) -> Iterator[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from passes.errors import InputError
-from passes.sizes.facts import Fact, Origin
+from passes.sizes.fact import Fact, Origin
 from passes.sizes.formula import Whole
 from passes.text.formulas import RELATIONS, compared, read_formula
 from passes.text.scanner import MalformedTextError, Scanner

@@ -1,4 +1,4 @@
-"""The text of size formulas, read: `H//4`, `(N + 1)*(T % 8)`. `str(Formula)` writes it.
+"""The text of size formulas, read: `H//4`, `(N + 1)*(T % 8)`, `max(H, 3)`. `str(Formula)` writes it.
 
 A formula is read by the arithmetic of `Formula`, so that what is read is in the normal form of what was written.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from passes.sizes.facts import Fact, Origin, solved
+from passes.sizes.extremes import maximum, minimum
+from passes.sizes.fact import Fact, Origin, condition_text, solved
 from passes.sizes.formula import Formula, Whole, divided
-from passes.sizes.wording import condition_text
 from passes.text.scanner import MalformedTextError, Scanner
 
 _FACTORS = r"//|\*|%"
@@ -51,11 +51,26 @@ def _read_factor(scanner: Scanner, names: Collection[str] | None) -> Whole:
     if number is not None:
         return int(number)
     before = scanner.position
+    extreme = scanner.match(r"(?:max|min|abs)(?= *\()")
+    if extreme is not None:
+        return _read_extreme(scanner, extreme, names)
     name = scanner.take(r"[^\W\d]\w*", "a size")
     if names is not None and name not in names:
         scanner.position = before
         raise scanner.fault("one of the named sizes" if names else "a size")
     return Formula.symbol(name)
+
+
+def _read_extreme(scanner: Scanner, kind: str, names: Collection[str] | None) -> Whole:
+    """What `max`, `min` or `abs` is of the sizes in the brackets that follow."""
+    scanner.expect("(")
+    parts = [read_formula(scanner, names)]
+    while kind != "abs" and scanner.found(","):
+        parts.append(read_formula(scanner, names))
+    scanner.expect(")")
+    if kind == "abs":
+        return maximum(parts[0], -parts[0])
+    return maximum(*parts) if kind == "max" else minimum(*parts)
 
 
 def read_fact(condition: str, names: Collection[str] | None) -> Fact | None:

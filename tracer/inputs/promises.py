@@ -7,14 +7,14 @@ the file would be wrong at sizes that were promised, and there is none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from passes.errors import InputError
-from passes.sizes.facts import Fact, Origin
+from passes.sizes.facts import Fact, Facts, Origin
 from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.text.constraints import parse_constraints
-from tracer.inputs.size_search import Sizes, linear_bounds, nearest_sizes
+from tracer.inputs.size_search import Sizes, nearest_sizes
 
 _OPPOSITE = {"==": "!=", "!=": "=="}
 
@@ -36,22 +36,13 @@ def promised_names(log: GuardLog) -> list[str]:
     return list(dict.fromkeys(name for fact in promised for name in fact.formula.symbols()))
 
 
-def least_sizes(names: Iterable[str], facts: Sequence[Fact]) -> dict[str, int]:
-    """The least size of each name: 1, or 0 where a promise says that it may be (`P >= 0`)."""
-    lifted = {fact.formula.symbols()[0] for fact in facts if _allows_zero(fact)}
-    return {name: 0 if name in lifted else 1 for name in names}
+def least_sizes(names: Iterable[str], promised: tuple[Fact, ...]) -> dict[str, int]:
+    """The least size of each name: 1, or 0 where a promise says that it may be (`P >= 0`); more where one says that."""
+    facts = Facts(given=promised)
+    return {name: int(facts.low(Formula.symbol(name))) for name in names}
 
 
-def _allows_zero(fact: Fact) -> bool:
-    """Whether a fact is a lower bound of one name, of 0 or less."""
-    if fact.relation != ">=" or not isinstance(fact.formula, Formula) or len(fact.formula.symbols()) != 1:
-        return False
-    name = fact.formula.symbols()[0]
-    low, high = linear_bounds(fact, name, {})
-    return low == 0 and high == float("inf") and fact.formula.at({name: 1}) > fact.formula.at({name: 0})
-
-
-def check_sizes(sizes: Mapping[str, int], facts: Sequence[Fact], said: str, remedy: str) -> None:
+def check_sizes(sizes: Mapping[str, int], facts: Iterable[Fact], said: str, remedy: str) -> None:
     """Raises InputError where sizes, of which `said` tells where they come from, break a promise about them."""
     for fact in facts:
         names = fact.formula.symbols()

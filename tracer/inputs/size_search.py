@@ -97,7 +97,7 @@ class _Group:
         """Sizes of a name, the nearest first, within the bounds of the facts that are linear in it."""
         low, high = self.least[name], math.inf
         for fact in facts:
-            at_least, at_most = linear_bounds(fact, name, chosen)
+            at_least, at_most = _linear_bounds(fact, name, chosen)
             low, high = max(low, at_least), min(high, at_most)
         if low > high:
             return
@@ -110,7 +110,7 @@ class _Group:
                 yield start + distance
 
 
-def linear_bounds(fact: Fact, name: str, chosen: Mapping[str, int]) -> tuple[int, float]:
+def _linear_bounds(fact: Fact, name: str, chosen: Mapping[str, int]) -> tuple[int, float]:
     """The least and the largest size of a name that a fact allows, at the chosen sizes of all others; 0 and no limit
     where it is not linear in it."""
     formula = fact.formula
@@ -135,4 +135,4 @@ def _is_linear(formula: Formula, name: str) -> bool:
     )
 
 
-__all__ = ["Sizes", "linear_bounds", "nearest_sizes"]
+__all__ = ["Sizes", "nearest_sizes"]
