@@ -239,6 +239,13 @@ _what_to_trace: Callable[[Any], Any] = _stacked(
         help="A sample input: [name=]DIMxDIMx...[:dtype]. Repeat for more.",
     ),
     click.option(
+        "--where",
+        "constraints",
+        metavar="CONSTRAINT",
+        multiple=True,
+        help="What named sizes keep to: 'H>=33, W%32==0'. The file is right wherever they do, or there is none.",
+    ),
+    click.option(
         "--kwarg", "kwargs", metavar="K=V", multiple=True, help="An argument of the model's class or function."
     ),
     click.option(
@@ -286,6 +293,7 @@ def _loaded(
     invocation: Invocation,
     model_name: str,
     inputs: Sequence[str],
+    constraints: Sequence[str],
     kwargs: Sequence[str],
     dims: Sequence[str],
     seed: int,
@@ -300,6 +308,7 @@ def _loaded(
     from tracer.cli import loading
 
     samples = loading.load_samples(inputs) if compare else [loading.load_inputs(inputs)]
+    samples = loading.with_constraints(samples, constraints)
     known = [name for args, named in samples for name in loading.dimension_names(args, named)]
     sizes = loading.parse_sizes(dims, "--dim", list(dict.fromkeys(known)))
     factory_arguments = loading.parse_literals(kwargs, "--kwarg")
@@ -326,6 +335,9 @@ def cli() -> None:
 
     INPUT is [name=]DIMxDIMx...[:dtype]. A number is a fixed size and a word a dynamic dimension
     (Nx3x224x224, tokens=NxT:int64); scalar is a 0-d tensor; name=@file reads a .npy, .npz or .safetensors file.
+
+    CONSTRAINT compares dynamic dimensions, each at least 1 unless said: H>=33, 29<=W<=512, W%32==0, N*T<=4096, P>=0.
+    Several are set apart by commas, and may follow an INPUT too: NxPx8,P>=0.
 
     Exit status: 0 done; 1 the model cannot be converted; 2 wrong usage; 3 the exported file disagrees with
     the module.
