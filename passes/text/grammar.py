@@ -60,7 +60,8 @@ DRAWS = "draws"  # lazies and nodes in the order in which they draw random numbe
 DRAWS_IN_PYTHON = "draws in Python"  # without entries: the forward draws random numbers of Python's or numpy's
 
 SECTIONS = (
-    SIZES, CONSTRAINTS, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS, DRAWS_IN_PYTHON,
+    SIZES, CONSTRAINTS, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS,
+    DRAWS_IN_PYTHON,
 )  # fmt: skip
 
 # A guard's condition that stands as it is, up to two blanks; any other is quoted.

@@ -29,6 +29,7 @@ from passes.errors import InputError, LoadError
 from passes.sizes.guards import Location
 from passes.text.constraints import parse_constraint
 from passes.values.spec import InputSpec
+from tracer.inputs.specs import is_constraint
 
 SHAPE_FORM = "[name=]DIMxDIMx...[:dtype], as in 2x20, Nx3x224x224, tokens=NxT:int64 or scalar"
 
@@ -105,8 +106,8 @@ def load_input(text: str) -> tuple[str, InputSpec | torch.Tensor]:
 
     Raises InputError where the string is malformed, and LoadError where its file cannot be read.
     """
-    head, comma, constraints = text.partition(",")
-    if comma and "@" not in head:
+    head, _, constraints = text.partition(",")
+    if is_constraint(constraints) and "@" not in head:
         parse_constraint(constraints)
         name, value = load_input(head)
         assert isinstance(value, InputSpec)
