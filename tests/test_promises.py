@@ -138,10 +138,11 @@ def test_data_is_held_against_what_was_promised() -> None:
 @pytest.mark.parametrize(
     ("constraints", "said"),
     [
-        (("H>=10", "H<=5"), "no sizes for which the constraints hold together: H >= 10, H <= 5"),
-        (("H==W", "H>=W+1"), "no sizes for which the constraints hold together"),
+        (("H>=10", "H<=5"), "no sizes fulfil H >= 10 and H <= 5"),
+        (("H==W", "H>=W+1"), "no sizes fulfil H == W and H > W"),
+        (("H*W==4999", "H>=2, W>=2"), "no sizes for which the constraints hold together: H*W == 4999, H >= 2, W >= 2"),
         (("H==1",), "leave nothing but H = 1, and a model is followed at sizes of at least 2"),
-        (("H<=0", "H>=0"), "leave nothing but H = 0"),
+        (("H>=0", "H<=0"), "leave nothing but H = 0"),
         (("N*H<=3",), "leave nothing but"),
     ],
 )
@@ -296,7 +297,7 @@ def test_bounds_of_hints_are_promises_too() -> None:
     report = tracer.inspect(model, torch.ones(4, 5), dynamic_shapes=({0: Dim.DYNAMIC(min=0), 1: Dim.AUTO(max=9)},))
     assert report.constraints == ["tensors_0_dim_0 >= 0", "tensors_0_dim_1 <= 9"]
     assert tracer.inspect(model, torch.ones(4, 5), dynamic_shapes=({0: Dim("n"), 1: Dim.STATIC},)).constraints == []
-    with pytest.raises(InputError, match="is of N, M, and an axis has one name"):
+    with pytest.raises(InputError, match="is of M, N, and an axis has one name"):
         tracer.inspect(model, torch.ones(4, 5), dynamic_shapes=({0: "N <= M"},))
 
 

@@ -16,6 +16,7 @@ from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
 from passes.sizes.formula import Formula, Symbol, Whole
 from passes.sizes.proof import Bound, Proof, equality_bounds
+from passes.sizes.solving import LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class Facts:
     def low(self, formula: Whole) -> float:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
+
+    def least_by(self, name: str) -> tuple[Fact, ...]:
+        """The facts that say which size of a name is the least."""
+        return self._state().ranges.least_of(name)[1]
 
     def known(self) -> Iterator[Fact]:
         """What was promised, then what was assumed."""
@@ -134,6 +139,8 @@ class _Known:
         self.ranges = Ranges()
         self._eliminated = Eliminated(self.ranges)
         self._answers: dict[tuple[Formula, str], Decision] = {}
+        self._facts = facts
+        self._admitted: dict[str, tuple[SizeSet, Used]] = {}
         formulas = [(fact.formula, fact) for fact in facts if isinstance(fact.formula, Formula)]
         for formula, fact in formulas:
             _narrow(self.ranges, formula, fact)
@@ -161,8 +168,37 @@ class _Known:
         question = (formula, relation)
         known = self._answers.get(question)
         if known is None:
-            known = self._answers[question] = self._is_zero(formula) if relation == "==" else self._is_least(formula)
+            known = self._is_zero(formula) if relation == "==" else self._is_least(formula)
+            if known is _UNKNOWN:
+                known = self._of_one_name(formula, relation)
+            self._answers[question] = known
         return known
+
+    def _of_one_name(self, formula: Formula, relation: str) -> Decision:
+        """The exact answer, from all that is said of a formula's only name by itself."""
+        names = formula.symbols()
+        sizes = solutions(formula, relation) if len(names) == 1 else None
+        if sizes is None:
+            return _UNKNOWN
+        if names[0] not in self._admitted:
+            self._admitted[names[0]] = self._sizes_of(names[0])
+        there, used = self._admitted[names[0]]
+        if joint_period((there, sizes)) > 2 * LARGEST_PERIOD:
+            return _UNKNOWN
+        if there <= sizes:
+            return _decision(Answer.YES, used)
+        return _UNKNOWN if there & sizes else _decision(Answer.NO, used)
+
+    def _sizes_of(self, name: str) -> tuple[SizeSet, Used]:
+        least, facts = self.ranges.least_of(name)
+        sizes, used = at_least(int(least)), list(facts)
+        for fact in self._facts:
+            if isinstance(fact.formula, Formula) and fact.formula.symbols() == [name]:
+                found = solutions(fact.formula, fact.relation)
+                if found is not None and joint_period((sizes, found)) <= LARGEST_PERIOD:
+                    sizes &= found
+                    used.append(fact)
+        return sizes, used
 
     def _is_zero(self, formula: Formula) -> Decision:
         used: Used = []

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from passes.errors import InputError
-from passes.sizes.fact import Fact, Origin
-from passes.sizes.formula import Whole
+from passes.sizes.fact import Answer, Fact, Origin
+from passes.sizes.facts import Facts
+from passes.sizes.formula import Formula, Whole
+from passes.sizes.statement import admissible
 from passes.text.formulas import RELATIONS, compared, read_formula
 from passes.text.scanner import MalformedTextError, Scanner
 
@@ -43,8 +45,18 @@ def parse_constraint(text: str, names: Collection[str] | None = None) -> list[Fa
 
 
 def parse_constraints(texts: Iterable[str], names: Collection[str] | None = None) -> tuple[Fact, ...]:
-    """The facts that all texts give together, each once: what `Facts.given` holds. Raises InputError."""
-    return tuple(dict.fromkeys(fact for text in texts for fact in parse_constraint(text, names)))
+    """The facts that all texts give together, each once: what `Facts.given` holds.
+
+    Raises InputError for what is no constraint, and for constraints that no sizes fulfil, as far as that can be told.
+    """
+    given = tuple(dict.fromkeys(fact for text in texts for fact in parse_constraint(text, names)))
+    impossible = contradiction(given)
+    if impossible:
+        listed = " and ".join(fact.condition for fact in impossible)
+        raise InputError(
+            f"no sizes fulfil {listed}", remedy="leave one of these out; a size that may be 0 is given as 'P >= 0'"
+        )
+    return given
 
 
 def _read_constraints(scanner: Scanner, names: Collection[str] | None) -> Iterator[Fact]:
@@ -68,3 +80,20 @@ def _given(left: Whole, relation: str, right: Whole, column: int) -> Fact:
     if fact is None:
         raise MalformedTextError("a comparison that depends on a named size", column)
     return fact
+
+
+def contradiction(given: tuple[Fact, ...]) -> tuple[Fact, ...]:
+    """Facts among those given that no sizes fulfil together, as far as that can be told; none where it cannot."""
+    for count in range(1, len(given) + 1):
+        facts, last = Facts(given=given[: count - 1]), given[count - 1]
+        if not isinstance(last.formula, Formula):
+            continue
+        names = last.formula.symbols()
+        if len(names) > 1:
+            decision = facts.decide(last.formula, last.relation)
+            if decision.answer is Answer.NO:
+                return (*(fact for fact in decision.used if fact.origin is Origin.GIVEN), last)
+        for name in names:
+            if not admissible(Facts(given=given[:count]), name).sizes:
+                return tuple(fact for fact in given[:count] if fact.formula.symbols() == [name])
+    return ()

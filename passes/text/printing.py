@@ -59,7 +59,7 @@ def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
     yield SIZES, (_size_line(name, program) for name in program.log.sampled)
     yield CONSTRAINTS, program.log.constraints()
     yield INPUTS, (_node_line(node, program) for node in inputs)
-    yield GUARDS, map(_guard_line, program.log.guards)
+    yield GUARDS, map(_guard_line, program.log.recorded)
     yield LAZIES, (_lazy_line(layer, program) for layer in program.lazies.values())
     yield UNREACHED, map(name_text, program.unreached)
     yield UNTRACED, map(_rung_line, program.rungs)

@@ -13,6 +13,7 @@ from passes.errors import InputError
 from passes.sizes.facts import Fact, Facts, Origin
 from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog
+from passes.sizes.statement import Kept, needed
 from passes.text.constraints import parse_constraints
 from tracer.inputs.size_search import Sizes, nearest_sizes
 
@@ -57,23 +58,25 @@ def check_promises(log: GuardLog) -> None:
     A guard narrows a promise where sizes are found that were promised and that it excludes.
     """
     promised = set(promised_names(log))
-    broken: list[tuple[Fact, Sizes]] = []
-    for fact in log.facts.assumed:
-        if promised & set(fact.formula.symbols()):
-            excluded = _excluded_by(fact, log)
+    if not promised:
+        return
+    broken: list[tuple[Kept, Sizes]] = []
+    for kept in needed(log.facts):
+        if promised & set(kept.fact.formula.symbols()):
+            excluded = _excluded_by(kept.fact, log)
             if excluded is not None:
-                broken.append((fact, excluded))
+                broken.append((kept, excluded))
     if not broken:
         return
-    first, excluded = broken[0]
+    first, excluded = broken[0][0].fact, broken[0][1]
     names = [name for name in first.formula.symbols() if name in promised]
     said = [fact.condition for fact in log.facts.given if set(names) & set(fact.formula.symbols())]
     listed = ", ".join(f"{name} = {excluded[name]}" for name in first.formula.symbols())
-    needed = ", ".join(dict.fromkeys(fact.condition for fact, _ in broken))
+    more = ", ".join(dict.fromkeys(kept.condition for kept, _ in broken))
     guard = log.guard(first.condition)
     error = InputError(
-        f"the model needs {needed}, but the constraint {', '.join(said)} promises more: it allows {listed}",
-        remedy=f'write "{needed.replace(" ", "").replace(",", ", ")}" as a constraint too, give a fixed size for '
+        f"the model needs {more}, but the constraint {', '.join(said)} promises more: it allows {listed}",
+        remedy=f'write "{more.replace(" ", "").replace(",", ", ")}" as a constraint too, give a fixed size for '
         f"{', '.join(names)}, or write that line so that it asks nothing of it",
     )
     raise error.placed(guard.location) if guard is not None else error
