@@ -403,7 +403,7 @@ class TestFailures:
             (2, "convert net.py:Net -i 2x20 --where N>=4 -o net.onnx", ["no input has one", "-i Nx3xHxW"]),
             (2, "convert net.py:Net -i Nx20 --where M>=4 -o net.onnx", ["found M>=4", "the named sizes are N"]),
             (2, "why net.py:Net hidden -i Nx20 --where N=4", ["'N=4' cannot be read", "'H >= 33'"]),
-            (2, "inspect net.py:Net -i Nx20,N>= --json -", ["'N>=' cannot be read"]),
+            (2, "inspect net.py:Net -i Nx20,N>=", ["'N>=' cannot be read"]),
             (2, "report net.py:Net -i Nx20,N>=9 --where N<=3 -o n.svg", ["no sizes fulfil N >= 9 and N <= 3"]),
             (2, "convert net.py:Net -i Nx20 --dim N=1 -o net.onnx", ["2 or more"]),
             (2, "convert net.py:Net -i Nx20 --dim N -o net.onnx", ["--dim", "K=V"]),

@@ -246,6 +246,8 @@ def test_an_axis_may_be_a_multiple_of_a_name(route: str, tmp_path: Path) -> None
     assert not [guard for guard in conversion.report.guards if guard.dynamic]
     axes = conversion.lowered.proto.graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_param or axis.dim_value for axis in axes] == ["n", 3, "8*h", "8*w"]
+    axes = conversion.lowered.proto.graph.output[1].type.tensor_type.shape.dim
+    assert [axis.dim_param or axis.dim_value for axis in axes] == ["n", 3, "h", "w"]
     assert conversion.verification is not None
     assert {"n": 2, "h": 1, "w": 3} in [comparison.sizes for comparison in conversion.verification.comparisons]
     for n, h, w in [(1, 1, 1), (2, 5, 3), (3, 100, 2)]:

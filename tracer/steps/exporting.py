@@ -21,6 +21,8 @@ from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
 from passes.lowering.torch_exporter import export_through_torch
 from passes.onnx.opsets import SUPPORTED_OPSETS
 from passes.program.pipeline import Stage
+from passes.program.program import SPEC, tensor_specs
+from passes.sizes.dimension import Dim
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.values.nested import leaves
@@ -129,8 +131,22 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
             log=work.log,
             current_source=partial(current_source, export_through_torch.__code__),
         )
+    _say_sizes_of_outputs(work)
     check_sample(work.log)
     work.route, work.route_reason = "torch", reason
+
+
+def _say_sizes_of_outputs(work: Work) -> None:
+    """Writes the outputs' sizes by the sample's names. Torch's exporter knows the names of axes, and invents one where
+    an axis is a multiple of a name that is no axis itself."""
+    named = [size for axes in work.sample.dynamic_axes() for size in axes.values()]
+    if all(str(size) in size.symbols() for size in named):
+        return
+    specs = tensor_specs(work.program.output().meta[SPEC])
+    for value, spec in zip(work.lowered.proto.graph.output, specs, strict=True):
+        for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if axis.HasField("dim_param") and isinstance(size, Dim):
+                axis.dim_param = str(size)
 
 
 def annotate_graph(work: Work, options: ExportOptions) -> None:
