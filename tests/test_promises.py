@@ -183,6 +183,14 @@ def test_a_model_that_needs_more_than_was_promised_is_refused_with_the_place_and
     assert raised.value.remedy.startswith('write "H>=29"')
 
 
+def test_what_to_write_is_a_constraint_that_helps() -> None:
+    model = Call(lambda x: x.relu() if x.shape[1] % 4 % 3 else x)
+    with pytest.raises(InputError) as raised:
+        tracer.inspect(model, tracer.spec("N", "H", "H>=5", "H%4!=0"), dims={"H": 65})
+    wanted = raised.value.remedy.split('"')[1]
+    assert tracer.inspect(model, tracer.spec("N", "H", "H>=5", "H%4!=0", wanted), dims={"H": 65}).constraints
+
+
 BRANCHES: dict[str, Callable[[Tensor], Any]] = {
     "a branch": lambda x: x.relu() if x.shape[1] > 0 else x,
     "the first": lambda x: x[:, 0],

@@ -14,7 +14,7 @@ from passes.sizes.facts import Fact, Facts, Origin
 from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import Kept, needed
-from passes.text.constraints import parse_constraints
+from passes.text.constraints import parse_constraint, parse_constraints
 from tracer.inputs.size_search import Sizes, nearest_sizes
 
 _OPPOSITE = {"==": "!=", "!=": "=="}
@@ -72,14 +72,24 @@ def check_promises(log: GuardLog) -> None:
     names = [name for name in first.formula.symbols() if name in promised]
     said = [fact.condition for fact in log.facts.given if set(names) & set(fact.formula.symbols())]
     listed = ", ".join(f"{name} = {excluded[name]}" for name in first.formula.symbols())
+    written = ", ".join(dict.fromkeys(_as_constraint(kept) for kept, _ in broken))
     more = ", ".join(dict.fromkeys(kept.condition for kept, _ in broken))
     guard = log.guard(first.condition)
     error = InputError(
         f"the model needs {more}, but the constraint {', '.join(said)} promises more: it allows {listed}",
-        remedy=f'write "{more.replace(" ", "").replace(",", ", ")}" as a constraint too, give a fixed size for '
+        remedy=f'write "{written}" as a constraint too, give a fixed size for '
         f"{', '.join(names)}, or write that line so that it asks nothing of it",
     )
     raise error.placed(guard.location) if guard is not None else error
+
+
+def _as_constraint(kept: Kept) -> str:
+    """A guard as a caller may write it: in the words that are told, or where those list sizes, in its own."""
+    try:
+        parse_constraint(kept.condition)
+    except InputError:
+        return kept.fact.condition
+    return kept.condition.replace(" ", "")
 
 
 def _excluded_by(guard: Fact, log: GuardLog) -> Sizes | None:
