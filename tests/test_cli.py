@@ -187,6 +187,24 @@ class TestConvert:
         assert shell.run("convert", "net.py:Net", "-i", "Nx20", "-o", "net.onnx", "--json", "f.json", "-q")[1] == ""
         assert json.loads(Path("f.json").read_text())["file"] == "net.onnx"
 
+    def test_constraints(self, shell: Shell) -> None:
+        options = ["--where", "N<=8, N%2==0", "--where", "N!=4", "--no-verify", "--json", "-"]
+        status, out, err = shell.run("convert", "net.py:Net", "-i", "Nx20,N>=2", "-o", "net.onnx", *options)
+        assert status == 0, err
+        assert json.loads(out)["constraints"] == ["N >= 2", "N <= 8", "N % 2 == 0", "N != 4"]
+        for command in (["inspect"], ["resolve", "-o", "w.pt"], ["report", "-o", "n.svg"], ["why", "hidden"]):
+            name, *rest = command
+            status, out, err = shell.run(name, "net.py:Net", *rest, "-i", "Nx20", "--where", "N<=8")
+            assert status == 0, err
+            assert name != "inspect" or contains(out, ["made for", "N <= 8"])
+
+    def test_constraints_of_several_samples(self, shell: Shell) -> None:
+        samples = ["-i", "Nx20", "-i", "Mx20", "-i", "4x20"]
+        status, out, err = shell.run("inspect", "net.py:Net", "--compare", *samples, "--where", "N>=3", "--json", "-")
+        assert status == 0, err
+        reports = [sample["report"] for sample in json.loads(out)["samples"]]
+        assert [report["constraints"] for report in reports] == [["N >= 3"], [], []]
+
     def test_named_inputs_in_any_order(self, shell: Shell) -> None:
         inputs = ["-i", "scale=scalar", "-i", "x=Nx3"]
         assert shell.run("convert", "net.py:TwoInputs", *inputs, "-o", "two.onnx", "-q")[0] == 0
@@ -382,6 +400,11 @@ class TestFailures:
             (2, "convert net.py:Net -i 2x20", ["--output", "--help"]),
             (2, "convert -i 2x20 -o net.onnx", ["MODEL", "--help"]),
             (2, "convert net.py:Net -i Nx20 --dim M=4 -o net.onnx", ["the dynamic dimensions are N"]),
+            (2, "convert net.py:Net -i 2x20 --where N>=4 -o net.onnx", ["no input has one", "-i Nx3xHxW"]),
+            (2, "convert net.py:Net -i Nx20 --where M>=4 -o net.onnx", ["found M>=4", "the named sizes are N"]),
+            (2, "why net.py:Net hidden -i Nx20 --where N=4", ["'N=4' cannot be read", "'H >= 33'"]),
+            (2, "inspect net.py:Net -i Nx20,N>=", ["'N>=' cannot be read"]),
+            (2, "report net.py:Net -i Nx20,N>=9 --where N<=3 -o n.svg", ["no sizes fulfil N >= 9 and N <= 3"]),
             (2, "convert net.py:Net -i Nx20 --dim N=1 -o net.onnx", ["2 or more"]),
             (2, "convert net.py:Net -i Nx20 --dim N -o net.onnx", ["--dim", "K=V"]),
             (2, "convert net.py:Net -i 2x20 --kwarg width -o net.onnx", ["--kwarg", "K=V"]),

@@ -201,6 +201,7 @@ def test_a_file_says_what_it_is() -> None:
             "outputs": [{"name": "output", "dtype": "float32", "shape": ["N", 3]}],
             "sampled": {"N": 2, "T": 64},
         },
+        "lazytracer.constraints": [],
         "lazytracer.initializers": {key: key for key in ("head.weight", "head.bias", "tied.bias")},
         "lazytracer.baked_in": {},
         "lazytracer.folds": {"conv_norm": {"layer": "conv", "norm": "norm", "eps": 1e-5, "groups": None}},

@@ -132,6 +132,7 @@ def content(program: Program) -> dict[str, Any]:
         "calls": [(CALL.of(node).op, repr(CALL.of(node).record)) for node in nodes if CALL.on(node)],
         "ordinals": [ORDINAL.get(node) or 0 for node in nodes],
         "guards": log.guards,
+        "constraints": log.facts.given,
         "facts": [(repr(fact.formula), fact.relation, fact.condition) for fact in log.facts.assumed],
         "sampled": (log.sampled, log.given),
         "lazies": [(layer.path, repr(layer), layer.location) for layer in program.lazies.values()],
@@ -183,6 +184,14 @@ def test_named_sizes_keep_what_guards_decide() -> None:
     assert_round_trip(program)
 
 
+def test_constraints_keep_what_they_promise() -> None:
+    sample = tracer.spec("N", 3, "H", "W", "H % 4 == 0", "3 <= W, N*H <= 512")
+    program = traced(load_model(GUARDED, {}), sample)
+    assert "constraints\n  H % 4 == 0\n  W >= 3\n  N*H <= 512\n" in print_program(program).replace("H*N", "N*H")
+    assert not [guard for guard in program.log.guards if guard.dynamic]
+    assert_round_trip(program)
+
+
 def test_hooks_random_numbers_and_sizes_of_the_callers_data() -> None:
     program = traced(Hooked(), torch.rand(1, 4), dynamic_shapes={"x": {0: "N"}})
     assert_round_trip(program)
@@ -196,6 +205,7 @@ def test_hooks_random_numbers_and_sizes_of_the_callers_data() -> None:
 def test_every_section_is_tried() -> None:
     programs = [traced(Of(forward), tracer.spec("N", 4, 6)) for forward in FORWARDS.values()]
     programs += [traced(Hooked(), tracer.spec("N", 4)), traced(load_model(GUARDED, {}), tracer.spec("N", 3, "H", "W"))]
+    programs.append(traced(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6, "2 <= N <= 64")))
     programs.append(tracer.convert(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6), verify=False).program)
     found = {line for program in programs for line in print_program(program).splitlines() if not line.startswith(" ")}
     assert set(SECTIONS) <= found
@@ -343,7 +353,7 @@ BAD = [
     ("sizes\n  N = 2", "sizes\n  N = two", "line 3: column 7: expected a size, found two"),
     ("sizes\n  N = 2\n", "", "line 3: column 27: expected a size, found N, 6]"),
     ("sizes\n", "", "line 2: column 3: expected a section, found N = 2"),
-    ("inputs", "input", "line 4: column 1: expected 'inputs' or 'guards' or"),
+    ("inputs", "input", "line 4: column 1: expected 'constraints' or 'inputs' or 'guards' or"),
     ("guards", "sizes", "line 6: column 1: expected 'guards' or 'lazies' or"),
     ("float32[N, 6]", "float33[N, 6]", "line 5: column 19: expected a value, found float33[N, 6]"),
     ("float32[N, 6]", "float32[M, 6]", "line 5: column 27: expected one of the named sizes, found M, 6]"),

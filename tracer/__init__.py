@@ -24,12 +24,12 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerificationError,
     )
-    from passes.values.spec import spec
     from tracer.commands.comparison import Comparison, compare
     from tracer.commands.explanation import Explanation, why
     from tracer.commands.refreshing import refresh
     from tracer.commands.step_lists import convert, draw, inspect, resolve
     from tracer.drawings.drawing import Drawing
+    from tracer.inputs.specs import spec
     from tracer.reports.report import Report
     from tracer.steps.conversion import Conversion
 
@@ -38,7 +38,7 @@ _HOMES = {
         "CaptureError", "ExportError", "InputError", "InternalError", "LazyResolutionError", "LoadError", "ShapeError",
         "SideEffectError", "TracerError", "TracerWarning", "UnsupportedOpError", "VerificationError",
     ),
-    "passes.values.spec": ("spec",),
+    "tracer.inputs.specs": ("spec",),
     "tracer.commands.step_lists": ("convert", "draw", "inspect", "resolve"),
     "tracer.commands.comparison": ("Comparison", "compare"),
     "tracer.steps.conversion": ("Conversion",),

@@ -6,7 +6,8 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.route        direct or torch
     lazytracer.signature    name, dtype and shape of every input and output, dynamic dimensions by name, and the sizes
                             at which those were sampled
-    lazytracer.guards       what has to hold of the sizes, and where in the model that was decided
+    lazytracer.constraints  what was promised of the sizes: a file is made for all that meet it, and for no others
+    lazytracer.guards       what else has to hold of the sizes, and where in the model that was decided
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
     lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
@@ -61,6 +62,7 @@ def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, st
         "version": version,
         "route": route,
         "signature": _json(signature),
+        "constraints": _json(program.log.constraints()),
         "guards": _json([guard.to_dict() for guard in program.log.guards]),
         **WeightTable.of(lowered, program).properties(),
     }

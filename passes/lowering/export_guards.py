@@ -20,6 +20,7 @@ import torch
 from passes.isolation.torch_state import Loan
 from passes.sizes.dimension import Dim, Size
 from passes.sizes.facts import Fact
+from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog, Location
 from passes.torch_private import decision_log, interpreted_frames
 
@@ -37,9 +38,9 @@ class Decision:
     axes: Mapping[Any, tuple[int, int]]
     source: str | None
 
-    def names(self, dynamic_axes: Sequence[Mapping[int, str]]) -> dict[Any, str] | None:
-        """The names of the condition's symbols, or None where one is no named size of an input."""
-        found: dict[Any, str] = {}
+    def sizes(self, dynamic_axes: Sequence[Mapping[int, Formula]]) -> dict[Any, Formula] | None:
+        """What the condition's symbols are of named sizes, or None where one is no dynamic size of an input."""
+        found: dict[Any, Formula] = {}
         for symbol in self.condition.free_symbols:
             tensor, axis = self.axes.get(symbol, (-1, -1))
             if not 0 <= tensor < len(dynamic_axes) or axis not in dynamic_axes[tensor]:
@@ -80,21 +81,20 @@ def _axes(shape_env: Any) -> dict[Any, tuple[int, int]]:
     return found
 
 
-def record(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, str]], log: GuardLog) -> None:
+def record(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, Formula]], log: GuardLog) -> None:
     """Makes the decisions about named sizes guards of the log.
 
     What formulas decide by themselves is none. A decision about sizes of the model's own making (of what `nonzero`
     gives) constrains no input.
     """
     for decision in decisions:
-        names = decision.names(dynamic_axes)
-        if not names:
+        sizes = decision.sizes(dynamic_axes)
+        if not sizes:
             continue
         log.location = Location("", decision.source)
         for condition in _conjuncts(decision.condition):
-            dims = {symbol: Dim.symbol(name, log.sampled[name], log) for symbol, name in names.items()}
-            if not _holds(condition, dims):
-                _record_as_text(condition, names, log)
+            if not _holds(condition, {symbol: Dim(size, log) for symbol, size in sizes.items()}):
+                _record_as_text(condition, sizes, log)
 
 
 def _conjuncts(condition: Any) -> Sequence[Any]:
@@ -159,29 +159,33 @@ class _Condition:
     """A condition that has no form among ours, as a formula that is 1 where it holds and 0 elsewhere."""
 
     condition: Any
-    names: Mapping[Any, str]
+    sizes: Mapping[Any, Formula]
 
     def at(self, sizes: Mapping[str, int]) -> int:
-        return int(bool(self.condition.subs({symbol: sizes[name] for symbol, name in self.names.items()})))
+        return int(bool(self.condition.subs({symbol: size.at(sizes) for symbol, size in self.sizes.items()})))
 
     def symbols(self) -> list[str]:
-        return sorted(self.names.values())
+        return sorted({name for size in self.sizes.values() for name in size.symbols()})
 
 
-def _record_as_text(condition: Any, names: Mapping[Any, str], log: GuardLog) -> None:
+def _record_as_text(condition: Any, sizes: Mapping[Any, Formula], log: GuardLog) -> None:
     import sympy
 
-    text = str(condition.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()}))
-    log.facts.assume(Fact(_Condition(condition, names), "!=", text))
+    known = {name: sympy.Symbol(name) for size in sizes.values() for name in size.symbols()}
+    text = str(condition.subs({symbol: size.at(known) for symbol, size in sizes.items()}))
+    log.facts.assume(Fact(_Condition(condition, sizes), "!=", text))
     log.record(text, dynamic=True)
 
 
-def line_that_fixes(decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, str]], name: str) -> str | None:
-    """The caller's line at which the exporter fixed a named size, as far as it can be told."""
+def line_that_fixes(
+    decisions: Sequence[Decision], dynamic_axes: Sequence[Mapping[int, Formula]], names: Sequence[str]
+) -> str | None:
+    """The caller's line at which the exporter fixed the size of these names, as far as it can be told."""
     import sympy
 
     for decision in decisions:
-        names = decision.names(dynamic_axes) or {}
-        if isinstance(decision.condition, sympy.Equality) and set(names.values()) == {name}:
+        sizes = decision.sizes(dynamic_axes) or {}
+        about = {name for size in sizes.values() for name in size.symbols()}
+        if isinstance(decision.condition, sympy.Equality) and about == set(names):
             return decision.source
     return None

@@ -20,8 +20,8 @@ _MOST = 4096
 
 
 def pinned_sizes(log: GuardLog) -> dict[str, int]:
-    """The named sizes for which the guards hold at one size only: `T == 64`, `T >= 64` with `T <= 64`, `T//64 == 1`
-    with `T % 64 == 0` and `T < 128`."""
+    """The named sizes for which guards and constraints hold at one size only: `T == 64`, `T >= 64` with `T <= 64`,
+    `T//64 == 1` with `T % 64 == 0` and `T < 128`."""
     pinned = log.facts.fixed()
     if pinned or log.facts.given or log.facts.assumed:
         pinned |= {name for name in log.sampled if name not in pinned and _is_pinned(name, log)}
@@ -44,7 +44,8 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param in pinned:
                 axis.dim_value = pinned[axis.dim_param]
-    for value, spec in zip(graph.output, tensor_specs(VALUE.of(program.output())), strict=True):
+    specs = [*(VALUE.of(node) for node in program.inputs()), *tensor_specs(VALUE.of(program.output()))]
+    for value, spec in zip((*graph.input, *graph.output), specs, strict=True):
         for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, Dim) and not axis.HasField("dim_value"):
                 fixed = substitute(size, partial(_size, size, pinned))

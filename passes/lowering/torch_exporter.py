@@ -25,6 +25,7 @@ from passes.lowering import export_guards
 from passes.lowering.interface_names import InterfaceNames
 from passes.lowering.onnx_lowering import PRODUCER
 from passes.onnx.lowered_model import LoweredModel
+from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
 
@@ -40,7 +41,7 @@ def export_through_torch(
     arguments: Callable[[Sequence[torch.Tensor]], Arguments],
     *,
     state: Mapping[str, torch.Tensor],
-    dynamic_axes: Sequence[Mapping[int, str]],
+    dynamic_axes: Sequence[Mapping[int, Formula]],
     opset: int,
     names: InterfaceNames,
     log: GuardLog,
@@ -48,7 +49,7 @@ def export_through_torch(
 ) -> LoweredModel:
     """The model that torch's exporter makes of `module` (in eval mode), with our names and no local path.
 
-    `tensors` are the sample's, with the names of their dynamic axes; `arguments` puts such a list into the structure
+    `tensors` are the sample's, with the sizes of their dynamic axes; `arguments` puts such a list into the structure
     that the forward takes. Every tensor of `state`, the module's state_dict, that the model uses is an initializer
     under its key: torch's optimizer, which would compute with them, folds only what does not depend on one. What the
     exporter decides about the named sizes becomes guards of `log`, at the line that `current_source` gives.
@@ -67,7 +68,7 @@ def export_through_torch(
         raise ExportError(
             "the torch route needs the package onnxscript, which is not installed", remedy="pip install onnxscript"
         ) from error
-    dims = {name: torch.export.Dim(name) for axes in dynamic_axes for name in axes.values()}
+    dims = {size: _export_dim(size) for axes in dynamic_axes for size in axes.values()}
     try:
         with (
             _quiet(),
@@ -80,7 +81,7 @@ def export_through_torch(
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes={
-                    "tensors": tuple({axis: dims[name] for axis, name in axes.items()} for axes in dynamic_axes)
+                    "tensors": tuple({axis: dims[size] for axis, size in axes.items()} for axes in dynamic_axes)
                 },
                 optimize=False,
                 verbose=False,
@@ -103,10 +104,20 @@ def export_through_torch(
     return lowered
 
 
+def _export_dim(size: Formula) -> Any:
+    """The size of an axis as torch's exporter takes it: a name, or a multiple of one and more."""
+    (name,) = size.symbols()
+    more = size.constant
+    times = size.at({name: 1}) - more
+    dim: Any = torch.export.Dim(name)
+    dim = dim * times if times != 1 else dim
+    return dim + more if more else dim
+
+
 def _check_inputs(
     inputs: Sequence[Any],
     names: Sequence[str],
-    dynamic_axes: Sequence[Mapping[int, str]],
+    dynamic_axes: Sequence[Mapping[int, Formula]],
     decisions: Sequence[export_guards.Decision],
 ) -> None:
     """Raises ExportError where a size that is to be dynamic is fixed: the exporter gives up names without a word."""
@@ -114,7 +125,7 @@ def _check_inputs(
         for axis, dimension in axes.items():
             size = value.shape[axis]
             if isinstance(size, int):
-                line = export_guards.line_that_fixes(decisions, dynamic_axes, dimension)
+                line = export_guards.line_that_fixes(decisions, dynamic_axes, dimension.symbols())
                 raise ExportError(
                     f"torch.onnx.export fixes {dimension}, axis {axis} of {name}, at {size}"
                     + (f", as {line} needs one size of it" if line else ""),

@@ -49,7 +49,7 @@ class Emitter:
         self._interface = interface
         self._weight_names: dict[int, str] = {}
         self._sizes: dict[Formula, Value] = {}
-        self._symbols: dict[str, tuple[Value, int]] = {}
+        self._symbols: dict[str, tuple[Formula, Value, int]] = {}
         self._promised = Facts()
         self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
@@ -309,29 +309,43 @@ class Emitter:
 
     def _atom(self, atom: Atom) -> Value:
         if isinstance(atom, Symbol):
-            return self.axis_size(*self._symbols[atom.name])
+            return self._symbol(atom)
         if isinstance(atom, (Max, Min)):
             return self.node(type(atom).__name__, *map(self.size, atom.parts))
         above, below = self.size(atom.numerator), self.size(atom.denominator)
         if isinstance(atom, Mod):
             return self.node("Mod", above, below)
-        if (
-            self._promised.low(atom.numerator) < 0
-        ):  # ONNX divides towards zero, which is the floor where nothing is left over
+        if self._promised.low(atom.numerator) < 0:  # ONNX divides towards zero: the floor where nothing is left over
             above = self.node("Sub", above, self.node("Mod", above, below))
         return self.node("Div", above, below)
+
+    def _symbol(self, symbol: Symbol) -> Value:
+        """A name's size, from an input's axis: the axis has that size, or a multiple of it and more."""
+        size, source, axis = self._symbols[symbol.name]
+        found = self.axis_size(source, axis)
+        more = size.constant
+        times = size.at({symbol.name: 1}) - more
+        if more:
+            found = self.node("Sub", found, self.ints(more))
+        return found if times == 1 else self.node("Div", found, self.ints(times))
 
     # The graph's frame, for the lowering pass ---------------------------------------------------
 
     def input(self, name: str, spec: TensorSpec) -> Value:
-        """Declares a graph input; its named dimensions become known to `size`."""
+        """Declares a graph input; its named dimensions become known to `size`.
+
+        The size of an axis is a name, or a multiple of one and more.
+        """
         value = Value(name, spec)
         self._names.setdefault(name, 0)
         self.graph.input.append(value_info(name, spec))
         for axis, size in enumerate(spec.shape):
             if isinstance(size, Dim):
-                self._symbols.setdefault(str(size), (value, axis))
                 self._promised = Facts(given=size.log.facts.given)
+                for symbol in size.symbols():
+                    known = self._symbols.setdefault(symbol, (size.formula, value, axis))
+                    if size.formula == Formula.symbol(symbol) != known[0]:
+                        self._symbols[symbol] = size.formula, value, axis
         return value
 
     def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from passes.printable import printable
-from passes.sizes.facts import Fact, Facts
+from passes.sizes.facts import Fact, Facts, Origin
 from passes.sizes.statement import needed, statement
 
 
@@ -95,6 +95,10 @@ class GuardLog:
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""
         return {**self.sampled, **self.given}
+
+    def constraints(self) -> list[str]:
+        """What the caller promised, in words."""
+        return [fact.condition for fact in self.facts.given if fact.origin is Origin.GIVEN]
 
     def guard(self, condition: str) -> Guard | None:
         """The guard with this condition, unless it was withdrawn."""

@@ -3,6 +3,8 @@
     shaped program Net
     sizes
       N = 2
+    constraints
+      N <= 64
     inputs
       %x = input x  : float32[N, 3, 8, 8]
     guards
@@ -51,6 +53,7 @@ STAGES: dict[str, type[Program]] = {"captured": Captured, "shaped": Shaped, "eag
 
 # The sections in their order.
 SIZES = "sizes"  # N = 2, given 1: the size at which a dimension is sampled, and that of the caller's own data
+CONSTRAINTS = "constraints"  # N <= 64: what the caller promised of the sizes
 INPUTS = "inputs"
 GUARDS = "guards"
 LAZIES = "lazies"
@@ -65,7 +68,8 @@ DRAWS = "draws"  # lazies and nodes in the order in which they draw random numbe
 DRAWS_IN_PYTHON = "draws in Python"  # without entries: the forward draws random numbers of Python's or numpy's
 
 SECTIONS = (
-    SIZES, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS, DRAWS_IN_PYTHON,
+    SIZES, CONSTRAINTS, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS,
+    DRAWS_IN_PYTHON,
 )  # fmt: skip
 
 # A guard's condition that stands as it is, up to two blanks; any other is quoted.

@@ -18,10 +18,12 @@ from passes.program.stages import Captured, Eager, Shaped, Unresolved
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import bind_call
+from passes.text.constraints import parse_constraint
 from passes.text.formulas import read_fact
 from passes.text.grammar import (
     BEFORE_ITS_HOOK,
     BY_ITS_OWN_CODE,
+    CONSTRAINTS,
     DRAWS,
     DRAWS_IN_PYTHON,
     FOLDS,
@@ -80,6 +82,7 @@ class _ProgramReader:
         self._draws: list[LazyLayer | fx.Node] = []
         self._entries: dict[str, Callable[[Scanner], object]] = {
             SIZES: self._size,
+            CONSTRAINTS: self._constraint,
             INPUTS: self._node,
             GUARDS: self._guard,
             LAZIES: self._lazy,
@@ -173,6 +176,11 @@ class _ProgramReader:
         if scanner.found(","):
             scanner.expect("given")
             self._log.given[name] = int(scanner.take(r"\d+", "a size"))
+
+    def _constraint(self, scanner: Scanner) -> None:
+        log = self.program.log
+        text = scanner.take(r".+", "a constraint")
+        log.facts.given = (*log.facts.given, *parse_constraint(text, log.sampled))
 
     def _guard(self, scanner: Scanner) -> None:
         quoted = scanner.rest().startswith('"')

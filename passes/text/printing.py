@@ -15,6 +15,7 @@ from passes.sizes.guards import Guard, Location
 from passes.text.grammar import (
     BEFORE_ITS_HOOK,
     BY_ITS_OWN_CODE,
+    CONSTRAINTS,
     DRAWS,
     DRAWS_IN_PYTHON,
     FOLDS,
@@ -60,6 +61,7 @@ def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
     nodes = set(program.graph.nodes)
     draws = [draw for draw in _draws(program) if isinstance(draw, LazyLayer) or draw in nodes]
     yield SIZES, (_size_line(name, program) for name in program.log.sampled)
+    yield CONSTRAINTS, program.log.constraints()
     yield INPUTS, (_node_line(node, program) for node in inputs)
     yield GUARDS, map(_guard_line, program.log.recorded)
     yield LAZIES, (_lazy_line(layer, program) for layer in program.lazies.values())

@@ -59,34 +59,17 @@ class TensorSpec:
 class InputSpec:
     """A sample input without data: sizes, with a name where a dimension is dynamic.
 
-    `device=None` stands for the CPU.
+    `constraints` are texts about named sizes, its own or other inputs': what `passes.text.constraints` reads.
     """
 
     shape: tuple[int | str, ...]
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
+    constraints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
-
-
-def spec(*shape: int | str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> InputSpec:
-    """A sample input without data: `spec("N", 3, 224, 224)`.
-
-    A number is a fixed size, a string names a dynamic dimension; the same name stands for the same
-    size wherever it occurs. No sizes at all describe a 0-d tensor.
-
-    Raises InputError for a negative size or a name that is not an identifier.
-    """
-    for size in shape:
-        if isinstance(size, str):
-            if not size.isidentifier():
-                raise InputError(f"a dynamic dimension is named by a word, not {size!r}", remedy="use one such as 'N'")
-        elif isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise InputError(f"a size is a whole number of at least 0, not {size!r}", remedy='write spec("N", 3, 224)')
-    if not isinstance(dtype, torch.dtype):
-        raise InputError(f"the dtype of a sample is a torch.dtype, not {dtype!r}", remedy="write dtype=torch.float32")
-    return InputSpec(shape, dtype, device_of(device))
+        where = f" where {', '.join(self.constraints)}" if self.constraints else ""
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]{where}"
 
 
 def device_of(device: str | torch.device | int) -> torch.device:

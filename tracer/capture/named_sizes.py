@@ -9,7 +9,8 @@ from torch import nn
 
 from passes.errors import TracerError
 from passes.program.stages import Shaped
-from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.dimension import Dim, Size
+from passes.sizes.facts import Facts
 from passes.sizes.guards import GuardLog
 from passes.values.nested import map_structure
 from passes.values.spec import TensorSpec
@@ -34,7 +35,7 @@ def with_names(model: nn.Module, sample: Sample, plain: Shaped) -> Shaped:
     names = _names_of_axes(sample)
 
     def attempt(chosen: Collection[str]) -> Shaped | None:
-        log = GuardLog(explains=True)
+        log = GuardLog(facts=Facts(given=plain.log.facts.given), explains=True)
         try:
             program, _ = trace(model, _named(sample, names, chosen, log), log)
         except TracerError:
@@ -51,15 +52,15 @@ def with_names(model: nn.Module, sample: Sample, plain: Shaped) -> Shaped:
 def _names_of_axes(sample: Sample) -> dict[Axis, str]:
     """A name for every axis of at least 2 elements; axes of different inputs that agree in name and size share it."""
     names: dict[Axis, str] = {}
-    sizes: dict[str, Size] = {str(size): size for leaf in sample.leaves() for size in leaf.spec.shape if _is_dim(size)}
+    known = sample.dimensions()
+    sizes: dict[str, int] = {}
     for leaf in sample.leaves():
         usual = _usual_names(leaf.spec)
         for axis, size in enumerate(leaf.spec.shape):
             if isinstance(size, Dim) or size < 2:
                 continue
             name = usual[axis]
-            taken = sizes.get(name, size)
-            if isinstance(taken, Dim) or taken != size:
+            if name in known or sizes.get(name, size) != size:
                 name = f"{name}_{leaf.name}"
             sizes[name] = size
             names[leaf.name, axis] = name
@@ -72,21 +73,20 @@ def _usual_names(spec: TensorSpec) -> Sequence[str]:
     return AXIS_NAMES.get(spec.ndim, ["N", *(f"d{axis}" for axis in range(1, spec.ndim))])
 
 
-def _is_dim(size: Size) -> bool:
-    return isinstance(size, Dim)
-
-
 def _named(sample: Sample, names: Mapping[Axis, str], chosen: Collection[str], log: GuardLog) -> Sample:
     """The sample with chosen names in place of its sizes."""
 
     def named(leaf: Any) -> Any:
         if not isinstance(leaf, Leaf):
             return leaf
-        shape = [
-            size if name is None else Dim.symbol(name, hint(size), log)
-            for axis, size in enumerate(leaf.spec.shape)
-            for name in [str(size) if isinstance(size, Dim) else _chosen(names.get((leaf.name, axis)), chosen)]
-        ]
+        shape: list[Size] = []
+        for axis, size in enumerate(leaf.spec.shape):
+            name = _chosen(names.get((leaf.name, axis)), chosen)
+            if isinstance(size, Dim):
+                log.sampled.update((symbol, size.log.sampled[symbol]) for symbol in size.symbols())
+                shape.append(Dim(size.formula, log))
+            else:
+                shape.append(size if name is None else Dim.symbol(name, size, log))
         return Leaf(leaf.name, leaf.spec.with_shape(*shape), leaf.tensor)
 
     args, kwargs = map_structure((sample.args, sample.kwargs), named)

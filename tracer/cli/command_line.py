@@ -45,6 +45,9 @@ def cli() -> None:
     INPUT is [name=]DIMxDIMx...[:dtype]. A number is a fixed size and a word a dynamic dimension
     (Nx3x224x224, tokens=NxT:int64); scalar is a 0-d tensor; name=@file reads a .npy, .npz or .safetensors file.
 
+    CONSTRAINT compares dynamic dimensions, each at least 1 unless said: H>=33, 29<=W<=512, W%32==0, N*T<=4096, P>=0.
+    Several are set apart by commas, and may follow an INPUT too: NxPx8,P>=0.
+
     Exit status: 0 done; 1 the model cannot be converted; 2 wrong usage; 3 the exported file disagrees with
     the module.
     """

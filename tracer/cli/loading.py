@@ -17,6 +17,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from torch import nn
 
 from passes.errors import InputError, LoadError
 from passes.sizes.guards import Location
+from passes.text.constraints import parse_constraint
 from passes.values.spec import InputSpec
+from tracer.inputs.specs import is_constraint
 
 SHAPE_FORM = "[name=]DIMxDIMx...[:dtype], as in 2x20, Nx3x224x224, tokens=NxT:int64 or scalar"
 
@@ -99,8 +102,16 @@ def load_samples(texts: Sequence[str]) -> list[tuple[tuple[Any, ...], dict[str, 
 def load_input(text: str) -> tuple[str, InputSpec | torch.Tensor]:
     """One INPUT string as its name (empty for none) and a spec, or a tensor where it names a file.
 
+    Constraints may follow the shape, with commas between: `x=NxPx8,P>=0`.
+
     Raises InputError where the string is malformed, and LoadError where its file cannot be read.
     """
+    head, _, constraints = text.partition(",")
+    if is_constraint(constraints) and "@" not in head:
+        parse_constraint(constraints)
+        name, value = load_input(head)
+        assert isinstance(value, InputSpec)
+        return name, replace(value, constraints=(constraints.strip(),))
     name, separator, description = text.partition("=")
     if not separator or text.startswith("@"):
         name, separator, description = "", "", text
@@ -110,6 +121,36 @@ def load_input(text: str) -> tuple[str, InputSpec | torch.Tensor]:
         return name, _read_tensor(Path(description[1:]), name)
     shape, colon, dtype = description.partition(":")
     return name, InputSpec(_parse_shape(shape, text), _parse_dtype(dtype, text) if colon else torch.float32)
+
+
+Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def with_constraints(samples: Samples, texts: Sequence[str]) -> Samples:
+    """The samples with constraints in the first spec of each; of several samples, each has those of its own names.
+
+    Raises InputError where one cannot be read, or is of a size that no sample names.
+    """
+    known = list(dict.fromkeys(name for args, kwargs in samples for name in dimension_names(args, kwargs)))
+    if texts and not known:
+        raise InputError(
+            f"--where {texts[0]!r} is of a dynamic dimension, but no input has one",
+            remedy="name the dimension in an input, as in -i Nx3xHxW",
+        )
+    parsed = {
+        text: {name for fact in parse_constraint(text, known) for name in fact.formula.symbols()} for text in texts
+    }
+    found: Samples = []
+    for args, kwargs in samples:
+        names = set(dimension_names(args, kwargs))
+        own = tuple(text for text, of in parsed.items() if of <= names)
+        places = [*range(len(args)), *kwargs]
+        values = dict(zip(places, [*args, *kwargs.values()], strict=True))
+        first = next((place for place, value in values.items() if isinstance(value, InputSpec)), None)
+        if first is not None:
+            values[first] = replace(values[first], constraints=(*values[first].constraints, *own))
+        found.append((tuple(values[place] for place in range(len(args))), {key: values[key] for key in kwargs}))
+    return found
 
 
 def parse_assignments(texts: Sequence[str], option: str) -> dict[str, str]:

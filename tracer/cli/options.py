@@ -71,6 +71,13 @@ what_to_trace: Callable[[Any], Any] = _stacked(
         show_default=True,
         help="Seed of the weights: building the model and resolving it draw from it in turn.",
     ),
+    click.option(
+        "--where",
+        "constraints",
+        metavar="CONSTRAINT",
+        multiple=True,
+        help="What named sizes keep to: 'H>=33, W%32==0'. The file is right wherever they do, or there is none.",
+    ),
     click.option("--strict", is_flag=True, help="Fail where the sample never reaches a lazy layer."),
 )
 

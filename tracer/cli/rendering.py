@@ -18,10 +18,9 @@ from rich.text import Text
 from passes.errors import TracerError
 from passes.printable import printable, printable_lines
 from tracer.cli.report_table import LayerTable
-from tracer.reports.text import cautions, file_size, followed, inferred, totals
+from tracer.reports.text import cautions, file_size, followed, inferred, promised, totals
 
 if TYPE_CHECKING:
-    from passes.sizes.guards import Guard
     from tracer.commands.comparison import Comparison
     from tracer.commands.explanation import Explanation
     from tracer.reports.report import Report
@@ -78,7 +77,7 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
     _add_inputs_and_outputs(facts, report, [])
     for name, text in totals(report):
         facts.add_row(name, Text(text))
-    _add_guards(facts, report.guards, verbose)
+    _add_conditions(facts, report, verbose)
     for name, text in cautions(report):
         facts.add_row(name, Text(text))
     for text in followed(report):
@@ -149,7 +148,7 @@ def conversion_summary(conversion: Conversion, path: Path, opset: int, seconds: 
     )
     for note in verified.notes if verified is not None else ():
         facts.add_row("note", Text(note))
-    _add_guards(facts, report.guards, verbose)
+    _add_conditions(facts, report, verbose)
     for name, text in cautions(report):
         facts.add_row(name, Text(text))
     facts.add_row("time", f"{seconds:.2f} s")
@@ -197,12 +196,14 @@ def _add_inputs_and_outputs(facts: Table, report: Report, output_names: Sequence
         facts.add_row("output", Text(f"{name} {spec}".strip()))
 
 
-def _add_guards(facts: Table, guards: Sequence[Guard], verbose: bool) -> None:
-    """Conditions on dynamic dimensions; those that only describe the fixed sample are counted."""
-    dynamic = [str(guard) for guard in guards if guard.dynamic]
+def _add_conditions(facts: Table, report: Report, verbose: bool) -> None:
+    """What was promised of dynamic dimensions and what else must hold; facts of the fixed sample are counted."""
+    for name, text in promised(report):
+        facts.add_row(name, Text(text))
+    dynamic = [str(guard) for guard in report.guards if guard.dynamic]
     for condition in _shortened(dynamic, verbose):
         facts.add_row("holds if", Text(condition))
-    fixed = [str(guard) for guard in guards if not guard.dynamic]
+    fixed = [str(guard) for guard in report.guards if not guard.dynamic]
     if fixed and not verbose:
         facts.add_row("sample", f"{len(fixed)} facts of its fixed sizes are built in (-v lists them)")
     elif verbose:

@@ -45,6 +45,7 @@ def loaded_subject(
     dims: Sequence[str],
     seed: int,
     strict: bool,
+    constraints: Sequence[str],
     compare: bool = False,
 ) -> Iterator[Subject]:
     """The model, built under the seed; inside the block torch's random state goes on from there, so that a
@@ -55,6 +56,7 @@ def loaded_subject(
     from tracer.cli import loading
 
     samples = loading.load_samples(inputs) if compare else [loading.load_inputs(inputs)]
+    samples = loading.with_constraints(samples, constraints)
     known = [name for args, named in samples for name in loading.dimension_names(args, named)]
     sizes = loading.parse_sizes(dims, "--dim", list(dict.fromkeys(known)))
     factory_arguments = loading.parse_literals(kwargs, "--kwarg")

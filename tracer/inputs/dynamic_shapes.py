@@ -2,6 +2,7 @@
 
 One entry for each argument: by its name, by the names that the exported file gives its inputs, or in the order of the
 forward's signature. An entry is `{axis: name}` or a name for each axis; that of a nested argument is nested like it.
+Bounds of torch's `Dim` are promises about its name, and a derived one makes the axis a formula of its root's name.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from passes.errors import InputError
+from passes.sizes.formula import Formula
+from passes.text.constraints import parse_constraint
+from tracer.inputs.specs import is_constraint
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -94,8 +99,23 @@ def _place_in(declared: Sequence[str]) -> Callable[[str], int]:
     return lambda name: places.get(name, len(places))
 
 
-def axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
-    """`{axis: dimension name}` of one entry: `{0: "N"}`, `{0: Dim("N")}`, `("N", None)`.
+@dataclass(frozen=True, slots=True)
+class NamedAxis:
+    """An axis that is not of one size: its size, a name or `a*name + b`, and what is promised of that name."""
+
+    size: Formula
+    constraints: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(name: str) -> NamedAxis:
+        """The axis whose size is a name."""
+        return NamedAxis(Formula.symbol(name))
+
+
+def named_axes(name: str, entry: Any, ndim: int) -> dict[int, NamedAxis]:
+    """The named axes of one entry: `{0: "N"}`, `{0: Dim("N", max=64)}`, `("N", None)`, `{1: 8 * Dim("h")}`.
+
+    A text that compares sizes (`{1: "P >= 0"}`, `{2: "29 <= H <= 512"}`) names the axis and says what holds of it.
 
     Raises InputError where the entry is none, or names an axis that the input does not have.
     """
@@ -104,7 +124,7 @@ def axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
     if isinstance(entry, str) or not isinstance(entry, (Mapping, Sequence)):
         raise InputError(f"dynamic_shapes has {entry!r} for {name!r}", remedy=_EXAMPLE.format(name))
     pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry)
-    names: dict[int, str] = {}
+    axes: dict[int, NamedAxis] = {}
     for axis, dim in pairs:
         if dim is None or isinstance(dim, int) or _is_static(dim):
             continue
@@ -112,12 +132,41 @@ def axis_names(name: str, entry: Any, ndim: int) -> dict[int, str]:
             raise InputError(
                 f"dynamic_shapes names axis {axis} of {name!r}, which has {ndim} axes", remedy="name an axis it has"
             )
-        axis %= ndim
-        spelled = dim if isinstance(dim, str) else getattr(dim, "__name__", None)
-        if spelled is None or not spelled.isidentifier() or type(dim).__name__ == "_DimHint":
-            spelled = f"{name}_dim_{axis}"
-        names[axis] = spelled
-    return names
+        axes[axis % ndim] = _named_axis(dim, f"{name}_dim_{axis % ndim}")
+    return axes
+
+
+def _named_axis(dim: Any, otherwise: str) -> NamedAxis:
+    """What one entry says of an axis, which is called `otherwise` where that is no word."""
+    if isinstance(dim, str):
+        if is_constraint(dim):
+            return _constrained(dim)
+        return NamedAxis.of(dim if dim.isidentifier() else otherwise)
+    root, function = getattr(dim, "root", None), getattr(dim, "fn", None)
+    if root is not None and callable(function):  # torch's derived ones: `8*Dim("h") - 1`
+        axis = _named_axis(root, otherwise)
+        more = function(0)
+        size = axis.size * (function(1) - more) + more
+        assert isinstance(size, Formula)
+        return NamedAxis(size, axis.constraints)
+    is_hint = type(dim).__name__ == "_DimHint"
+    spelled = getattr(dim, "__name__", None)
+    spelled = otherwise if is_hint or spelled is None or not spelled.isidentifier() else spelled
+    low, high = getattr(dim, "min", None), getattr(dim, "max", None)
+    # A named Dim without bounds has the same least size as one that is said to begin at 0.
+    bounds = [f"{spelled} >= {low}"] if type(low) is int and (is_hint or low > 0) else []
+    bounds += [f"{spelled} <= {high}"] if type(high) is int else []  # torch spells no bound as an infinity
+    return NamedAxis(Formula.symbol(spelled), tuple(bounds))
+
+
+def _constrained(text: str) -> NamedAxis:
+    names = list(dict.fromkeys(name for fact in parse_constraint(text) for name in fact.formula.symbols()))
+    if len(names) != 1:
+        raise InputError(
+            f"the constraint {text!r} in dynamic_shapes is of {', '.join(names)}, and an axis has one name",
+            remedy="write what one size promises there, such as {0: 'N <= 64'}; more belongs into spec",
+        )
+    return NamedAxis(Formula.symbol(names[0]), (text,))
 
 
 def _is_static(dim: object) -> bool:
@@ -176,4 +225,4 @@ def _first(names: Sequence[str]) -> str:
     return names[0] if names else "x"
 
 
-__all__ = ["DynamicShapes", "axis_names", "declared_names", "without_dynamic_axes"]
+__all__ = ["DynamicShapes", "NamedAxis", "declared_names", "named_axes", "without_dynamic_axes"]

@@ -17,14 +17,13 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.errors import InputError
 from passes.isolation.object_copy import ObjectCopier
 from passes.sizes.dimension import Dim, Size, violated_by_sample
+from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, leaves, map_structure, with_fields
 from passes.values.spec import InputSpec, TensorSpec
-from tracer.inputs.dynamic_shapes import DynamicShapes, axis_names, declared_names
-
-# A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
-# wide enough for a usual stack of strided layers. Never 0 or 1, which are special to broadcasting.
-BATCH_HINT, OTHER_HINT = 2, 64
+from tracer.inputs.dynamic_shapes import DynamicShapes, NamedAxis, declared_names, named_axes
+from tracer.inputs.promises import check_promises
+from tracer.inputs.size_names import SizeNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +104,17 @@ class Sample:
         args, kwargs = self._map(distinct)
         return Sample(args, kwargs, self.names, self.given)
 
-    def dynamic_axes(self) -> list[dict[int, str]]:
-        """The names of each leaf's dynamic axes."""
+    def dynamic_axes(self) -> list[dict[int, Formula]]:
+        """The sizes of each leaf's dynamic axes: names, or formulas of one."""
         return [
-            {axis: str(size) for axis, size in enumerate(leaf.spec.shape) if isinstance(size, Dim)}
+            {axis: size.formula for axis, size in enumerate(leaf.spec.shape) if isinstance(size, Dim)}
             for leaf in self.leaves()
         ]
 
     def dimensions(self) -> list[str]:
         """The names of the dynamic dimensions."""
         return list(
-            dict.fromkeys(str(size) for leaf in self.leaves() for size in leaf.spec.shape if isinstance(size, Dim))
+            dict.fromkeys(name for axes in self.dynamic_axes() for size in axes.values() for name in size.symbols())
         )
 
 
@@ -145,23 +144,24 @@ def bind_sample(
     kwargs = dict(kwargs or {})
     names = _argument_names(model, args, kwargs)
     shapes = DynamicShapes(dynamic_shapes, names, len(args), declared_names(model), file_names)
-    symbols = _Symbols(dict(dims or {}), log, shapes)
+    sizes = SizeNames(dims or {}, log)
     bound = [
-        _to_leaves(name, value, shapes.of(name), symbols)
+        _to_leaves(name, value, shapes.of(name), shapes, sizes)
         for name, value in zip(names, [*args, *kwargs.values()], strict=True)
     ]
-    symbols.check_all_known()
-    log.given = {name: size for name, size in symbols.found.items() if size != log.sampled[name]}
-    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, symbols.found)
+    sizes.settle()
+    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, sizes.found)
     return sample.with_distinct_names()
 
 
 def check_sample(log: GuardLog) -> None:
-    """Raises InputError where what was found holds at the sampled sizes, but not for the sample as it was given.
+    """Raises InputError where what was found holds at the sampled sizes, but not for all that the caller gave: the
+    sample as it is, and what was promised of sizes.
 
     A dimension is never sampled at 0 or 1, which are special to broadcasting, and may be sampled at another size on
     demand; so the guards, and the bounds that decided something, may exclude the caller's own data.
     """
+    check_promises(log)
     broken = violated_by_sample(log)
     if not broken:
         return
@@ -206,49 +206,6 @@ def _argument_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return [*names, *kwargs]
 
 
-class _Symbols:
-    """Makes one `Dim` for each name."""
-
-    def __init__(self, sizes: dict[str, int], log: GuardLog, shapes: DynamicShapes):
-        self.shapes = shapes
-        self.sizes = sizes
-        self.log = log
-        self.bounds: dict[str, tuple[int | None, int | None]] = {}
-        self.known: dict[str, Dim] = {}
-        self.found: dict[str, int] = {}
-
-    def dim(self, name: str, axis: int, sample: int | None) -> Dim:
-        if sample is not None and self.found.setdefault(name, sample) != sample:
-            raise InputError(
-                f"the dynamic dimension {name} is {self.found[name]} in one place of the sample, {sample} in another",
-                remedy="give samples of one size, or two names",
-            )
-        if name not in self.known:
-            default = BATCH_HINT if axis == 0 else OTHER_HINT
-            low, high = self.bounds.get(name, (None, None))
-            default = max(min(default, high or default), low or default)
-            size = self.sizes.get(name, max(2, sample) if sample is not None else default)
-            if size < 2:
-                raise InputError(
-                    f"the dynamic dimension {name} is sampled at {size}",
-                    remedy="sample it at 2 or more; 1 will still run",
-                )
-            self.known[name] = Dim.symbol(name, size, self.log)
-            for bound, ours in ((low, Dim.__ge__), (high, Dim.__le__)):
-                if bound is not None and not ours(self.known[name], bound):  # a guard, the caller's own
-                    raise InputError(
-                        f"the dynamic dimension {name} is {size} in the sample, but its bounds are {low} to {high}",
-                        remedy="give a sample within the bounds",
-                    )
-        return self.known[name]
-
-    def check_all_known(self) -> None:
-        for name in self.sizes:
-            if name not in self.known:
-                listed = f"the dynamic dimensions are {', '.join(self.known)}" if self.known else "none is dynamic"
-                raise InputError(f"dims gives a size for {name}, but {listed}", remedy="name one of them")
-
-
 class _Objects:
     """Copies what is no tensor and no container of them among the arguments: each object once."""
 
@@ -281,12 +238,12 @@ class _Objects:
         )
 
 
-def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
+def _to_leaves(name: str, value: Any, entry: Any, shapes: DynamicShapes, sizes: SizeNames) -> Any:
     if isinstance(value, (torch.Tensor, InputSpec)):
         if isinstance(value, torch.Tensor):
             _check_plain(name, value)
         data = value if isinstance(value, torch.Tensor) and value.device.type != "meta" else None
-        return Leaf(name, _leaf_spec(name, value, symbols.shapes.next_tensor(entry), symbols), data)
+        return Leaf(name, _leaf_spec(name, value, shapes.next_tensor(entry), sizes), data)
     if isinstance(value, PackedSequence):
         raise InputError(
             f"{name} is a packed sequence, whose sizes depend on data", remedy="give the padded tensor instead"
@@ -297,14 +254,15 @@ def _to_leaves(name: str, value: Any, entry: Any, symbols: _Symbols) -> Any:
         entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
         keys = getattr(value, "_fields", range(len(value)))  # a named tuple's, or positions
         items = [
-            _to_leaves(f"{name}_{key}", item, e, symbols) for key, item, e in zip(keys, value, entries, strict=True)
+            _to_leaves(f"{name}_{key}", item, e, shapes, sizes)
+            for key, item, e in zip(keys, value, entries, strict=True)
         ]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if isinstance(value, dict):
         given = entry if isinstance(entry, Mapping) else {}
-        return {key: _to_leaves(f"{name}_{key}", item, given.get(key), symbols) for key, item in value.items()}
+        return {key: _to_leaves(f"{name}_{key}", item, given.get(key), shapes, sizes) for key, item in value.items()}
     if is_dataclass_value(value):
-        return with_fields(value, _to_leaves(name, fields_of(value), entry, symbols))
+        return with_fields(value, _to_leaves(name, fields_of(value), entry, shapes, sizes))
     return value if type(value) in ATOMS else _Objects(name).checked(value)
 
 
@@ -321,25 +279,20 @@ def _check_plain(name: str, tensor: torch.Tensor) -> None:
             raise InputError(f"the input {name} is {kind}, which ONNX has no inputs of", remedy="give a plain tensor")
 
 
-def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, symbols: _Symbols) -> TensorSpec:
-    axes = axis_names(name, entry, len(value.shape))
-    symbols.bounds.update(_bounds(axes, entry, len(value.shape)))
+def _leaf_spec(name: str, value: torch.Tensor | InputSpec, entry: Any, sizes: SizeNames) -> TensorSpec:
+    axes = named_axes(name, entry, len(value.shape))
+    for axis in axes.values():
+        sizes.promise(axis.constraints)
+    if isinstance(value, InputSpec):
+        sizes.promise(value.constraints)
     shape: list[Size] = []
-    for axis, size in enumerate(value.shape):
-        dim_name = axes.get(axis) or (size if isinstance(size, str) else None)
-        shape.append(size if dim_name is None else symbols.dim(dim_name, axis, size if isinstance(size, int) else None))  # type: ignore[arg-type]
+    for place, size in enumerate(value.shape):
+        named = axes.get(place)
+        if isinstance(size, str):
+            shape.append(sizes.dim((named or NamedAxis.of(size)).size, place, None))
+        else:
+            shape.append(size if named is None else sizes.dim(named.size, place, size))
     return TensorSpec(tuple(shape), value.dtype, value.device)
-
-
-def _bounds(axes: Mapping[int, str], entry: Any, ndim: int) -> dict[str, tuple[int | None, int | None]]:
-    """The bounds that the caller's `torch.export.Dim(name, min=, max=)` have, by the dimension's name."""
-    pairs = entry.items() if isinstance(entry, Mapping) else enumerate(entry or ())
-    found: dict[str, tuple[int | None, int | None]] = {}
-    for axis, dim in pairs:
-        name, low, high = axes.get(axis % ndim) if ndim else None, getattr(dim, "min", None), getattr(dim, "max", None)
-        if name is not None:  # torch spells no bound as an infinity, which is no int
-            found[name] = low if type(low) is int and low > 1 else None, high if type(high) is int else None
-    return found
 
 
 def random_tensor(shape: tuple[int, ...], spec: TensorSpec) -> torch.Tensor:

@@ -84,6 +84,7 @@ def build_report(program: Shaped, model_name: str) -> Report:
         sampled=dict(program.log.sampled),
         pinned=pinned_sizes(program.log),
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
+        constraints=program.log.constraints(),
         left_behind=list(program.left_behind),
         _text=lambda: print_program(program),
     )

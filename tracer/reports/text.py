@@ -31,6 +31,12 @@ def _sampled(report: ReportData) -> str:
     return f" ({sizes})" if sizes else ""
 
 
+def promised(report: ReportData) -> Iterator[tuple[str, str]]:
+    """The constraints on named sizes that the caller gave."""
+    if report.constraints:
+        yield "made for", ", ".join(report.constraints)
+
+
 def followed(report: ReportData) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}

@@ -20,11 +20,15 @@ from passes.lowering.onnx_lowering import OnnxLowering
 from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
 from passes.onnx.opsets import SUPPORTED_OPSETS
 from passes.program.legality import check
+from passes.program.notes import VALUE
+from passes.program.program import tensor_specs
 from passes.program.stages import Lowered
+from passes.sizes.dimension import Dim
 from passes.stages.eager_rewrite import EagerRewrite
 from passes.stages.simplification import Simplification
 from passes.values.nested import leaves
 from tracer.edge.source_lines import current_source
+from tracer.inputs.sample import check_sample
 from tracer.steps.work import CallersPasses, Work
 from tracer.version import __version__
 
@@ -134,7 +138,8 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
             work.sample.filled,
             state=work.eager.state(),
             dynamic_axes=[
-                {axis: name for axis, name in axes.items() if name not in pinned} for axes in work.sample.dynamic_axes()
+                {axis: size for axis, size in axes.items() if not pinned.keys() >= set(size.symbols())}
+                for axes in work.sample.dynamic_axes()
             ],
             opset=options.opset,
             names=names,
@@ -142,8 +147,23 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
             current_source=partial(current_source, export_through_torch.__code__),
         )
     work.lowered = Lowered.of_eager(work.eager, model)
+    _say_sizes_of_outputs(work)
+    check_sample(work.log)
     check(work.lowered, "torch's exporter")
     work.route, work.route_reason = "torch", reason
+
+
+def _say_sizes_of_outputs(work: Work) -> None:
+    """Writes the outputs' sizes by the sample's names. Torch's exporter knows the names of axes, and invents one where
+    an axis is a multiple of a name that is no axis itself."""
+    named = [size for axes in work.sample.dynamic_axes() for size in axes.values()]
+    if all(str(size) in size.symbols() for size in named):
+        return
+    specs = tensor_specs(VALUE.of(work.lowered.output()))
+    for value, spec in zip(work.lowered.model.proto.graph.output, specs, strict=True):
+        for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if axis.HasField("dim_param") and isinstance(size, Dim):
+                axis.dim_param = str(size)
 
 
 def annotate_graph(work: Work, options: ExportOptions) -> None:

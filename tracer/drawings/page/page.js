@@ -80,6 +80,7 @@ function showFacts(data, hierarchy) {
   const place = (fact) => [fact.path || "the model's forward", fact.source].filter(Boolean).join(", ");
   const unknown = (rung) => data.guards_unknown.includes(rung.path || data.model) ? "; what it asks of named sizes is not known" : "";
   at("notes").replaceChildren(
+    note("Made for", data.constraints, (constraint) => [constraint, "promised with the sample"], true),
     note("Holds if", data.guards.filter((guard) => guard.dynamic), (guard) => [guard.condition, place(guard)], true),
     note("Facts of the fixed sample", data.guards.filter((guard) => !guard.dynamic), (guard) => [guard.condition, place(guard)]),
     note("Fixed by the guards", Object.entries(data.pinned), ([name, size]) => [`${name} = ${size}`, "the guards hold at no other size"], true),
