@@ -10,7 +10,7 @@ import pytest
 import z3
 
 from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, lower_bound, solved
-from passes.sizes.formula import FloorDiv, Formula, Symbol, Whole, divided, whole
+from passes.sizes.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of, whole
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 N, H, W = (Formula.symbol(name) for name in "NHW")
@@ -52,7 +52,7 @@ AT_LEAST_ZERO: list[tuple[Whole, list[Fact], Answer]] = [
     (N * H - 1, [], YES),
     (over(H, 2), [], YES),
     (over(H - 3, 2), [], UNKNOWN),
-    (-rest(H, 4) + 3, [], UNKNOWN),  # true, but the bounds are those from below
+    (-rest(H, 4) + 3, [], YES),
     (H - 29, [Fact(H - 33, ">=", "H >= 33")], YES),
     (H - 40, [Fact(H - 33, ">=", "H >= 33")], UNKNOWN),
     (29 - H, [Fact(H - 33, ">=", "H >= 33")], NO),
@@ -126,7 +126,14 @@ def in_z3(value: Whole, names: dict[str, Any], sides: list[Any]) -> Any:
             if isinstance(atom, Symbol):
                 term = term * names[atom.name]
                 continue
-            above, below = in_z3(atom.numerator, names, sides), in_z3(atom.denominator, names, sides)
+            parts = [in_z3(part, names, sides) for part in parts_of(atom)]
+            if isinstance(atom, (Max, Min)):
+                best = parts[0]
+                for part in parts[1:]:
+                    best = z3.If(part > best if isinstance(atom, Max) else part < best, part, best)
+                term = term * best
+                continue
+            above, below = parts
             sides.append(below > 0)
             term = term * (above / below if isinstance(atom, FloorDiv) else above % below)
         total = total + term

@@ -24,8 +24,8 @@ from passes.errors import LoadError, UnsupportedOpError
 from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
 from passes.onnx.types import onnx_type
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
-from passes.sizes.facts import lower_bound
-from passes.sizes.formula import Atom, Formula, Mod, Symbol
+from passes.sizes.facts import Facts
+from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Symbol
 from passes.sizes.ratio import Ratio
 from passes.values.spec import TensorSpec
 
@@ -77,6 +77,7 @@ class Emitter:
         self._weight_names: dict[int, str] = {}
         self._sizes: dict[Formula, Value] = {}
         self._symbols: dict[str, tuple[Value, int]] = {}
+        self._promised = Facts()
         self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
         self._mark = 0
@@ -320,10 +321,14 @@ class Emitter:
             if self.has_attribute("Shape", "start"):
                 return self.node("Shape", source, start=axis, end=axis + 1)
             return self.node("Gather", self.node("Shape", source), self.ints(axis))
+        if isinstance(atom, (Max, Min)):
+            return self.node(type(atom).__name__, *map(self.size, atom.parts))
         above, below = self.size(atom.numerator), self.size(atom.denominator)
         if isinstance(atom, Mod):
             return self.node("Mod", above, below)
-        if lower_bound(atom.numerator) < 0:  # ONNX divides towards zero, which is the floor where nothing is left over
+        if (
+            self._promised.low(atom.numerator) < 0
+        ):  # ONNX divides towards zero, which is the floor where nothing is left over
             above = self.node("Sub", above, self.node("Mod", above, below))
         return self.node("Div", above, below)
 
@@ -337,6 +342,7 @@ class Emitter:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, Dim):
                 self._symbols.setdefault(str(size), (value, axis))
+                self._promised = Facts(given=size.log.facts.given)
         return value
 
     def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:

@@ -8,12 +8,13 @@ assumed from then on, as a guard. This is the one place where unknown becomes a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from passes.sizes import extremes
 from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint
-from passes.sizes.facts import Answer, Fact, holds, solved
-from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
+from passes.sizes.fact import Answer, Fact, holds, solved
+from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Symbol, Whole, divided
 from passes.sizes.guards import Guard, GuardLog
 from passes.sizes.ratio import as_fraction, divide, multiply, power
 
@@ -109,7 +110,7 @@ class Dim(DynamicSize):
         return power(self, exponent)
 
     def __abs__(self) -> Size:
-        return self if self >= 0 else -self
+        return maximum(self, -self)
 
     def __floor__(self) -> Size:
         return self
@@ -142,8 +143,10 @@ class Dim(DynamicSize):
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         difference = self.formula - _whole(other)
-        answer = self.log.facts.is_zero(difference)
+        decision = self.log.facts.decide(difference, "==")
+        answer = decision.answer
         if answer is not Answer.UNKNOWN:
+            self.log.rely(decision.used)
             if answer is Answer.NO:
                 self._check_bounds(difference, "!=")
             return answer is Answer.YES
@@ -179,7 +182,8 @@ class Dim(DynamicSize):
     def _compare(self, other: Size, slack: Size, relation: str, opposite: str) -> bool:
         """Whether `slack >= 0`, which is `self relation other`; assuming that or its opposite where it is unknown."""
         formula = _whole(slack)
-        answer = self.log.facts.is_at_least_zero(formula)
+        decision = self.log.facts.decide(formula, ">=")
+        answer = decision.answer
         if isinstance(formula, int):
             return answer is Answer.YES
         if answer is Answer.UNKNOWN:
@@ -187,6 +191,7 @@ class Dim(DynamicSize):
             fact = solved(formula) if holds_here else solved(_formula(-formula - 1))
             self._assume(fact, ">=", _bound_text(fact) or f"{self} {relation if holds_here else opposite} {other}")
             return holds_here
+        self.log.rely(decision.used)
         self._check_bounds(formula if answer is Answer.YES else -formula - 1, ">=")
         return answer is Answer.YES
 
@@ -249,6 +254,39 @@ def violated_by_sample(log: GuardLog) -> list[Guard]:
     return [*(guard for guard in broken if guard is not None), *log.refuted]
 
 
+def maximum(*sizes: Size) -> Size:
+    """The largest of some sizes: one of them where their order is known, else a formula. Asks for no guard."""
+    return _extreme(sizes, extremes.maximum, 1)
+
+
+def minimum(*sizes: Size) -> Size:
+    """The smallest of some sizes: one of them where their order is known, else a formula. Asks for no guard."""
+    return _extreme(sizes, extremes.minimum, -1)
+
+
+def sign(size: Size) -> Size:
+    """1 for a positive size, -1 for a negative one, 0 for none. Asks for no guard."""
+    return minimum(1, maximum(-1, size))
+
+
+def _extreme(sizes: Sequence[Size], combine: Callable[..., Whole], direction: int) -> Size:
+    log = next((size.log for size in sizes if isinstance(size, Dim)), None)
+    kept: list[Whole] = []
+    for size in map(_whole, sizes):
+        if log is None or not any(_is_at_least(log, direction * (other - size)) for other in kept):
+            kept = [other for other in kept if log is None or not _is_at_least(log, direction * (size - other))]
+            kept.append(size)
+    found = combine(*kept)
+    return Dim(found, log) if isinstance(found, Formula) and log is not None else found  # type: ignore[return-value]
+
+
+def _is_at_least(log: GuardLog, slack: Whole) -> bool:
+    decision = log.facts.decide(slack, ">=")
+    if decision.answer is Answer.YES:
+        log.rely(decision.used)
+    return decision.answer is Answer.YES
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes; 1 for none."""
     result: Size = 1
@@ -277,6 +315,9 @@ def substitute(size: Size | Formula, value_of: Callable[[str], Size]) -> Size:
 def _substitute_atom(atom: Atom, value_of: Callable[[str], Size]) -> Size:
     if isinstance(atom, Symbol):
         return value_of(atom.name)
+    if isinstance(atom, (Max, Min)):
+        parts = [substitute(part, value_of) for part in atom.parts]
+        return maximum(*parts) if isinstance(atom, Max) else minimum(*parts)
     numerator = substitute(atom.numerator, value_of)
     denominator = substitute(atom.denominator, value_of)
     return numerator // denominator if isinstance(atom, FloorDiv) else numerator % denominator
@@ -306,8 +347,11 @@ __all__ = [
     "Size",
     "hint",
     "is_static",
+    "maximum",
+    "minimum",
     "product",
     "same_size",
+    "sign",
     "substitute",
     "violated_by_sample",
 ]

@@ -1,107 +1,90 @@
 """What is known of named sizes, and what follows from it: yes, no, or unknown.
 
-Known are a least value of each name and the facts that were assumed. An answer that these do not decide is UNKNOWN, and
-stays so: it is for whoever asks to refuse, or to assume it and say so.
+Known are a least size of each name, what the caller promised, and the facts that were assumed. An answer that these do
+not decide is UNKNOWN, and stays so: it is for whoever asks to refuse, or to assume it and say so. An answer comes with
+what it rests on.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from passes.sizes.formula import FloorDiv, Formula, Mod, Monomial, Symbol, Whole, whole
-
-# A dimension has at least so many elements, where nothing else is said of it.
-LEAST_SIZE = 1
-
-
-class Answer(enum.Enum):
-    """What is known of a statement."""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-    def __bool__(self) -> bool:
-        raise TypeError("an answer is compared with YES, NO or UNKNOWN; unknown is neither true nor false")
-
-
-class Evaluated(Protocol):
-    """What a fact is about: something that has a value at given sizes. A `Formula` is one."""
-
-    def at(self, sizes: Mapping[str, int], /) -> int: ...
-
-    def symbols(self) -> list[str]: ...
+from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
+from passes.sizes.elimination import Eliminated
+from passes.sizes.fact import Answer, Fact, Origin, holds, solved
+from passes.sizes.formula import Formula, Symbol, Whole
+from passes.sizes.proof import Bound, Proof, equality_bounds
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """That a formula has a relation (`==`, `!=`, `>=`) to zero; `condition` says it in the words of a guard."""
+class Decision:
+    """An answer, and the facts that it rests on; none for one that needs none, or that is unknown."""
 
-    formula: Evaluated
-    relation: str
-    condition: str
-
-    def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether it is so at these sizes; not where it divides by a size of 0."""
-        return holds(self.formula, self.relation, sizes)
+    answer: Answer
+    used: tuple[Fact, ...] = ()
 
 
-_RELATIONS = {"==": int.__eq__, "!=": int.__ne__, ">=": int.__ge__}
-
-
-def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
-    """Whether a formula has that relation to zero at these sizes; not where it divides by a size of 0."""
-    try:
-        return bool(_RELATIONS[relation](formula.at(sizes), 0))
-    except ZeroDivisionError:
-        return False
+_UNKNOWN = Decision(Answer.UNKNOWN)
+_PLAIN = {True: Decision(Answer.YES), False: Decision(Answer.NO)}
+_OPPOSITE = {Answer.YES: Answer.NO, Answer.NO: Answer.YES, Answer.UNKNOWN: Answer.UNKNOWN}
 
 
 @dataclass(slots=True)
 class Facts:
-    """The facts that were assumed, in their order, and the answers that follow."""
+    """The facts that were assumed, in their order, and the answers that follow.
+
+    `given` are those that the caller promised: they hold from the start, and no guard says them again.
+    """
 
     assumed: list[Fact] = field(default_factory=list)
+    given: tuple[Fact, ...] = ()
+    _read: tuple[list[Fact], int, tuple[Fact, ...]] | None = field(default=None, compare=False, repr=False)
+    _known: _Known | None = field(default=None, compare=False, repr=False)
 
     # Answers ------------------------------------------------------------------------------------
 
+    def decide(self, formula: Whole, relation: str) -> Decision:
+        """Whether a formula has the relation (`==`, `!=`, `>=`) to zero at all sizes (YES), at none (NO), or neither
+        is known; and which facts that rests on."""
+        if isinstance(formula, int):
+            return _PLAIN[formula >= 0 if relation == ">=" else (formula == 0) == (relation == "==")]
+        if relation == "!=":
+            equal = self.decide(formula, "==")
+            return Decision(_OPPOSITE[equal.answer], equal.used)
+        return self._state().decided(formula, relation)
+
     def is_zero(self, formula: Whole) -> Answer:
         """Whether a formula is 0 at all sizes (YES), at none (NO), or neither is known."""
-        if isinstance(formula, int):
-            return Answer.NO if formula else Answer.YES
-        if lower_bound(formula) > 0 or lower_bound(-formula) > 0:
-            return Answer.NO
-        shared = math.gcd(*(coefficient for monomial, coefficient in formula.terms.items() if monomial))
-        if formula.constant % shared:
-            return Answer.NO
-        for fact in self.assumed:
-            if fact.relation != ">=" and fact.formula in (formula, -formula):
-                return Answer.YES if fact.relation == "==" else Answer.NO
-        return Answer.UNKNOWN
+        return self.decide(formula, "==").answer
 
     def is_at_least_zero(self, formula: Whole) -> Answer:
         """Whether a formula is 0 or more at all sizes (YES), below 0 at all (NO), or neither is known."""
-        if isinstance(formula, int):
-            return Answer.YES if formula >= 0 else Answer.NO
-        below = -formula - 1
-        if lower_bound(formula) >= 0:
-            return Answer.YES
-        if lower_bound(below) >= 0:
-            return Answer.NO
-        if self.implies(solved(formula)):
-            return Answer.YES
-        return Answer.NO if isinstance(below, Formula) and self.implies(solved(below)) else Answer.UNKNOWN
+        return self.decide(formula, ">=").answer
 
-    def implies(self, formula: Formula) -> bool:
-        """Whether an assumed bound shows that a formula is 0 or more."""
-        return any(lower_bound(formula - known) >= 0 for known in self._bounds())
+    def low(self, formula: Whole) -> float:
+        """A number that a formula never goes below; may be -inf."""
+        return self._state().ranges.low(formula, [])
 
-    def _bounds(self) -> list[Formula]:
-        return [fact.formula for fact in self.assumed if fact.relation == ">=" and isinstance(fact.formula, Formula)]
+    def known(self) -> Iterator[Fact]:
+        """What was promised, then what was assumed."""
+        yield from self.given
+        yield from self.assumed
+
+    def _state(self) -> _Known:
+        """What is known, made ready for questions; anew where a fact was added."""
+        known, read = self._known, self._read
+        if (
+            known is None
+            or read is None
+            or read[0] is not self.assumed
+            or read[1] != len(self.assumed)
+            or read[2] is not self.given
+        ):
+            known = self._known = _Known(list(self.known()))
+            self._read = (self.assumed, len(self.assumed), self.given)
+        return known
 
     # Assumptions --------------------------------------------------------------------------------
 
@@ -114,21 +97,20 @@ class Facts:
                 for known in self.assumed
                 if known.relation == ">="
                 and isinstance(known.formula, Formula)
-                and lower_bound(known.formula - fact.formula) >= 0
+                and _is_weaker(known.formula, fact.formula)
             ]
-        self.assumed = [known for known in self.assumed if known not in implied]
-        self.assumed.append(fact)
+        self.assumed = [*(known for known in self.assumed if known not in implied), fact]
         return implied
 
     def hold(self, sizes: Mapping[str, int]) -> bool:
         """Whether every fact holds at the given sizes."""
-        return all(fact.holds(sizes) for fact in self.assumed)
+        return all(fact.holds(sizes) for fact in self.known())
 
     def fixed(self) -> set[str]:
         """The dimensions that the facts leave only one size: `T == 64`, `T == U` with such a U."""
         equalities = [
             set(fact.formula.symbols())
-            for fact in self.assumed
+            for fact in self.known()
             if fact.relation == "=="
             and isinstance(fact.formula, Formula)
             and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in fact.formula.terms for atom in atoms)
@@ -139,53 +121,117 @@ class Facts:
         return fixed
 
 
-# Bounds ---------------------------------------------------------------------------------------------
+def _is_weaker(known: Formula, fact: Formula) -> bool:
+    """Whether a bound follows from another one alone."""
+    apart = known - fact
+    return apart >= 0 if isinstance(apart, int) else False
+
+
+class _Known:
+    """The facts, made ready for questions: ranges, equalities eliminated, bounds; and the answers so far."""
+
+    def __init__(self, facts: list[Fact]):
+        self.ranges = Ranges()
+        self._eliminated = Eliminated(self.ranges)
+        self._answers: dict[tuple[Formula, str], Decision] = {}
+        formulas = [(fact.formula, fact) for fact in facts if isinstance(fact.formula, Formula)]
+        for formula, fact in formulas:
+            _narrow(self.ranges, formula, fact)
+        for _, fact in formulas:
+            if fact.relation == "==":
+                self._eliminated.add(fact)
+        self._bounds: list[Bound] = []
+        self._unequal: list[Bound] = []
+        rest: list[tuple[Whole, Fact]] = []
+        for formula, fact in formulas:
+            used: Used = [fact]
+            reduced = self._eliminated.applied(formula, used)
+            if not isinstance(reduced, Formula):
+                continue
+            if fact.relation == ">=":
+                self._bounds.append((solved(reduced), used))
+            elif fact.relation == "==":
+                rest.append((reduced, fact))
+            else:
+                self._unequal.append((reduced, used))
+        self._bounds += equality_bounds(rest)
+        self._bounds += self._eliminated.limits()
+
+    def decided(self, formula: Formula, relation: str) -> Decision:
+        question = (formula, relation)
+        known = self._answers.get(question)
+        if known is None:
+            known = self._answers[question] = self._is_zero(formula) if relation == "==" else self._is_least(formula)
+        return known
+
+    def _is_zero(self, formula: Formula) -> Decision:
+        used: Used = []
+        reduced = self._eliminated.applied(formula, used) if self._eliminated.values else formula
+        if isinstance(reduced, int):
+            return _decision(Answer.YES if reduced == 0 else Answer.NO, used)
+        for side in (reduced, -reduced):
+            own: Used = []
+            if self.ranges.low(side, own) > 0:
+                return _decision(Answer.NO, used + own)
+        shared = math.gcd(*(coefficient for monomial, coefficient in reduced.terms.items() if monomial))
+        if reduced.constant % shared:
+            return _decision(Answer.NO, used)
+        for unequal, facts in self._unequal:
+            if reduced in (unequal, -unequal):
+                return _decision(Answer.NO, used + facts)
+        for slack in (reduced - 1, -reduced - 1):
+            own = []
+            if self._shown(slack, own):
+                return _decision(Answer.NO, used + own)
+        own = []
+        if self._shown(reduced, own) and self._shown(-reduced, own):
+            return _decision(Answer.YES, used + own)
+        return _UNKNOWN
+
+    def _is_least(self, formula: Formula) -> Decision:
+        used: Used = []
+        reduced = self._eliminated.applied(formula, used) if self._eliminated.values else formula
+        if isinstance(reduced, int):
+            return _decision(Answer.YES if reduced >= 0 else Answer.NO, used)
+        for side, answer in ((reduced, Answer.YES), (-reduced - 1, Answer.NO)):
+            own: Used = []
+            if self.ranges.low(side, own) >= 0:
+                return _decision(answer, used + own)
+        for side, answer in ((reduced, Answer.YES), (-reduced - 1, Answer.NO)):
+            own = []
+            if self._shown(side, own):
+                return _decision(answer, used + own)
+        return _UNKNOWN
+
+    def _shown(self, formula: Whole, used: Used) -> bool:
+        formula = solved(formula) if isinstance(formula, Formula) else formula
+        return Proof(self.ranges, self._bounds).shown(formula, used)
+
+
+def _narrow(ranges: Ranges, formula: Formula, fact: Fact) -> None:
+    """Reads a fact about one name alone as a part of its range."""
+    symbolic = [(monomial, coefficient) for monomial, coefficient in formula.terms.items() if monomial]
+    if len(symbolic) != 1 or len(symbolic[0][0]) != 1 or fact.relation == "!=":
+        return
+    ((atom,), coefficient) = symbolic[0]
+    if not isinstance(atom, Symbol):
+        return
+    border, rest = divmod(-formula.constant, coefficient)
+    least, largest = -math.inf, math.inf
+    if fact.relation == "==" or coefficient > 0:
+        least = border + (rest != 0)
+    if fact.relation == "==" or coefficient < 0:
+        largest = border
+    ranges.narrow(atom.name, least, largest, [fact])
+
+
+def _decision(answer: Answer, used: Used) -> Decision:
+    return Decision(answer, tuple({id(fact): fact for fact in used}.values()))
 
 
 def lower_bound(formula: Whole) -> float:
     """A number that a formula never goes below, from every name being at least LEAST_SIZE; may be -inf."""
-    if isinstance(formula, int):
-        return formula
-    return sum(
-        (coefficient * _monomial_bound(monomial) if coefficient > 0 else -math.inf) if monomial else coefficient
-        for monomial, coefficient in formula.terms.items()
-    )
+    return Ranges().low(formula, [])
 
 
-def _monomial_bound(monomial: Monomial) -> float:
-    bounds = [_atom_bound(atom) for atom in monomial]
-    return math.prod(bounds) if min(bounds) >= 0 else -math.inf
-
-
-def _atom_bound(atom: Symbol | FloorDiv | Mod) -> float:
-    if isinstance(atom, Symbol):
-        return LEAST_SIZE
-    if isinstance(atom, Mod):  # by what is positive
-        return 0
-    below = lower_bound(atom.numerator)
-    if below < 0:
-        return -math.inf
-    return below // atom.denominator if isinstance(atom.denominator, int) else 0
-
-
-def solved(slack: Formula) -> Formula:
-    """An equivalent of `slack >= 0` without its outer division: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
-    while True:
-        symbolic = {monomial: coefficient for monomial, coefficient in slack.terms.items() if monomial}
-        ((monomial, coefficient),) = symbolic.items() if len(symbolic) == 1 else (((), 0),)
-        if len(monomial) != 1 or coefficient <= 0:
-            return slack
-        least = -(slack.constant // coefficient)
-        atom = monomial[0]
-        if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
-            without = atom.numerator - least * atom.denominator
-        elif coefficient > 1:
-            without = whole({monomial: 1, (): -least})
-        else:
-            return slack
-        if not isinstance(without, Formula):
-            return slack
-        slack = without
-
-
-__all__ = ["LEAST_SIZE", "Answer", "Fact", "Facts", "holds", "lower_bound", "solved"]
+__all__ = ["LEAST_SIZE", "Answer", "Decision", "Fact", "Facts", "Origin", "holds", "lower_bound", "solved"]

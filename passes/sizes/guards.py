@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from passes.printable import printable
-from passes.sizes.facts import Facts
+from passes.sizes.facts import Fact, Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class GuardLog:
     named dimension is sampled; questions that a formula leaves open are answered there. `facts` holds what the guards
     say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
     another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
+    `relied` holds every fact that an answer rested on, by its condition: the default least size of a name among them.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
@@ -65,6 +67,7 @@ class GuardLog:
     facts: Facts = field(default_factory=Facts)
     given: dict[str, int] = field(default_factory=dict)
     refuted: list[Guard] = field(default_factory=list)
+    relied: dict[str, Fact] = field(default_factory=dict)
     explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
@@ -76,11 +79,17 @@ class GuardLog:
     def record(self, condition: str, *, dynamic: bool) -> None:
         self._guards.setdefault(condition, Guard(condition, self.location, dynamic))
 
+    def rely(self, used: Iterable[Fact]) -> None:
+        """Notes what an answer rested on."""
+        for fact in used:
+            self.relied.setdefault(fact.condition, fact)
+
     def forget(self) -> None:
-        """Forgets every guard; the sizes stay."""
+        """Forgets every guard; the sizes and what was promised of them stay."""
         self._guards.clear()
         self.refuted.clear()
-        self.facts = Facts()
+        self.relied.clear()
+        self.facts = Facts(given=self.facts.given)
 
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""

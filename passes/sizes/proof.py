@@ -1,0 +1,102 @@
+"""Whether a formula is never below zero, shown from ranges and from facts.
+
+Three steps are tried, each of which leaves a simpler formula that is never larger (up to a positive factor; what a
+factor leaves below one does not matter, as sizes are whole):
+
+    a // d      lies between (a - d + 1)/d and a/d, so that `H - 2*(H//2)` is at least `H - H`
+    max, min    are one of their parts: any one, or each in turn
+    a fact      that is at least zero may be subtracted, as often as cancels one term
+
+The number of steps is limited: what they do not show is unknown. (The same idea, with linear programs for the search,
+is described for torch's and JAX's symbolic shapes; here questions have two or three terms, and plain search does.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from passes.sizes.bounds import Ranges, Used
+from passes.sizes.fact import Fact
+from passes.sizes.formula import FloorDiv, Formula, Max, Min, Whole
+
+# How many steps one question may take in all, and how many one after the other.
+_STEPS = 40
+_DEPTH = 4
+
+Bound = tuple[Formula, Used]  # a formula that is at least zero, and what says so
+
+
+class Proof:
+    """The search for one answer."""
+
+    def __init__(self, ranges: Ranges, bounds: Sequence[Bound]):
+        self._ranges = ranges
+        self._bounds = bounds
+        self._left = _STEPS
+
+    def shown(self, formula: Whole, used: Used, depth: int = _DEPTH) -> bool:
+        """Whether the formula is at least zero; `used` gets what that rests on."""
+        own: Used = []
+        if self._ranges.low(formula, own) >= 0:
+            used += own
+            return True
+        if depth == 0 or isinstance(formula, int):
+            return False
+        for cases in self._simpler(formula):
+            if self._left <= 0:
+                return False
+            self._left -= 1
+            own = []
+            if all(self.shown(case, own, depth - 1) for case in cases[0]):
+                used += [*own, *cases[1]]
+                return True
+        return False
+
+    def _simpler(self, formula: Formula) -> Iterator[tuple[list[Whole], Used]]:
+        """Formulas that show this one, all of a list together, and what that rests on besides."""
+        for monomial, coefficient in formula.terms.items():
+            for index, atom in enumerate(monomial):
+                if not isinstance(atom, (FloorDiv, Max, Min)):
+                    continue
+                others = Formula({monomial[:index] + monomial[index + 1 :]: 1}) if len(monomial) > 1 else 1
+                own: Used = []
+                if self._ranges.low(others, own) < 0:
+                    continue
+                rest = formula - Formula({monomial: coefficient})
+                if isinstance(atom, FloorDiv):
+                    if isinstance(atom.denominator, int):
+                        yield [_relaxed(rest, coefficient, others, atom, atom.denominator)], own
+                    continue
+                parts = [rest + coefficient * others * part for part in atom.parts]
+                if isinstance(atom, Max) == (coefficient > 0):
+                    for part in parts:
+                        yield [part], own
+                else:
+                    yield parts, own
+        for bound, facts in self._bounds:
+            for monomial, coefficient in bound.terms.items():
+                mine = formula.terms.get(monomial, 0)
+                if monomial and mine * coefficient > 0:
+                    shared = math.gcd(mine, coefficient)
+                    factor = abs(coefficient) // shared
+                    yield [factor * formula - (abs(mine) // shared) * bound + (factor - 1)], facts
+                    break
+
+
+def _relaxed(rest: Whole, coefficient: int, others: Whole, floor: FloorDiv, by: int) -> Whole:
+    """A formula that is nowhere larger, without the division, times what its denominator needs."""
+    factor = by // math.gcd(by, coefficient)
+    top: Whole = floor.numerator if coefficient < 0 else floor.numerator - (by - 1)
+    return factor * rest + (coefficient * factor // by) * others * top + (factor - 1)
+
+
+def equality_bounds(facts: Sequence[tuple[Whole, Fact]]) -> Iterator[Bound]:
+    """What equalities say from both sides."""
+    for formula, fact in facts:
+        if isinstance(formula, Formula):
+            yield formula, [fact]
+            yield -formula, [fact]
+
+
+__all__ = ["Bound", "Proof", "equality_bounds"]
