@@ -28,16 +28,16 @@ class Ranges:
 
     def of(self, name: str) -> tuple[float, float]:
         """The least and the largest size of a name."""
-        return self._least(name)[0], self._largest(name)[0]
+        return self.least_of(name)[0], self.largest_of(name)[0]
 
     def narrow(self, name: str, least: float, largest: float, facts: Iterable[Fact]) -> None:
         """Says that a name lies between these, where that is new; the caller's least may be below LEAST_SIZE."""
         facts = tuple(facts)
-        known, held = self._least(name)
+        known, held = self.least_of(name)
         promised = held[0].origin is Origin.DEFAULT and facts[0].origin is Origin.GIVEN
         if least > known or (promised and least > -math.inf):
             self.least[name] = max(least, 0), facts
-        if largest < self._largest(name)[0]:
+        if largest < self.largest_of(name)[0]:
             self.largest[name] = largest, facts
 
     # Bounds -------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class Ranges:
     def _below(self, atom: Atom, used: Used) -> float:
         kind = type(atom)
         if kind is Symbol:
-            number, facts = self._least(atom.name)  # type: ignore[union-attr]
+            number, facts = self.least_of(atom.name)  # type: ignore[union-attr]
             used += facts
             return number
         if isinstance(atom, Max):
@@ -101,7 +101,7 @@ class Ranges:
 
     def _above(self, atom: Atom, used: Used) -> float:
         if isinstance(atom, Symbol):
-            number, facts = self._largest(atom.name)
+            number, facts = self.largest_of(atom.name)
             used += facts
             return number
         if isinstance(atom, Max):
@@ -132,13 +132,15 @@ class Ranges:
         used += facts
         return -number if above else number
 
-    def _least(self, name: str) -> tuple[float, tuple[Fact, ...]]:
+    def least_of(self, name: str) -> tuple[float, tuple[Fact, ...]]:
+        """The least size of a name, and the facts that say so."""
         known = self.least.get(name)
         if known is None:
             known = self.least[name] = LEAST_SIZE, (default_fact(name),)
         return known
 
-    def _largest(self, name: str) -> tuple[float, tuple[Fact, ...]]:
+    def largest_of(self, name: str) -> tuple[float, tuple[Fact, ...]]:
+        """The largest size of a name, and the facts that say so; none where it may be any."""
         return self.largest.get(name, (math.inf, ()))
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from passes.sizes import extremes
-from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint
 from passes.sizes.fact import Answer, Fact, holds, solved
 from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Symbol, Whole, divided
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.ratio import as_fraction, divide, multiply, power
+from passes.sizes.ratio import DynamicSize, DynamicSizeError, as_fraction, divide, hint, multiply, power
 
 Size: TypeAlias = "int | Dim"
 

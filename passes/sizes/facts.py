@@ -67,6 +67,10 @@ class Facts:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
 
+    def least_by(self, name: str) -> tuple[Fact, ...]:
+        """The facts that say which size of a name is the least."""
+        return self._state().ranges.least_of(name)[1]
+
     def known(self) -> Iterator[Fact]:
         """What was promised, then what was assumed."""
         yield from self.given

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from passes.printable import printable
 from passes.sizes.facts import Fact, Facts
+from passes.sizes.statement import needed, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +101,39 @@ class GuardLog:
         return self._guards.get(condition)
 
     @property
-    def guards(self) -> list[Guard]:
+    def recorded(self) -> list[Guard]:
+        """Every guard as it was recorded."""
         return list(self._guards.values())
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The guards, those of named sizes in few words: without what others imply, each solved for its size."""
+        if not self.facts.assumed:
+            return self.recorded
+        stated = {kept.fact.condition: kept.condition for kept in needed(self.facts)}
+        of_sizes = {fact.condition for fact in self.facts.assumed}
+        return [
+            replace(guard, condition=stated.get(guard.condition, guard.condition))
+            for guard in self._guards.values()
+            if guard.condition in stated or guard.condition not in of_sizes
+        ]
+
+    def statement(self) -> str:
+        """For which sizes the result holds, in one sentence; empty where no size is named."""
+        of_sizes = {fact.condition for fact in self.facts.assumed}
+        others = [
+            guard.condition for guard in self._guards.values() if guard.dynamic and guard.condition not in of_sizes
+        ]
+        return statement(self.facts, self.sampled, others) if self.sampled else ""
+
+    def narrowed(self) -> list[tuple[Fact, Guard]]:
+        """The promises about sizes that a guard narrows, each with that guard: the promise admits sizes, of a name that
+        both speak of, at which the guard does not hold."""
+        guards = {guard.condition: guard for guard in self.guards if guard.dynamic}
+        found: list[tuple[Fact, Guard]] = []
+        for kept in needed(self.facts):
+            guard = guards.get(kept.condition)
+            names = set(kept.fact.formula.symbols())
+            if guard is not None:
+                found += [(fact, guard) for fact in self.facts.given if not names.isdisjoint(fact.formula.symbols())]
+        return found

@@ -7,17 +7,39 @@ the same integer. So a fraction is kept as two integer formulas, and `math.ceil(
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-
-from passes.sizes.dynamic_size import DynamicSize, DynamicSizeError, hint
 
 Part: TypeAlias = Any  # an int or a DynamicSize, which compute alike
 
 # A float factor (`H * 0.25`) becomes a fraction where its denominator is a power of two up to this; other floats are
 # no fractions of small integers, and rounding them exactly is not what Python does.
 LARGEST_DENOMINATOR = 1024
+
+
+class DynamicSizeError(Exception):
+    """A fixed integer was needed where a named dimension stands."""
+
+    def __init__(self, dim: object):
+        super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
+
+
+class DynamicSize:
+    """A dynamic size: `Dim` says what it is and how it computes, `Ratio` only computes with it."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def hint(self) -> int:
+        """The value at the sampled sizes."""
+
+
+def hint(size: int | DynamicSize) -> int:
+    """The size at the sampled sizes."""
+    return size.hint if isinstance(size, DynamicSize) else size
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +209,4 @@ def _with_parts(number: Any, combine: Callable[[Part, Part], Any]) -> Any:
     return NotImplemented
 
 
-__all__ = ["Ratio", "as_fraction", "divide", "multiply", "power"]
+__all__ = ["DynamicSize", "DynamicSizeError", "Ratio", "as_fraction", "divide", "hint", "multiply", "power"]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from passes.errors import InputError
 from passes.sizes.fact import Fact, Origin
 from passes.sizes.formula import Whole
+from passes.sizes.solving import contradiction
 from passes.text.formulas import RELATIONS, compared, read_formula
 from passes.text.scanner import MalformedTextError, Scanner
 
@@ -43,8 +44,18 @@ def parse_constraint(text: str, names: Collection[str] | None = None) -> list[Fa
 
 
 def parse_constraints(texts: Iterable[str], names: Collection[str] | None = None) -> tuple[Fact, ...]:
-    """The facts that all texts give together, each once: what `Facts.given` holds. Raises InputError."""
-    return tuple(dict.fromkeys(fact for text in texts for fact in parse_constraint(text, names)))
+    """The facts that all texts give together, each once: what `Facts.given` holds.
+
+    Raises InputError for what is no constraint, and for constraints that no sizes fulfil, as far as that can be told.
+    """
+    given = tuple(dict.fromkeys(fact for text in texts for fact in parse_constraint(text, names)))
+    impossible = contradiction(given)
+    if impossible:
+        listed = " and ".join(fact.condition for fact in impossible)
+        raise InputError(
+            f"no sizes fulfil {listed}", remedy="leave one of these out; a size that may be 0 is given as 'P >= 0'"
+        )
+    return given
 
 
 def _read_constraints(scanner: Scanner, names: Collection[str] | None) -> Iterator[Fact]:

@@ -61,7 +61,7 @@ def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
     draws = [draw for draw in _draws(program) if isinstance(draw, LazyLayer) or draw in nodes]
     yield SIZES, (_size_line(name, program) for name in program.log.sampled)
     yield INPUTS, (_node_line(node, program) for node in inputs)
-    yield GUARDS, map(_guard_line, program.log.guards)
+    yield GUARDS, map(_guard_line, program.log.recorded)
     yield LAZIES, (_lazy_line(layer, program) for layer in program.lazies.values())
     if isinstance(program, (Shaped, Eager)):
         yield UNREACHED, map(name_text, program.unreached)

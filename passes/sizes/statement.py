@@ -1,0 +1,178 @@
+"""For which sizes a result holds, in as few words as say it: `H >= 32, H % 32 == 0`, `29 <= H <= 512`, `N*T <= 4096`.
+
+The facts about one name are solved together (`passes.sizes.solving`), so that those that others imply are left out, and
+the rest says plainly which sizes there are. Facts about several names are left out where the others decide them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from passes.sizes.fact import Answer, Fact
+from passes.sizes.facts import Facts
+from passes.sizes.formula import Formula
+from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, admissible, at_least, own_facts, solutions
+
+# How many single sizes, remainders or exceptions are listed.
+_MOST_LISTED = 4
+# Between more facts than this, it is not looked for implied ones.
+_MOST_COMPARED = 64
+
+
+# One name -------------------------------------------------------------------------------------------
+
+
+def words(name: str, sizes: SizeSet, below: int | None = None) -> str | None:
+    """A set of sizes in words, or None where there are no short ones. A least size is left out where it is the first
+    from `below` on that the other words allow; with None it is always said."""
+    least, largest = sizes.least, sizes.largest
+    if least is None:
+        return None
+    if largest is not None:
+        listed = _first(sizes, _MOST_LISTED + 1)
+        if len(listed) == 1:
+            return f"{name} == {least}"
+        if len(listed) <= _MOST_LISTED and listed[-1] - least >= len(listed):
+            return f"{name} in ({', '.join(map(str, listed))})"
+    for exceptions_allowed in (0, _MOST_LISTED):
+        for modulus in (found for found in range(1, sizes.period + 1) if sizes.period % found == 0):
+            residues = sizes.residues(modulus)
+            remainder = _remainder_words(name, modulus, residues)
+            missing = sizes.missing(modulus, exceptions_allowed + 1) if remainder is not None else None
+            if missing is None or remainder is None:
+                continue
+            from_start = below is not None and not any(size % modulus in residues for size in range(below, least))
+            bounds = _range_words(name, None if from_start else least, largest)
+            parts = [*bounds, *remainder, *(f"{name} != {size}" for size in missing)]
+            return ", ".join(parts) if parts else _range_words(name, least, largest)[0]
+    return None
+
+
+def _range_words(name: str, least: int | None, largest: int | None) -> list[str]:
+    if largest is None:
+        return [] if least is None else [f"{name} >= {least}"]
+    return [f"{name} <= {largest}" if least is None else f"{least} <= {name} <= {largest}"]
+
+
+def _remainder_words(name: str, modulus: int, residues: frozenset[int]) -> list[str] | None:
+    if len(residues) == modulus:
+        return []
+    if len(residues) == 1:
+        return [f"{name} % {modulus} == {next(iter(residues))}"]
+    if len(residues) == modulus - 1:
+        (other,) = set(range(modulus)) - residues
+        return [f"{name} % {modulus} != {other}"]
+    if len(residues) <= _MOST_LISTED:
+        return [f"{name} % {modulus} in ({', '.join(map(str, sorted(residues)))})"]
+    return None
+
+
+def _first(sizes: SizeSet, count: int) -> list[int]:
+    found: list[int] = []
+    for size in sizes.sizes():
+        found.append(size)
+        if len(found) == count:
+            break
+    return found
+
+
+# Guards ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An assumed fact that the others do not imply, and its words."""
+
+    fact: Fact
+    condition: str
+
+
+def needed(facts: Facts) -> list[Kept]:
+    """The assumed facts without those that the others and what was promised imply, each solved for its name."""
+    kept = list(facts.assumed)
+    if len(kept) <= _MOST_COMPARED:
+        solved = {id(fact): _solved(fact) for fact in kept}
+        for fact in reversed(facts.assumed):
+            others = [other for other in kept if other is not fact]
+            if _is_implied(fact, solved[id(fact)], others, solved, facts):
+                kept = others
+    return [Kept(fact, _condition(fact, facts)) for fact in kept]
+
+
+def _solved(fact: Fact) -> SizeSet | None:
+    if not isinstance(fact.formula, Formula) or len(fact.formula.symbols()) != 1:
+        return None
+    return solutions(fact.formula, fact.relation)
+
+
+def _is_implied(
+    fact: Fact, sizes: SizeSet | None, others: Sequence[Fact], solved: dict[int, SizeSet | None], facts: Facts
+) -> bool:
+    if not isinstance(fact.formula, Formula):
+        return False
+    if sizes is not None:
+        (name,) = fact.formula.symbols()
+        there = admissible(Facts(given=facts.given), name).sizes
+        for other in others:
+            found = solved[id(other)]
+            if found is not None and other.formula.symbols() == [name] and _fits(there, found):
+                there &= found
+        if _fits(there, sizes) and there <= sizes:
+            return True
+    return Facts(list(others), facts.given).decide(fact.formula, fact.relation).answer is Answer.YES
+
+
+def _fits(left: SizeSet, right: SizeSet) -> bool:
+    """Whether the two are worth comparing."""
+    return left.period * right.period <= LARGEST_PERIOD**2 and max(left.period, right.period) <= 2 * LARGEST_PERIOD
+
+
+def _condition(fact: Fact, facts: Facts) -> str:
+    sizes = _solved(fact)
+    if sizes is None:
+        return fact.condition
+    (name,) = fact.formula.symbols()
+    start = 1 if own_facts(facts, name) else 0
+    return words(name, sizes & at_least(start), start) or fact.condition
+
+
+# The sentence ---------------------------------------------------------------------------------------
+
+
+def statement(facts: Facts, names: Iterable[str], extra: Iterable[str] = ()) -> str:
+    """One sentence that says for which sizes the facts hold: `valid for N >= 1, H >= 29, W >= 29`; empty without names.
+
+    `extra` are conditions besides, of which no formula is known.
+    """
+    kept = [item.fact for item in needed(facts)]
+    needed_facts = Facts(kept, facts.given)
+    parts: list[str] = []
+    rest: list[Fact] = []
+    for name in names:
+        found = admissible(needed_facts, name)
+        said = words(name, found.sizes) if found.sizes != EVERY_SIZE else f"{name} >= 0"
+        if said is not None:
+            parts.append(said)
+            rest += [fact for fact in found.open if fact not in rest]
+        else:
+            parts += [
+                fact.condition
+                for fact in (*own_facts(facts, name), *needed_facts.known())
+                if fact.formula.symbols() == [name]
+            ]
+            rest += [fact for fact in found.open if fact not in rest and fact.formula.symbols() != [name]]
+    parts += [fact.condition for fact in rest if not _is_known_without(fact, needed_facts)]
+    said_so_far = dict.fromkeys([*parts, *extra])
+    return f"valid for {', '.join(said_so_far)}" if said_so_far else ""
+
+
+def _is_known_without(fact: Fact, facts: Facts) -> bool:
+    """Whether a promise about several names follows from everything else."""
+    if not isinstance(fact.formula, Formula) or fact not in facts.given:
+        return False
+    others = Facts(facts.assumed, tuple(other for other in facts.given if other != fact))
+    return others.decide(fact.formula, fact.relation).answer is Answer.YES
+
+
+__all__ = ["Kept", "needed", "statement", "words"]
