@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,41 +20,16 @@ import torch
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from passes.errors import LoadError, UnsupportedOpError
+from passes.onnx.computed_sizes import ComputedSizes
 from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
 from passes.onnx.types import onnx_type
+from passes.onnx.value import Value
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
-from passes.sizes.facts import Facts
-from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Symbol
-from passes.sizes.ratio import Ratio
+from passes.sizes.floating import Floating
+from passes.sizes.formula import Formula
 from passes.values.spec import TensorSpec
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value of the ONNX graph. `spec` is known for an op's operands, not for values inside a lowering."""
-
-    name: str
-    spec: TensorSpec | None = None
-
-    @property
-    def known(self) -> TensorSpec:
-        """The spec of a value that has one."""
-        assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
-        return self.spec
-
-    @property
-    def shape(self) -> tuple[Size, ...]:
-        return self.known.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.known.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.known.shape)
 
 
 class Emitter:
@@ -75,9 +49,7 @@ class Emitter:
         self._state = state
         self._interface = interface
         self._weight_names: dict[int, str] = {}
-        self._sizes: dict[Formula, Value] = {}
-        self._symbols: dict[str, tuple[Value, int]] = {}
-        self._promised = Facts()
+        self._computed = ComputedSizes(self)
         self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
         self._mark = 0
@@ -123,15 +95,14 @@ class Emitter:
         """A 0-d constant in the dtype of `like`."""
         return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
 
-    def operand(self, operand: Value | Size | Ratio | float, dtype: torch.dtype) -> Value:
+    def operand(self, operand: Value | Size | Floating | float, dtype: torch.dtype) -> Value:
         """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""
         if isinstance(operand, Value):
             return self.cast(operand, dtype)
         if isinstance(operand, Dim):
             return self.cast(self.squeeze(self.size(operand), 0), dtype)
-        if isinstance(operand, Ratio):
-            above = self.operand(operand.numerator, torch.float64)
-            return self.cast(self.node("Div", above, self.operand(operand.denominator, torch.float64)), dtype)
+        if isinstance(operand, Floating):
+            return self.cast(self.squeeze(self._computed.real(operand.real), 0), dtype)
         return self.scalar(operand, dtype)
 
     def ints(self, *numbers: int) -> Value:
@@ -237,13 +208,13 @@ class Emitter:
         each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
         """
         body = GraphProto(name=self._fresh(f"{self._base}/step"))
-        outside, known = self.graph, self._sizes
-        self.graph, self._sizes = body, dict(known)
+        outside, known = self.graph, self._computed.known
+        self.graph, self._computed.known = body, dict(known)
         try:
             inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in [*["state"] * len(states), "slice"]]
             results = step(*inputs)
         finally:
-            self.graph, self._sizes = outside, known
+            self.graph, self._computed.known = outside, known
         body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
         body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
         direction = [1] if backwards else None
@@ -296,41 +267,7 @@ class Emitter:
 
     def size(self, size: Size | Formula) -> Value:
         """One size as an int64 value of shape [1]. A formula is computed once in the graph, wherever it recurs."""
-        if isinstance(size, int):
-            return self.ints(size)
-        formula = size.formula if isinstance(size, Dim) else size
-        if formula not in self._sizes:
-            self._sizes[formula] = self._compute(formula)
-        return self._sizes[formula]
-
-    def _compute(self, formula: Formula) -> Value:
-        total: Value | None = None
-        for monomial, coefficient in formula.terms.items():
-            term = self.ints(coefficient) if coefficient != 1 or not monomial else None
-            for atom in monomial:
-                factor = self._atom(atom)
-                term = factor if term is None else self.node("Mul", term, factor)
-            assert term is not None
-            total = term if total is None else self.node("Add", total, term)
-        assert total is not None
-        return total
-
-    def _atom(self, atom: Atom) -> Value:
-        if isinstance(atom, Symbol):
-            source, axis = self._symbols[atom.name]
-            if self.has_attribute("Shape", "start"):
-                return self.node("Shape", source, start=axis, end=axis + 1)
-            return self.node("Gather", self.node("Shape", source), self.ints(axis))
-        if isinstance(atom, (Max, Min)):
-            return self.node(type(atom).__name__, *map(self.size, atom.parts))
-        above, below = self.size(atom.numerator), self.size(atom.denominator)
-        if isinstance(atom, Mod):
-            return self.node("Mod", above, below)
-        if (
-            self._promised.low(atom.numerator) < 0
-        ):  # ONNX divides towards zero, which is the floor where nothing is left over
-            above = self.node("Sub", above, self.node("Mod", above, below))
-        return self.node("Div", above, below)
+        return self._computed.size(size.formula if isinstance(size, Dim) else size)
 
     # The graph's frame, for the lowering pass ---------------------------------------------------
 
@@ -341,8 +278,7 @@ class Emitter:
         self.graph.input.append(value_info(name, spec))
         for axis, size in enumerate(spec.shape):
             if isinstance(size, Dim):
-                self._symbols.setdefault(str(size), (value, axis))
-                self._promised = Facts(given=size.log.facts.given)
+                self._computed.note(value, axis, size)
         return value
 
     def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:
@@ -391,9 +327,9 @@ class Emitter:
                 renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
         for node in added:
             rename(node, renamed)
-        for size, value in self._sizes.items():
+        for size, value in self._computed.known.items():
             if value.name in renamed:
-                self._sizes[size] = Value(renamed[value.name])
+                self._computed.known[size] = Value(renamed[value.name])
         named = _with_specs(outputs, self.result, renamed)
         self.specs.update((value.name, value.known) for value in _leaves(named))
         return named

@@ -113,18 +113,8 @@ def _per_axis(what: str, given: Any, spatial: Sequence[Size]) -> Sequence[Any]:
 
 
 def _scaled(size: Size, factor: float) -> Size:
-    """`int(size * factor)`; of a dynamic size only by a factor whose products are exact in floating point."""
-    if isinstance(size, int):
-        return int(size * factor)
-    exact = Fraction(factor)
-    check(
-        exact.denominator <= 2**16,
-        "scale_factor {} times the dynamic size {} cannot be written as a formula of whole numbers",
-        factor,
-        size,
-        remedy=f"give size instead, or a fixed size for {', '.join(size.symbols())}",
-    )
-    scaled: Size = size * exact.numerator // exact.denominator
+    """The size times the factor, in double precision, rounded down."""
+    scaled: Size = math.floor(size * factor)
     return scaled
 
 

@@ -58,7 +58,7 @@ def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
     """Whether a formula has that relation to zero at these sizes; not where it divides by a size of 0."""
     try:
         return bool(_RELATIONS[relation](formula.at(sizes), 0))
-    except ZeroDivisionError:
+    except ArithmeticError:
         return False
 
 
