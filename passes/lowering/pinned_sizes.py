@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from passes.program.notes import VALUE
 from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import Dim, Size, substitute
-from passes.sizes.facts import Fact
-from passes.sizes.formula import FloorDiv, Formula, Symbol
 from passes.sizes.guards import GuardLog
+from passes.sizes.statement import admissible
 
 if TYPE_CHECKING:
     from passes.onnx.lowered_model import LoweredModel
@@ -24,56 +23,18 @@ def pinned_sizes(log: GuardLog) -> dict[str, int]:
     """The named sizes for which the guards hold at one size only: `T == 64`, `T >= 64` with `T <= 64`, `T//64 == 1`
     with `T % 64 == 0` and `T < 128`."""
     pinned = log.facts.fixed()
-    by_name: dict[str, list[Fact]] = {}
-    for fact in log.facts.assumed:
-        names = fact.formula.symbols()
-        if len(names) == 1:
-            by_name.setdefault(names[0], []).append(fact)
-    pinned |= {name for name, facts in by_name.items() if _is_pinned(name, facts, log.sampled[name])}
+    if pinned or log.facts.given or log.facts.assumed:
+        pinned |= {name for name in log.sampled if name not in pinned and _is_pinned(name, log)}
     return {name: log.sampled[name] for name in log.sampled if name in pinned}
 
 
-def _is_pinned(name: str, facts: list[Fact], sampled: int) -> bool:
-    largest = min((bound for fact in facts for bound in _largest(name, fact)), default=_MOST)
-    if largest >= _MOST:
+def _is_pinned(name: str, log: GuardLog) -> bool:
+    found = admissible(log.facts, name)
+    if found.upper is None or found.upper >= _MOST:
         return False
-    holding = (size for size in range(1, largest + 1) if all(fact.holds({name: size}) for fact in facts))
-    return next(holding, None) == sampled and next(holding, None) is None
-
-
-def _largest(name: str, fact: Fact) -> Iterator[int]:
-    """The largest size up to the limit at which a fact may hold, where the formula only falls or only grows."""
-    formula, relation = fact.formula, fact.relation
-    if not isinstance(formula, Formula):
-        return
-    signs = [coefficient > 0 for atoms, coefficient in formula.terms.items() if atoms]
-    if relation == "!=" or not signs or any(sign != signs[0] for sign in signs) or not _grows(formula):
-        return
-    direction = 1 if signs[0] else -1
-    if direction == 1 and relation == ">=":  # it holds from some size on
-        return
-    low, high = 0, _MOST
-    while low < high:  # the last size at which the growing formula is not yet above 0
-        middle = (low + high + 1) // 2
-        if direction * formula.at({name: middle}) <= 0:
-            low = middle
-        else:
-            high = middle - 1
-    yield low
-
-
-def _grows(formula: Formula) -> bool:
-    """Whether every atom grows, or stays, with its symbol."""
-    return all(
-        isinstance(atom, Symbol)
-        or (isinstance(atom, FloorDiv) and isinstance(atom.denominator, int) and _rises(atom.numerator))
-        for atoms in formula.terms
-        for atom in atoms
-    )
-
-
-def _rises(formula: Formula) -> bool:
-    return _grows(formula) and all(coefficient > 0 for atoms, coefficient in formula.terms.items() if atoms)
+    others = [fact for fact in found.open if fact.formula.symbols() == [name]]
+    left = (size for size in found.sizes.sizes() if all(fact.holds({name: size}) for fact in others))
+    return next(left, None) == log.sampled[name] and next(left, None) is None
 
 
 def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str, int]) -> None:

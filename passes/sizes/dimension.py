@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from passes.sizes import extremes
-from passes.sizes.fact import Answer, Fact, holds, solved
+from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
 from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint
 from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Rounded, Symbol, Whole, divided, rounded
 from passes.sizes.guards import Guard, GuardLog
@@ -183,7 +183,11 @@ class Dim(DynamicSize):
         assert isinstance(difference, Formula)
         equal = difference.at(self.log.sampled) == 0
         relation = "==" if equal else "!="
-        self._assume(difference, relation, f"{self} {relation} {other}")
+        parts, used = self.log.facts.parted(difference) if equal else ([difference], [])
+        self.log.rely(used)
+        for part in parts:
+            said = f"{self} {relation} {other}" if part is difference else condition_text(part, relation)
+            self._assume(part, relation, said)
         return equal
 
     def __hash__(self) -> int:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
 from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
-from passes.sizes.formula import Formula, Symbol, Whole
+from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole
+from passes.sizes.polynomials import common_monomial, content, without
 from passes.sizes.proof import Bound, Proof, equality_bounds
+from passes.sizes.solving import LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,47 @@ class Facts:
             self._read = (self.assumed, len(self.assumed), self.given)
         return known
 
+    def parted(self, formula: Formula) -> tuple[list[Formula], Used]:
+        """Equalities to zero that say together what the formula's says, and what that rests on: without factors that
+        are never zero, and of products whose factors are in order (`A*B == a*b` with `A >= a >= 0`, `B >= b >= 0` and
+        A and B positive) factor by factor."""
+        used: Used = []
+        shared = content(formula.terms)
+        factors = tuple(atom for atom in common_monomial(formula.terms) if self._shows(Formula({(atom,): 1}) - 1, used))
+        reduced: dict[Monomial, int] = {}
+        for monomial, coefficient in formula.terms.items():
+            left = without(monomial, factors)
+            assert left is not None
+            reduced[left] = coefficient // shared
+        simple = Formula(reduced) if factors or shared > 1 else formula
+        products = sorted(((number, monomial) for monomial, number in simple.terms.items()), key=lambda term: term[0])
+        if [len(monomial) for _, monomial in products] != [2, 2] or products[0][0] >= 0:
+            return [simple], used
+        if products[1][0] != 1:  # the other way round, so that the finer product counts once
+            products = [(-number, monomial) for number, monomial in reversed(products)]
+        small, large = products
+        if large[0] != 1:
+            return [simple], used
+        for first, second in (large[1], large[1][::-1]):
+            parts = [
+                Formula({(above,): 1}) - _steps(below, above) * Formula({(below,): 1})
+                for above, below in zip((first, second), small[1], strict=True)
+            ]
+            times = math.prod(_steps(below, above) for above, below in zip((first, second), small[1], strict=True))
+            if (
+                times == -small[0]
+                and all(self._shows(part, used) for part in parts)
+                and all(self._shows(Formula({(atom,): 1}) - 1, used) for atom in (first, second))
+                and all(self._shows(Formula({(atom,): 1}), used) for atom in small[1])
+            ):
+                return [part for part in parts if isinstance(part, Formula)], used
+        return [simple], used
+
+    def _shows(self, slack: Whole, used: Used) -> bool:
+        decision = self.decide(slack, ">=")
+        used += decision.used
+        return decision.answer is Answer.YES
+
     # Assumptions --------------------------------------------------------------------------------
 
     def assume(self, fact: Fact) -> list[Fact]:
@@ -125,6 +168,13 @@ class Facts:
         return fixed
 
 
+def _steps(coarse: Atom, fine: Atom) -> int:
+    """How many steps of a division one of a coarser one is; 1 where they are none."""
+    above = coarse.denominator if isinstance(coarse, FloorDiv) else 1
+    below = fine.denominator if isinstance(fine, FloorDiv) else 1
+    return above // below if isinstance(above, int) and isinstance(below, int) and above % below == 0 else 1
+
+
 def _is_weaker(known: Formula, fact: Formula) -> bool:
     """Whether a bound follows from another one alone."""
     apart = known - fact
@@ -138,6 +188,8 @@ class _Known:
         self.ranges = Ranges()
         self._eliminated = Eliminated(self.ranges)
         self._answers: dict[tuple[Formula, str], Decision] = {}
+        self._facts = facts
+        self._admitted: dict[str, tuple[SizeSet, Used]] = {}
         formulas = [(fact.formula, fact) for fact in facts if isinstance(fact.formula, Formula)]
         for formula, fact in formulas:
             _narrow(self.ranges, formula, fact)
@@ -165,8 +217,37 @@ class _Known:
         question = (formula, relation)
         known = self._answers.get(question)
         if known is None:
-            known = self._answers[question] = self._is_zero(formula) if relation == "==" else self._is_least(formula)
+            known = self._is_zero(formula) if relation == "==" else self._is_least(formula)
+            if known is _UNKNOWN:
+                known = self._of_one_name(formula, relation)
+            self._answers[question] = known
         return known
+
+    def _of_one_name(self, formula: Formula, relation: str) -> Decision:
+        """The exact answer, from all that is said of a formula's only name by itself."""
+        names = formula.symbols()
+        sizes = solutions(formula, relation) if len(names) == 1 else None
+        if sizes is None:
+            return _UNKNOWN
+        if names[0] not in self._admitted:
+            self._admitted[names[0]] = self._sizes_of(names[0])
+        there, used = self._admitted[names[0]]
+        if joint_period((there, sizes)) > 2 * LARGEST_PERIOD:
+            return _UNKNOWN
+        if there <= sizes:
+            return _decision(Answer.YES, used)
+        return _UNKNOWN if there & sizes else _decision(Answer.NO, used)
+
+    def _sizes_of(self, name: str) -> tuple[SizeSet, Used]:
+        least, facts = self.ranges.least_of(name)
+        sizes, used = at_least(int(least)), list(facts)
+        for fact in self._facts:
+            if isinstance(fact.formula, Formula) and fact.formula.symbols() == [name]:
+                found = solutions(fact.formula, fact.relation)
+                if found is not None and joint_period((sizes, found)) <= LARGEST_PERIOD:
+                    sizes &= found
+                    used.append(fact)
+        return sizes, used
 
     def _is_zero(self, formula: Formula) -> Decision:
         used: Used = []

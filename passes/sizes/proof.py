@@ -4,7 +4,7 @@ Three steps are tried, each of which leaves a simpler formula that is never larg
 factor leaves below one does not matter, as sizes are whole):
 
     a // d      lies between (a - d + 1)/d and a/d, so that `H - 2*(H//2)` is at least `H - H`
-    max, min    are one of their parts: any one, or each in turn
+    max, min    are one of their parts: any one, or each in turn; and lie on their side of the mean
     floor(x)    of a float lies between linear bounds of it: `floor(H*0.7)` is at most `717*H/1024`
     a fact      that is at least zero may be subtracted, as often as cancels one term
 
@@ -86,16 +86,20 @@ class Proof:
                 if isinstance(atom, Max) == (coefficient > 0):
                     for part in parts:
                         yield [part], own
+                    count = len(parts)  # the largest is no smaller than the mean
+                    yield [sum(parts, start=count - 1)], own
                 else:
                     yield parts, own
         for bound, facts in self._bounds:
+            tried: set[tuple[int, int]] = set()
             for monomial, coefficient in bound.terms.items():
                 mine = formula.terms.get(monomial, 0)
                 if monomial and mine * coefficient > 0:
                     shared = math.gcd(mine, coefficient)
-                    factor = abs(coefficient) // shared
-                    yield [factor * formula - (abs(mine) // shared) * bound + (factor - 1)], facts
-                    break
+                    factors = abs(coefficient) // shared, abs(mine) // shared
+                    if factors not in tried:
+                        tried.add(factors)
+                        yield [factors[0] * formula - factors[1] * bound + (factors[0] - 1)], facts
 
     def _linear(self, real: Real, used: Used, *, above: bool) -> tuple[Whole, int] | None:
         """A fraction of a formula that a float never goes above, or never below, where one is known."""

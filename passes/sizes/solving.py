@@ -9,15 +9,12 @@ of its differences. So the sizes are, for each remainder, some stretches; "and" 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 
-from passes.sizes.bounds import LEAST_SIZE, default_fact
 from passes.sizes.elimination import rewritten
-from passes.sizes.fact import Answer, Fact, Origin
-from passes.sizes.facts import Facts
 from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
 
 # A set that repeats itself later than this is not looked for.
@@ -130,6 +127,11 @@ def at_least(size: int) -> SizeSet:
     return SizeSet((((max(size, 0), math.inf),),))
 
 
+def joint_period(sets: Iterable[SizeSet]) -> int:
+    """After how many sizes several sets repeat themselves together."""
+    return math.lcm(*(found.period for found in sets))
+
+
 def _both(left: Stretches, right: Stretches) -> Stretches:
     found = ((max(a, c), min(b, d)) for (a, b), (c, d) in product(left, right))
     return tuple(sorted((low, high) for low, high in found if low <= high))
@@ -155,8 +157,14 @@ def solutions(formula: Formula, relation: str) -> SizeSet | None:
     period = _period(formula)
     if len(names) != 1 or period is None:
         return None
-    name, times = Symbol(names[0]), Formula.symbol("k")
     classes: list[Stretches] = []
+    if not _has_extremes(formula):
+        degree = _degree(formula)
+        for rest in range(period):
+            values = [formula.at({names[0]: period * times + rest}) for times in range(degree + 1)]
+            classes.append(_related(values, relation))
+        return SizeSet(tuple(classes))
+    name, times = Symbol(names[0]), Formula.symbol("k")
     for rest in range(period):
         value = period * times + rest
         inserted = rewritten(formula, lambda atom, value=value: value if atom == name else None)  # type: ignore[misc]
@@ -195,14 +203,12 @@ def _holding(size: Whole, relation: str) -> Stretches | None:
     extreme = _first_extreme(size)
     if extreme is not None:
         return _holding_by_parts(size, relation, extreme)
-    numbers = _coefficients(size)
-    if numbers is None:
+    if isinstance(size, int):
+        return _related([size], relation)
+    names = {atom for monomial in size.terms for atom in monomial}
+    if len(names) != 1 or not isinstance(name := next(iter(names)), Symbol):
         return None
-    above = _nonnegative(numbers)
-    if relation == ">=":
-        return above
-    zero = _both(above, _nonnegative([-number for number in numbers]))
-    return zero if relation == "==" else _outside(zero)
+    return _related([size.at({name.name: times}) for times in range(_degree(size) + 1)], relation)
 
 
 def _holding_by_parts(size: Whole, relation: str, extreme: Max | Min) -> Stretches | None:
@@ -225,19 +231,41 @@ def _first_extreme(size: Whole) -> Max | Min | None:
     return next((atom for terms in terms_of(size) for atom in terms if isinstance(atom, (Max, Min))), None)
 
 
-def _coefficients(size: Whole) -> list[int] | None:
-    """The coefficients of a polynomial in one name, from the constant up; None where it is none."""
-    terms = terms_of(size)
-    if any(not isinstance(atom, Symbol) for monomial in terms for atom in monomial):
-        return None
-    numbers = [0] * (max(map(len, terms), default=0) + 1)
-    for monomial, coefficient in terms.items():
-        numbers[len(monomial)] += coefficient
-    return numbers
+def _has_extremes(size: Whole) -> bool:
+    return any(
+        isinstance(atom, (Max, Min)) or (not isinstance(atom, Symbol) and any(map(_has_extremes, parts_of(atom))))
+        for monomial in terms_of(size)
+        for atom in monomial
+    )
+
+
+def _degree(size: Whole) -> int:
+    """The degree of the polynomials that a formula without extremes is."""
+    return max(
+        sum(1 if isinstance(atom, Symbol) else _degree(parts_of(atom)[0]) for atom in monomial)
+        for monomial in terms_of(size)
+    )
+
+
+# Polynomials are given by their values at 0, 1, 2, ..., as many as their degree needs, and kept as the first of these,
+# of their differences, of the differences of these, and so on (Newton's forward differences).
+
+
+def _related(values: list[int], relation: str) -> Stretches:
+    """Where the polynomial with these values has the relation to zero, among 0, 1, 2, ..."""
+    numbers: list[int] = []
+    while values:
+        numbers.append(values[0])
+        values = [after - before for before, after in pairwise(values)]
+    above = _nonnegative(numbers)
+    if relation == ">=":
+        return above
+    zero = _both(above, _nonnegative([-number for number in numbers]))
+    return zero if relation == "==" else _outside(zero)
 
 
 def _nonnegative(numbers: list[int]) -> Stretches:
-    """Where a polynomial, by its coefficients, is 0 or more among 0, 1, 2, ..."""
+    """Where a polynomial is 0 or more among 0, 1, 2, ..."""
     while len(numbers) > 1 and numbers[-1] == 0:
         numbers = numbers[:-1]
     if len(numbers) == 1:
@@ -247,18 +275,14 @@ def _nonnegative(numbers: list[int]) -> Stretches:
         if slope > 0:
             return ((max(-(constant // slope), 0), math.inf),)
         return ((0, constant // -slope),) if constant >= 0 else ()
-    steps = [
-        sum(math.comb(power, below) * numbers[power] for power in range(below + 1, len(numbers)))
-        for below in range(len(numbers) - 1)
-    ]
-    rising = _nonnegative(steps)
+    rising = _nonnegative(numbers[1:])
     found: list[Stretch] = []
     for grows, stretches in ((True, rising), (False, _outside(rising))):
         for first, last in stretches:
             part = _monotone(numbers, first, last + 1, grows)  # the step from the last number leads one further
             if part is not None:
                 found.append(part)
-    return _outside(_outside(tuple(_merged(sorted(found)))))
+    return tuple(_merged(sorted(found)))
 
 
 def _monotone(numbers: list[int], first: int, last: float, grows: bool) -> Stretch | None:
@@ -297,123 +321,7 @@ def _merged(stretches: Iterable[Stretch]) -> Iterator[Stretch]:
 
 
 def _value(numbers: list[int], at: int) -> int:
-    return sum(number * at**power for power, number in enumerate(numbers))
+    return sum(number * math.comb(at, order) for order, number in enumerate(numbers))
 
 
-# What facts admit -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Admissible:
-    """The sizes that one name may have: all of `sizes`, which lie between `lower` and `upper` (None: no limit) and
-    leave the `residues` by `modulus`. `lower_by` and `upper_by` are the facts that end them there; `open` are the facts
-    about the name that are not among those solved, as they are of other names too.
-    """
-
-    name: str
-    sizes: SizeSet
-    lower: int | None
-    upper: int | None
-    modulus: int
-    residues: tuple[int, ...]
-    lower_by: Fact | None
-    upper_by: Fact | None
-    open: tuple[Fact, ...]
-
-
-def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> Admissible:
-    """The sizes that a name may have, by the facts about it alone, or with the other names at the sizes of `at`."""
-    solved: list[tuple[Fact, SizeSet]] = []
-    left: list[Fact] = []
-    for fact in (*own_facts(facts, name), *(fact for fact in facts.known() if name in fact.formula.symbols())):
-        found = _solved_at(fact, name, at or {})
-        if found is None or _joint_period(found, solved) > 2 * LARGEST_PERIOD:
-            left.append(fact)
-        else:
-            solved.append((fact, found))
-    sizes = EVERY_SIZE
-    for _, found in solved:
-        sizes = sizes & found
-    lower, upper = sizes.least, sizes.largest
-    modulus = next(
-        modulus
-        for modulus in range(1, sizes.period + 1)
-        if sizes.period % modulus == 0 and (modulus == sizes.period or not sizes or sizes.missing(modulus, 1) == [])
-    )
-    return Admissible(
-        name,
-        sizes,
-        lower,
-        upper,
-        modulus,
-        tuple(sorted(sizes.residues(modulus))),
-        None if lower is None else _ended_by(solved, lower, -1, sizes.residues(modulus), modulus),
-        None if upper is None else _ended_by(solved, upper, 1, sizes.residues(modulus), modulus),
-        tuple(left),
-    )
-
-
-def _joint_period(sizes: SizeSet, others: Iterable[tuple[Fact, SizeSet]]) -> int:
-    return math.lcm(sizes.period, *(other.period for _, other in others))
-
-
-def own_facts(facts: Facts, name: str) -> list[Fact]:
-    """The default least size of a name, unless the caller gave another."""
-    promised = Facts(given=facts.given).least_by(name)
-    return [default_fact(name)] if not promised or promised[0].origin is Origin.DEFAULT else []
-
-
-def _solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
-    if not isinstance(fact.formula, Formula):
-        return None
-    formula: Whole = fact.formula
-    if fact.formula.symbols() != [name]:
-        others = {Symbol(other): at[other] for other in fact.formula.symbols() if other != name and other in at}
-        formula = rewritten(fact.formula, lambda atom: others.get(atom) if isinstance(atom, Symbol) else None)
-    if isinstance(formula, int):
-        holds = formula >= 0 if fact.relation == ">=" else (formula == 0) == (fact.relation == "==")
-        return EVERY_SIZE if holds else ~EVERY_SIZE
-    return solutions(formula, fact.relation) if formula.symbols() == [name] else None
-
-
-def _ended_by(
-    solved: list[tuple[Fact, SizeSet]], border: int, step: int, residues: frozenset[int], modulus: int
-) -> Fact | None:
-    """The fact that excludes the next size beyond a border with a remainder of those inside; of several, a guard."""
-    beyond = border + step
-    while beyond % modulus not in residues:
-        beyond += step
-    if beyond < 0:
-        return None
-    ending = [fact for fact, found in solved if beyond not in found]
-    return next((fact for fact in ending if fact.origin is Origin.GUARD), ending[0] if ending else None)
-
-
-def contradiction(given: tuple[Fact, ...]) -> tuple[Fact, ...]:
-    """Facts among those given that no sizes fulfil together, as far as that can be told; none where it cannot."""
-    for count in range(1, len(given) + 1):
-        facts, last = Facts(given=given[: count - 1]), given[count - 1]
-        if not isinstance(last.formula, Formula):
-            continue
-        names = last.formula.symbols()
-        if len(names) > 1:
-            decision = facts.decide(last.formula, last.relation)
-            if decision.answer is Answer.NO:
-                return (*(fact for fact in decision.used if fact.origin is Origin.GIVEN), last)
-        for name in names:
-            if not admissible(Facts(given=given[:count]), name).sizes:
-                return tuple(fact for fact in given[:count] if fact.formula.symbols() == [name])
-    return ()
-
-
-__all__ = [
-    "EVERY_SIZE",
-    "LEAST_SIZE",
-    "Admissible",
-    "SizeSet",
-    "admissible",
-    "at_least",
-    "contradiction",
-    "own_facts",
-    "solutions",
-]
+__all__ = ["EVERY_SIZE", "LARGEST_PERIOD", "SizeSet", "at_least", "joint_period", "solutions"]

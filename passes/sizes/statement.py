@@ -6,13 +6,15 @@ the rest says plainly which sizes there are. Facts about several names are left 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from passes.sizes.fact import Answer, Fact
+from passes.sizes.bounds import default_fact
+from passes.sizes.elimination import rewritten
+from passes.sizes.fact import Answer, Fact, Origin
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula
-from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, admissible, at_least, own_facts, solutions
+from passes.sizes.formula import Formula, Symbol, Whole
+from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 # How many single sizes, remainders or exceptions are listed.
 _MOST_LISTED = 4
@@ -20,7 +22,92 @@ _MOST_LISTED = 4
 _MOST_COMPARED = 64
 
 
-# One name -------------------------------------------------------------------------------------------
+# What facts admit ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admissible:
+    """The sizes that one name may have: all of `sizes`, which lie between `lower` and `upper` (None: no limit) and
+    leave the `residues` by `modulus`. `lower_by` and `upper_by` are the facts that end them there; `open` are the facts
+    about the name that are not among those solved, as they are of other names too.
+    """
+
+    name: str
+    sizes: SizeSet
+    lower: int | None
+    upper: int | None
+    modulus: int
+    residues: tuple[int, ...]
+    lower_by: Fact | None
+    upper_by: Fact | None
+    open: tuple[Fact, ...]
+
+
+def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> Admissible:
+    """The sizes that a name may have, by the facts about it alone, or with the other names at the sizes of `at`."""
+    solved: list[tuple[Fact, SizeSet]] = []
+    left: list[Fact] = []
+    for fact in (*own_facts(facts, name), *(fact for fact in facts.known() if name in fact.formula.symbols())):
+        found = _solved_at(fact, name, at or {})
+        if found is None or joint_period([found, *(other for _, other in solved)]) > 2 * LARGEST_PERIOD:
+            left.append(fact)
+        else:
+            solved.append((fact, found))
+    sizes = EVERY_SIZE
+    for _, found in solved:
+        sizes = sizes & found
+    lower, upper = sizes.least, sizes.largest
+    modulus = next(
+        modulus
+        for modulus in range(1, sizes.period + 1)
+        if sizes.period % modulus == 0 and (modulus == sizes.period or not sizes or sizes.missing(modulus, 1) == [])
+    )
+    return Admissible(
+        name,
+        sizes,
+        lower,
+        upper,
+        modulus,
+        tuple(sorted(sizes.residues(modulus))),
+        None if lower is None else _ended_by(solved, lower, -1, sizes.residues(modulus), modulus),
+        None if upper is None else _ended_by(solved, upper, 1, sizes.residues(modulus), modulus),
+        tuple(left),
+    )
+
+
+def own_facts(facts: Facts, name: str) -> list[Fact]:
+    """The default least size of a name, unless the caller gave another."""
+    promised = Facts(given=facts.given).least_by(name)
+    return [default_fact(name)] if not promised or promised[0].origin is Origin.DEFAULT else []
+
+
+def _solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+    if not isinstance(fact.formula, Formula):
+        return None
+    formula: Whole = fact.formula
+    if fact.formula.symbols() != [name]:
+        others = {Symbol(other): at[other] for other in fact.formula.symbols() if other != name and other in at}
+        formula = rewritten(fact.formula, lambda atom: others.get(atom) if isinstance(atom, Symbol) else None)
+    if isinstance(formula, int):
+        holds = formula >= 0 if fact.relation == ">=" else (formula == 0) == (fact.relation == "==")
+        return EVERY_SIZE if holds else ~EVERY_SIZE
+    return solutions(formula, fact.relation) if formula.symbols() == [name] else None
+
+
+def _ended_by(
+    solved: list[tuple[Fact, SizeSet]], border: int, step: int, residues: frozenset[int], modulus: int
+) -> Fact | None:
+    """The fact that excludes the next size beyond a border with a remainder of those inside; of several, a guard."""
+    beyond = border + step
+    while beyond % modulus not in residues:
+        beyond += step
+    if beyond < 0:
+        return None
+    ending = [fact for fact, found in solved if beyond not in found]
+    return next((fact for fact in ending if fact.origin is Origin.GUARD), ending[0] if ending else None)
+
+
+# Words -------------------------------------------------------------------------------------------
 
 
 def words(name: str, sizes: SizeSet, below: int | None = None) -> str | None:
@@ -175,4 +262,4 @@ def _is_known_without(fact: Fact, facts: Facts) -> bool:
     return others.decide(fact.formula, fact.relation).answer is Answer.YES
 
 
-__all__ = ["Kept", "needed", "statement", "words"]
+__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "statement", "words"]

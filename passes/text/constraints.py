@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from passes.errors import InputError
-from passes.sizes.fact import Fact, Origin
-from passes.sizes.formula import Whole
-from passes.sizes.solving import contradiction
+from passes.sizes.fact import Answer, Fact, Origin
+from passes.sizes.facts import Facts
+from passes.sizes.formula import Formula, Whole
+from passes.sizes.statement import admissible
 from passes.text.formulas import RELATIONS, compared, read_formula
 from passes.text.scanner import MalformedTextError, Scanner
 
@@ -79,3 +80,20 @@ def _given(left: Whole, relation: str, right: Whole, column: int) -> Fact:
     if fact is None:
         raise MalformedTextError("a comparison that depends on a named size", column)
     return fact
+
+
+def contradiction(given: tuple[Fact, ...]) -> tuple[Fact, ...]:
+    """Facts among those given that no sizes fulfil together, as far as that can be told; none where it cannot."""
+    for count in range(1, len(given) + 1):
+        facts, last = Facts(given=given[: count - 1]), given[count - 1]
+        if not isinstance(last.formula, Formula):
+            continue
+        names = last.formula.symbols()
+        if len(names) > 1:
+            decision = facts.decide(last.formula, last.relation)
+            if decision.answer is Answer.NO:
+                return (*(fact for fact in decision.used if fact.origin is Origin.GIVEN), last)
+        for name in names:
+            if not admissible(Facts(given=given[:count]), name).sizes:
+                return tuple(fact for fact in given[:count] if fact.formula.symbols() == [name])
+    return ()
