@@ -25,7 +25,7 @@ from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
 from passes.onnx.types import onnx_type
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
-from passes.sizes.floating import Floating
+from passes.sizes.floating import DynamicNumber, Floating
 from passes.sizes.formula import Formula
 from passes.values.spec import TensorSpec
 
@@ -73,6 +73,8 @@ class Emitter:
         results = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
         node.output.extend(results)
         for key, attribute in attributes.items():
+            if isinstance(attribute, DynamicNumber):
+                self.unsupported(f"ONNX takes {attribute} as a fixed number only")
             if attribute is not None:
                 _add_attribute(node, key, attribute)
         return tuple(Value(result) for result in results)
@@ -91,9 +93,12 @@ class Emitter:
         tensor.raw_data = raw_bytes(data).tobytes()
         return Value(name, TensorSpec.of(data))
 
-    def scalar(self, number: float | bool, like: Value | TensorSpec | torch.dtype) -> Value:
-        """A 0-d constant in the dtype of `like`."""
-        return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
+    def scalar(self, number: Size | Floating | float, like: Value | TensorSpec | torch.dtype) -> Value:
+        """A 0-d value in the dtype of `like`: a constant, where the number is known."""
+        dtype = like if isinstance(like, torch.dtype) else like.dtype
+        if isinstance(number, (Dim, Floating)):
+            return self.operand(number, dtype)
+        return self.constant(torch.tensor(number, dtype=dtype))
 
     def operand(self, operand: Value | Size | Floating | float, dtype: torch.dtype) -> Value:
         """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""

@@ -36,6 +36,13 @@ class DynamicSizeError(Exception):
         super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
 
 
+class UnevenRoundingError(TypeError):
+    """A float was rounded to a size whose last digits differ between runtimes, so that the size would."""
+
+    def __init__(self, number: object):
+        super().__init__(f"{number} is rounded to a size, but its last digits are not the same in every runtime")
+
+
 class DynamicNumber:
     """A number that depends on named dimensions: a size (`Dim`), or a float that was computed from some."""
 
@@ -193,7 +200,7 @@ class Floating(DynamicNumber):
 
     def _rounded(self, how: str) -> Part:
         if not self.real.rounds_alike:
-            raise TypeError(f"{self} is rounded, but its last digits are not the same everywhere")
+            raise UnevenRoundingError(self)
         return self.size.rounded(how, self.real)
 
     # Comparison ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from torch import fx
 
 from passes.errors import CaptureError, ShapeError
 from passes.sizes.dimension import Dim
-from passes.sizes.floating import Floating
+from passes.sizes.floating import Floating, UnevenRoundingError
 from passes.values.numbers import computed, is_dynamic
 from tracer.edge.source_lines import only_tells
 from tracer.memory.recorder import Recorder
@@ -84,6 +84,7 @@ _WHOLE_OF_NUMPY: dict[Any, Callable[..., Any]] = {
     np.trunc: math.trunc,
     np.rint: round,
 }
+_ROUND_ELSEWHERE = "compute it with integers, or give fixed sizes for these dimensions"
 _COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
@@ -165,6 +166,9 @@ class TracedNumber:
         except (OverflowError, TypeError) as error:
             if not dynamic:
                 raise
+            if isinstance(error, UnevenRoundingError):
+                text = TracedNumber(self.tracer, None, operation, operands).text()
+                raise ShapeError(f"{text}: {error}", remedy=_ROUND_ELSEWHERE, wants_fixed_size=True) from error
             raise self._undefined(operation, operands) from error
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
 
@@ -215,10 +219,7 @@ class TracedNumber:
         return self.is_dynamic or any(number._is_of_named_sizes() for number in numbers)
 
     def __hash__(self) -> int:
-        if self.is_dynamic:
-            raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
-        self.pin()
-        return hash(self.value)
+        return hash(self.pin())
 
     def __repr__(self) -> str:
         return repr(self.pin())
