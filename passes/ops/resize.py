@@ -219,7 +219,7 @@ def _scales(emit: Emitter, axes: Sequence[Axis]) -> Value:
     scales: list[float] = [1.0, 1.0]
     computed = {}
     for place, axis in enumerate(axes):
-        if not axis.is_static and np.float32(axis.factor) != axis.factor:
+        if not axis.is_static and float(np.float32(axis.factor)) != axis.factor:
             computed[place] = _scale_in_graph(emit, axis)
         scales.append(_representable(axis))
     if not computed:
