@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from passes.sizes import dimension
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog, Location
 from passes.text.constraints import parse_constraints
@@ -163,6 +166,39 @@ def test_a_guard_that_is_no_formula_stays_as_it_is() -> None:
     log.record("Mod(H, 3) < Abs(H)", dynamic=True)
     assert conditions(log) == ["x is a scalar", "H >= 8", "Mod(H, 3) < Abs(H)"]
     assert log.statement() == "valid for H >= 8, Mod(H, 3) < Abs(H)"
+
+
+ASKED: list[Callable[[Any, int, int], bool]] = [
+    lambda size, by, least: bool(size >= least),
+    lambda size, by, least: bool(size // by >= 2),
+    lambda size, by, least: bool(size % by == 0),
+    lambda size, by, least: bool((size + least) // by != 3),
+    lambda size, by, least: bool(size - size // by <= least),
+    lambda size, by, least: bool(dimension.maximum(size, least) // by == 4),
+    lambda size, by, least: bool(abs(size - least) < 9),
+]
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_few_words_say_what_all_the_facts_say(seed: int) -> None:
+    """Against the facts as they were assumed, at many sizes."""
+    draw = random.Random(seed)
+    sample = {"H": draw.randint(2, 60), "W": draw.randint(2, 60)}
+    promised = draw.choice(["", f"H <= {sample['H'] + 9}", f"W % 3 == {sample['W'] % 3}", "H >= 0", "H*W >= 3"])
+    log, (h, w) = sized(promised, **sample)
+    for _ in range(draw.randint(1, 5)):
+        size = draw.choice([h, h, w, w, h + w, h * w])
+        by, least = draw.randint(2, 9), draw.randint(0, 40)
+        if draw.random() < 0.1:
+            assert (h == w + (least - 20)) in (True, False)
+        draw.choice(ASKED)(size, by, least)
+    said = log.statement().removeprefix("valid for ")
+    kept = ", ".join(["True", *conditions(log)])
+    for sizes in ({"H": h, "W": w} for h in range(130) for w in (0, 1, 2, 3, 5, 12, 20, 21, 33, 40, 47, 60, 100)):
+        holds = log.facts.hold(sizes) and (sizes["H"] >= 1 or promised == "H >= 0") and sizes["W"] >= 1
+        assert all(eval(f"({said},)", dict(sizes))) == holds, (said, sizes)
+        if sizes["W"] >= 1 and sizes["H"] >= 1 and all(fact.holds(sizes) for fact in log.facts.given):
+            assert all(eval(f"({kept},)", dict(sizes))) == holds, (kept, sizes)
 
 
 # The sentence ---------------------------------------------------------------------------------------
