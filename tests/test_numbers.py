@@ -143,7 +143,6 @@ WITH_A_GUARD: dict[str, tuple[Forward, list[str]]] = {
     "a branch on a share": (lambda x: x * (2 if x.shape[2] * 0.7 > 7 else 3), ["H >= 11"]),
     "the user's own check": (lambda x: (torch._check(x.shape[2] >= 5), x * 2)[1], ["H >= 5"]),
     "a check of a size": (lambda x: (torch._check_is_size(x.shape[2] - 4), x * 2)[1], ["H >= 4"]),
-    "a key": (factor(lambda h, w: {64: 2}.get(h, 3)), ["H == 64"]),
     "a text": (lambda x: x * len(f"{x.shape[2]:5d}"), ["H == 64"]),
     "int or float": (factor(lambda h, w: max(h * 0.3, 2)), ["H >= 7"]),
     "an image that is not empty": (lambda x: F.interpolate(x, scale_factor=(0.6, 2.0), mode="bilinear"), ["H >= 2"]),
@@ -161,6 +160,7 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "a divisor": (factor(math.gcd), r"shape\[2\] is the dynamic size H"),
     "a rounded quotient of logarithms": (size(lambda h, w: int(math.log(h, 2))), "last digits are not the same"),
     "a tangent": (factor(lambda h, w: math.tan(h)), "needs a fixed number there"),
+    "a key": (factor(lambda h, w: {64: 2}.get(h, 3)), "cannot be lowered to ONNX directly"),
     "a count": (lambda x: x * sum(range(x.shape[2])), "needs a fixed number there"),
     "a formatted number": (lambda x: x * len("%d" % x.shape[2]), "needs a fixed number there"),  # noqa: UP031
 }

@@ -219,6 +219,8 @@ class TracedNumber:
         return self.is_dynamic or any(number._is_of_named_sizes() for number in numbers)
 
     def __hash__(self) -> int:
+        if self.is_dynamic:  # what is kept under such a key, as in a cache, would outlive the trace
+            raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
         return hash(self.pin())
 
     def __repr__(self) -> str:
