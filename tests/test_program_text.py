@@ -27,8 +27,8 @@ from passes.program.pipeline import run_pass
 from passes.program.program import Program
 from passes.program.stages import Captured, Eager, Shaped
 from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.floating import computed
 from passes.sizes.guards import GuardLog, Location
-from passes.sizes.ratio import Ratio
 from passes.text.formulas import read_formula
 from passes.text.grammar import BEFORE_ITS_HOOK, DRAWS_IN_PYTHON, SECTIONS
 from passes.text.parsing import parse_program
@@ -283,7 +283,19 @@ SPECS = st.builds(
     st.sampled_from([torch.float32, torch.int8, torch.complex64]),
     st.sampled_from([torch.device("cpu"), torch.device("meta"), torch.device("cuda", 0)]),
 )
-FRACTIONS = st.builds(Ratio, FORMULAS, st.sampled_from(SYMBOLS))
+FLOATS = st.recursive(
+    st.builds(computed, st.sampled_from("+-*/"), st.sampled_from(SYMBOLS), st.sampled_from([0.7, -0.5, 1e-05, 2.5e30]))
+    | st.builds(computed, st.sampled_from(["/", "-"]), st.sampled_from([0.7, -0.5, 3.0]), st.sampled_from(SYMBOLS))
+    | st.builds(computed, st.just("/"), FORMULAS, st.sampled_from(SYMBOLS))
+    | st.builds(computed, st.just("**"), st.sampled_from(SYMBOLS), st.sampled_from([-1, 0.5, -2.25])),
+    lambda inner: (
+        st.builds(computed, st.sampled_from(["+", "*", "/", "-", "max"]), inner, inner)
+        | st.builds(computed, st.sampled_from(["neg", "sqrt", "abs", "log", "float", "tanh"]), inner)
+        | st.builds(computed, st.sampled_from(["*", "**", "min"]), inner, st.sampled_from([0.1, 3.0]))
+        | st.builds(lambda real: (SYMBOLS[0].rounded("floor", real.real) + SYMBOLS[1]) * 0.3, inner)
+    ),
+    max_leaves=4,
+)
 
 
 def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -298,7 +310,7 @@ def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )  # fmt: skip
 
 
-@given(nested(PLAIN | SPECS | FORMULAS | FRACTIONS))
+@given(nested(PLAIN | SPECS | FORMULAS | FLOATS))
 def test_a_value_is_read_as_it_was_written(value: Any) -> None:
     text = value_text(value)
     scanner = Scanner(text)

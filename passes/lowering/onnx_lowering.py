@@ -21,6 +21,7 @@ from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.stages import Eager, Lowered
+from passes.sizes.floating import DynamicSizeError
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
@@ -93,6 +94,9 @@ class OnnxLowering:
             outputs = call.op.lowering(emit, call.record.map(lambda leaf: self._leaf(leaf, node, program, emit)))
         except UnsupportedOpError as error:
             self._blockers.append(blocker(node, program, error.message))
+            return
+        except DynamicSizeError as error:
+            self._blockers.append(blocker(node, program, str(error)))
             return
         except TracerError as error:
             raise error.placed(location_of(node), operation_of(node, program)) from error

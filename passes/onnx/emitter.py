@@ -19,13 +19,14 @@ import torch
 from onnx import GraphProto, NodeProto
 
 from passes.errors import UnsupportedOpError
+from passes.onnx.computed_sizes import ComputedSizes
 from passes.onnx.opsets import AXES_AS_INPUT, Form, has_attribute, since, takes
-from passes.onnx.protos import Value, add_attribute, raw_bytes, rename, value_info
+from passes.onnx.protos import add_attribute, raw_bytes, rename, value_info
 from passes.onnx.types import onnx_type
+from passes.onnx.value import Value
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
-from passes.sizes.facts import Facts
-from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Symbol
-from passes.sizes.ratio import Ratio
+from passes.sizes.floating import DynamicNumber, Floating
+from passes.sizes.formula import Formula
 from passes.values.spec import TensorSpec
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
@@ -48,9 +49,7 @@ class Emitter:
         self._state = state
         self._interface = interface
         self._weight_names: dict[int, str] = {}
-        self._sizes: dict[Formula, Value] = {}
-        self._symbols: dict[str, tuple[Formula, Value, int]] = {}
-        self._promised = Facts()
+        self._computed = ComputedSizes(self)
         self._names: dict[str, int] = dict.fromkeys(state, 0)
         self._base = ""
         self._mark = 0
@@ -87,6 +86,8 @@ class Emitter:
         results = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
         node.output.extend(results)
         for key, attribute in attributes.items():
+            if isinstance(attribute, DynamicNumber):
+                self.unsupported(f"ONNX takes {attribute} as a fixed number only")
             if attribute is not None:
                 add_attribute(node, key, attribute)
         return tuple(Value(result) for result in results)
@@ -105,19 +106,21 @@ class Emitter:
         tensor.raw_data = raw_bytes(data).tobytes()
         return Value(name, TensorSpec.of(data))
 
-    def scalar(self, number: float | bool, like: Value | TensorSpec | torch.dtype) -> Value:
-        """A 0-d constant in the dtype of `like`."""
-        return self.constant(torch.tensor(number, dtype=like if isinstance(like, torch.dtype) else like.dtype))
+    def scalar(self, number: Size | Floating | float, like: Value | TensorSpec | torch.dtype) -> Value:
+        """A 0-d value in the dtype of `like`: a constant, where the number is known."""
+        dtype = like if isinstance(like, torch.dtype) else like.dtype
+        if isinstance(number, (Dim, Floating)):
+            return self.operand(number, dtype)
+        return self.constant(torch.tensor(number, dtype=dtype))
 
-    def operand(self, operand: Value | Size | Ratio | float, dtype: torch.dtype) -> Value:
+    def operand(self, operand: Value | Size | Floating | float, dtype: torch.dtype) -> Value:
         """An operand of an arithmetic op as a value of that dtype, be it a tensor, a number or a dynamic size."""
         if isinstance(operand, Value):
             return self.cast(operand, dtype)
         if isinstance(operand, Dim):
             return self.cast(self.squeeze(self.size(operand), 0), dtype)
-        if isinstance(operand, Ratio):
-            above = self.operand(operand.numerator, torch.float64)
-            return self.cast(self.node("Div", above, self.operand(operand.denominator, torch.float64)), dtype)
+        if isinstance(operand, Floating):
+            return self.cast(self.squeeze(self._computed.real(operand.real), 0), dtype)
         return self.scalar(operand, dtype)
 
     def ints(self, *numbers: int) -> Value:
@@ -223,13 +226,13 @@ class Emitter:
         each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
         """
         body = GraphProto(name=self._fresh(f"{self._base}/step"))
-        outside, known = self.graph, self._sizes
-        self.graph, self._sizes = body, dict(known)
+        outside, known = self.graph, self._computed.known
+        self.graph, self._computed.known = body, dict(known)
         try:
             inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in [*["state"] * len(states), "slice"]]
             results = step(*inputs)
         finally:
-            self.graph, self._sizes = outside, known
+            self.graph, self._computed.known = outside, known
         body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
         body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
         direction = [1] if backwards else None
@@ -282,52 +285,13 @@ class Emitter:
 
     def size(self, size: Size | Formula) -> Value:
         """One size as an int64 value of shape [1]. A formula is computed once in the graph, wherever it recurs."""
-        if isinstance(size, int):
-            return self.ints(size)
-        formula = size.formula if isinstance(size, Dim) else size
-        if formula not in self._sizes:
-            self._sizes[formula] = self._compute(formula)
-        return self._sizes[formula]
-
-    def _compute(self, formula: Formula) -> Value:
-        total: Value | None = None
-        for monomial, coefficient in formula.terms.items():
-            term = self.ints(coefficient) if coefficient != 1 or not monomial else None
-            for atom in monomial:
-                factor = self._atom(atom)
-                term = factor if term is None else self.node("Mul", term, factor)
-            assert term is not None
-            total = term if total is None else self.node("Add", total, term)
-        assert total is not None
-        return total
+        return self._computed.size(size.formula if isinstance(size, Dim) else size)
 
     def axis_size(self, value: Value, axis: int) -> Value:
         """The size of a value's axis as an int64 value of shape [1]."""
         if self.has_attribute("Shape", "start"):
             return self.node("Shape", value, start=axis, end=axis + 1)
         return self.node("Gather", self.node("Shape", value), self.ints(axis))
-
-    def _atom(self, atom: Atom) -> Value:
-        if isinstance(atom, Symbol):
-            return self._symbol(atom)
-        if isinstance(atom, (Max, Min)):
-            return self.node(type(atom).__name__, *map(self.size, atom.parts))
-        above, below = self.size(atom.numerator), self.size(atom.denominator)
-        if isinstance(atom, Mod):
-            return self.node("Mod", above, below)
-        if self._promised.low(atom.numerator) < 0:  # ONNX divides towards zero: the floor where nothing is left over
-            above = self.node("Sub", above, self.node("Mod", above, below))
-        return self.node("Div", above, below)
-
-    def _symbol(self, symbol: Symbol) -> Value:
-        """A name's size, from an input's axis: the axis has that size, or a multiple of it and more."""
-        size, source, axis = self._symbols[symbol.name]
-        found = self.axis_size(source, axis)
-        more = size.constant
-        times = size.at({symbol.name: 1}) - more
-        if more:
-            found = self.node("Sub", found, self.ints(more))
-        return found if times == 1 else self.node("Div", found, self.ints(times))
 
     # The graph's frame, for the lowering pass ---------------------------------------------------
 
@@ -341,11 +305,7 @@ class Emitter:
         self.graph.input.append(value_info(name, spec))
         for axis, size in enumerate(spec.shape):
             if isinstance(size, Dim):
-                self._promised = Facts(given=size.log.facts.given)
-                for symbol in size.symbols():
-                    known = self._symbols.setdefault(symbol, (size.formula, value, axis))
-                    if size.formula == Formula.symbol(symbol) != known[0]:
-                        self._symbols[symbol] = size.formula, value, axis
+                self._computed.note(value, axis, size)
         return value
 
     def outputs(self, outputs: Sequence[tuple[str, Value, TensorSpec]]) -> dict[str, str]:
@@ -382,8 +342,8 @@ class Emitter:
 
         The sizes that it needs are computed there, from the graph's inputs.
         """
-        rest, known = self.graph, self._sizes
-        self.graph, self._sizes = GraphProto(), {}
+        rest, known = self.graph, self._computed
+        self.graph, self._computed = GraphProto(), known.afresh()
         try:
             replaced = {name: value.name for name, value in emit().items()}
             for node in rest.node:
@@ -394,7 +354,7 @@ class Emitter:
             rest.initializer.extend(self.graph.initializer)
             rest.value_info.extend(self.graph.value_info)
         finally:
-            self.graph, self._sizes = rest, known
+            self.graph, self._computed = rest, known
 
     def begin(self, base: str, result: Any) -> str:
         """Starts the lowering of one op, whose nodes are named after `base`; returns the name it gets."""
@@ -417,9 +377,9 @@ class Emitter:
                 renamed[value.name] = self._base if len(results) == 1 else f"{self._base}.{index}"
         for node in added:
             rename(node, renamed)
-        for size, value in self._sizes.items():
+        for size, value in self._computed.known.items():
             if value.name in renamed:
-                self._sizes[size] = Value(renamed[value.name])
+                self._computed.known[size] = Value(renamed[value.name])
         named = _with_specs(outputs, self.result, renamed)
         self.specs.update((value.name, value.known) for value in _leaves(named))
         return named

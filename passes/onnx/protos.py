@@ -18,32 +18,6 @@ from passes.sizes.dimension import Dim, Size, is_static
 from passes.values.spec import TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value of the ONNX graph. `spec` is known for an op's operands, not for values inside a lowering."""
-
-    name: str
-    spec: TensorSpec | None = None
-
-    @property
-    def known(self) -> TensorSpec:
-        """The spec of a value that has one."""
-        assert self.spec is not None, f"the spec of the intermediate value {self.name} is not known"
-        return self.spec
-
-    @property
-    def shape(self) -> tuple[Size, ...]:
-        return self.known.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.known.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.known.shape)
-
-
 def value_info(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
     """The typed declaration of a value; a dynamic dimension carries its name or formula."""
     return helper.make_tensor_value_info(
@@ -116,4 +90,4 @@ def _value_text(value: Any) -> str:
     return f"[{', '.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
-__all__ = ["Value", "add_attribute", "raw_bytes", "rename", "value_info"]
+__all__ = ["add_attribute", "raw_bytes", "rename", "value_info"]

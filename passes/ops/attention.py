@@ -24,6 +24,7 @@ from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
 from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.floating import DynamicNumber
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _is_fused(emit: Emitter, query: Value, key: Value, value: Value, scale: floa
         return False
     batches, heads, lengths, widths = zip(*(operand.shape for operand in operands), strict=True)
     return (
-        (scale is None or scale > 0)
+        (scale is None or (not isinstance(scale, DynamicNumber) and scale > 0))
         and all(same_size(batch, batches[0]) for batch in batches)
         and same_size(heads[1], heads[2])
         and _divides(heads[1], heads[0])

@@ -16,6 +16,7 @@ from passes.ops.promotion import as_value, number_dtype, promote_types
 from passes.ops.record import Record, T, star
 from passes.sizes.dimension import Dim, Size, is_static
 from passes.values.nested import leaves
+from passes.values.numbers import is_dynamic
 from passes.values.spec import CPU, TensorSpec
 
 if TYPE_CHECKING:
@@ -234,8 +235,8 @@ def new_tensor_shape(call: NewLikeFromData[TensorSpec]) -> TensorSpec:
     input, data = call.input, call.data
     if isinstance(data, TensorSpec):
         return created(data.shape, call.dtype or data.dtype, call.device, input)
-    if isinstance(data, Dim):
-        return created((), call.dtype or torch.int64, call.device, input)
+    if is_dynamic(data):
+        return created((), call.dtype or number_dtype(data), call.device, input)
     return created(_listed_shape(data), call.dtype or input.dtype, call.device, input)
 
 
@@ -289,14 +290,14 @@ def bind_arange(*bounds: Any, start: Any = 0, end: Any = None, step: Any = 1, **
 @arange.shape
 def arange_shape(call: Arange[TensorSpec]) -> TensorSpec:
     start, end, step, dtype = call.start, call.end, call.step, call.dtype
-    whole = all(isinstance(bound, (int, Dim)) for bound in (start, end, step))
+    whole = _is_whole(start, end, step)
     if any(isinstance(bound, TensorSpec) for bound in (start, end, step)):
         raise NeedsDataError("the length of a range between tensors depends on data")
     if dtype == torch.int64 and not whole:
-        start, end, step, whole = int(start), int(end), int(step), True
-    truncated = dtype is not None and not dtype.is_floating_point and not isinstance(step, Dim)
-    check(isinstance(step, Dim) or (int(step) if truncated else step) != 0, "a range cannot move by {}", step)
-    forward = isinstance(step, Dim) or step > 0
+        start, end, step, whole = math.trunc(start), math.trunc(end), math.trunc(step), True
+    truncated = dtype is not None and not dtype.is_floating_point and not is_dynamic(step)
+    check(is_dynamic(step) or (int(step) if truncated else step) != 0, "a range cannot move by {}", step)
+    forward = is_dynamic(step) or step > 0
     check(
         start <= end if forward else end <= start,
         "a range from {} to {} cannot be walked in steps of {}",
@@ -311,11 +312,28 @@ def arange_shape(call: Arange[TensorSpec]) -> TensorSpec:
 
 @arange.lower
 def lower_arange(emit: Emitter, call: Arange[Value]) -> Value:
-    """A constant where everything is known, else a Range of integers in the result's dtype."""
-    if not any(isinstance(bound, Dim) for bound in (call.start, call.end, call.step)):
+    """A constant where everything is known, else a Range of integers, or in double precision, in the result's dtype."""
+    bounds = (call.start, call.end, call.step)
+    if not any(map(is_dynamic, bounds)):
         return emit.constant(torch.arange(call.start, call.end, call.step, dtype=emit.result.dtype))
-    bounds = [emit.operand(bound, torch.int64) for bound in (call.start, call.end, call.step)]
-    return emit.cast(replace(emit.node("Range", *bounds), spec=emit.result.with_dtype(torch.int64)), emit.result.dtype)
+    kind: torch.dtype = emit.result.dtype
+    if kind.is_floating_point and not _is_whole(*bounds):
+        return _floats_in_a_row(emit, *bounds)
+    values = [emit.operand(math.trunc(bound), torch.int64) for bound in bounds]
+    return emit.cast(replace(emit.node("Range", *values), spec=emit.result.with_dtype(torch.int64)), kind)
+
+
+def _is_whole(*bounds: Bound) -> bool:
+    return all(isinstance(bound, (int, Dim)) for bound in bounds)
+
+
+def _floats_in_a_row(emit: Emitter, start: Bound, end: Bound, step: Bound) -> Value:
+    """`start + i*step`, as torch computes it, for as many steps as the result has elements."""
+    count = emit.squeeze(emit.size(emit.result.shape[0]), 0)
+    places = emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64))
+    steps = emit.node("Mul", emit.cast(places, torch.float64), emit.scalar(step, torch.float64))
+    found = emit.node("Add", steps, emit.scalar(start, torch.float64))
+    return emit.cast(replace(found, spec=emit.result.with_dtype(torch.float64)), emit.result.dtype)
 
 
 @dataclass(frozen=True, slots=True)

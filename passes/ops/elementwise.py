@@ -21,8 +21,7 @@ from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, category, float_dtype, is_number, result_dtype
 from passes.ops.record import Record, record_of
-from passes.sizes.dimension import Dim
-from passes.sizes.ratio import Ratio
+from passes.sizes.floating import DynamicNumber
 from passes.values.spec import TensorSpec, describe, shape_text
 
 if TYPE_CHECKING:
@@ -218,7 +217,7 @@ def fits(number: float, dtype: torch.dtype) -> bool:
 
 def is_constant(value: Any) -> bool:
     """Whether an operand is a number that is known now."""
-    return is_number(value) and not isinstance(value, (Dim, Ratio))
+    return is_number(value) and not isinstance(value, DynamicNumber)
 
 
 __all__ = [

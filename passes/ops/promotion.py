@@ -16,7 +16,7 @@ import torch
 
 from passes.errors import ShapeError, check
 from passes.sizes.dimension import Dim, Size, hint
-from passes.sizes.ratio import Ratio
+from passes.sizes.floating import DynamicNumber, Floating
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Operand: TypeAlias = "TensorSpec | Value | Size | float"
 
 def is_number(operand: Any) -> bool:
     """Whether an operand is a Python number or a dynamic size, rather than a tensor."""
-    return isinstance(operand, (bool, int, float, complex, Dim, Ratio))
+    return isinstance(operand, (bool, int, float, complex, DynamicNumber))
 
 
 def result_dtype(*operands: Any) -> torch.dtype:
@@ -148,7 +148,7 @@ def promote(emit: Emitter, *operands: Any, dtype: torch.dtype | None = None) -> 
 
 def as_value(emit: Emitter, operand: Any, dtype: torch.dtype) -> Value:
     """One operand as a value of a dtype; a number that an integer dtype cannot hold wraps, as in torch."""
-    if isinstance(operand, (Dim, Ratio)):
+    if isinstance(operand, (Dim, Floating)):
         value = emit.operand(operand, dtype)
         return type(value)(value.name, TensorSpec((), dtype))
     if is_number(operand):

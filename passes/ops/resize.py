@@ -113,18 +113,8 @@ def _per_axis(what: str, given: Any, spatial: Sequence[Size]) -> Sequence[Any]:
 
 
 def _scaled(size: Size, factor: float) -> Size:
-    """`int(size * factor)`; of a dynamic size only by a factor whose products are exact in floating point."""
-    if isinstance(size, int):
-        return int(size * factor)
-    exact = Fraction(factor)
-    check(
-        exact.denominator <= 2**16,
-        "scale_factor {} times the dynamic size {} cannot be written as a formula of whole numbers",
-        factor,
-        size,
-        remedy=f"give size instead, or a fixed size for {', '.join(size.symbols())}",
-    )
-    scaled: Size = size * exact.numerator // exact.denominator
+    """The size times the factor, in double precision, rounded down."""
+    scaled: Size = math.floor(size * factor)
     return scaled
 
 
@@ -154,7 +144,7 @@ def interpolate_shape(call: Interpolate[TensorSpec]) -> TensorSpec:
     axes = _axes(input, call.size, call.scale_factor, mode, call.recompute_scale_factor)
     after = [axis.after for axis in axes]
     check(
-        all(new >= (mode != "area") for new in after),
+        all(new >= int(mode != "area") for new in after),
         "the result would have the spatial sizes {}, from {}",
         after,
         list(input.shape[2:]),
@@ -216,13 +206,39 @@ def lower_interpolate(emit: Emitter, call: Interpolate[Value]) -> Value:
 def _resize(emit: Emitter, input: Value, axes: Sequence[Axis], **attributes: Any) -> Value:
     """Resize by factors where torch's coordinates follow them, else to sizes."""
     if axes[0].factor is not None:
-        scales = [1.0, 1.0, *(_representable(axis) for axis in axes)]
-        return emit.node("Resize", input, None, emit.constant(torch.tensor(scales, dtype=torch.float32)), **attributes)
+        return emit.node("Resize", input, None, _scales(emit, axes), **attributes)
     after = [axis.after for axis in axes]
     if emit.has_attribute("Resize", "axes") and not is_static(input.shape[:2]):
         spatial = list(range(2, input.ndim))
         return emit.node("Resize", input, None, None, emit.sizes(after), axes=spatial, **attributes)
     return emit.node("Resize", input, None, None, emit.sizes([*input.shape[:2], *after]), **attributes)
+
+
+def _scales(emit: Emitter, axes: Sequence[Axis]) -> Value:
+    """The factors of all axes in float32, such that a runtime arrives at torch's sizes."""
+    scales: list[float] = [1.0, 1.0]
+    computed = {}
+    for place, axis in enumerate(axes):
+        if not axis.is_static and float(np.float32(axis.factor)) != axis.factor:
+            computed[place] = _scale_in_graph(emit, axis)
+        scales.append(_representable(axis))
+    if not computed:
+        return emit.constant(torch.tensor(scales, dtype=torch.float32))
+    parts = [computed.get(place - 2) or emit.constant([scale], torch.float32) for place, scale in enumerate(scales)]
+    return emit.node("Concat", *parts, axis=0)
+
+
+def _scale_in_graph(emit: Emitter, axis: Axis) -> Value:
+    """Of the factor in float32 and its neighbours, the one by which a runtime arrives at the size that is wanted."""
+    nearest = np.float32(axis.factor)
+    smaller, same, larger = (
+        emit.constant([float(scale)], torch.float32)
+        for scale in (np.nextafter(nearest, np.float32(0)), nearest, np.nextafter(nearest, np.float32(np.inf)))
+    )
+    product = emit.node("Mul", emit.cast(emit.size(axis.before), torch.float32), same)
+    found, wanted = emit.node("Floor", product), emit.cast(emit.size(axis.after), torch.float32)
+    lowered = emit.node("Where", emit.node("Greater", found, wanted), smaller, same)
+    return emit.node("Where", emit.node("Less", found, wanted), larger, lowered)
 
 
 def _representable(axis: Axis) -> float:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 from passes.sizes.fact import Fact, Origin
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Mod, Monomial, Symbol, Whole
+from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Mod, Monomial, Rounded, Symbol, Whole, rounded
 
 # A dimension has at least so many elements, where nothing else is said of it.
 LEAST_SIZE = 1
@@ -89,6 +90,8 @@ class Ranges:
             return min(self.low(part, used) for part in atom.parts)
         if isinstance(atom, Mod):
             return 0
+        if isinstance(atom, Rounded):
+            return self._rounded(atom, used)[0]
         assert isinstance(atom, FloorDiv)
         low = self.low(atom.numerator, used)
         if isinstance(atom.denominator, int):
@@ -108,6 +111,8 @@ class Ranges:
             return max(self.high(part, used) for part in atom.parts)
         if isinstance(atom, Min):
             return self._best(atom.parts, used, above=True)
+        if isinstance(atom, Rounded):
+            return self._rounded(atom, used)[1]
         if isinstance(atom, Mod):
             own: Used = []
             number = self.high(atom.numerator, own) if self.low(atom.numerator, own) >= 0 else math.inf
@@ -121,6 +126,12 @@ class Ranges:
         if math.isinf(high):
             return high
         return high // by if math.isfinite(by) else -1
+
+    def _rounded(self, atom: Rounded, used: Used) -> tuple[float, float]:
+        """The least and the largest that a rounded float is: rounding keeps the order."""
+        bounds = atom.real.range(lambda size: (self.low(size, used), self.high(size, used)))  # type: ignore[arg-type]
+        low, high = (bound if math.isinf(bound) else float(cast("int", rounded(atom.how, bound))) for bound in bounds)
+        return low, high
 
     def _best(self, parts: tuple[Whole, ...], used: Used, *, above: bool) -> float:
         """The bound of an extreme that its best part alone gives."""

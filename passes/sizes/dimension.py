@@ -13,11 +13,15 @@ from typing import Any, TypeAlias
 
 from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Symbol, Whole, divided
+from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
+from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Rounded, Symbol, Whole, divided, rounded
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.ratio import DynamicSize, DynamicSizeError, as_fraction, divide, hint, multiply, power, sampled
+from passes.sizes.real import Real
 
 Size: TypeAlias = "int | Dim"
+
+# A formula is multiplied out, so that the powers of sums grow.
+LARGEST_POWER = 16
 
 
 class Dim(DynamicSize):
@@ -55,58 +59,85 @@ class Dim(DynamicSize):
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, float):
-            return as_fraction(self) + other
+            return computed("+", self, other)
         return self._in_capture(self.formula + _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
-    __radd__ = __add__
+    def __radd__(self, other: Any) -> Any:
+        return computed("+", other, self) if isinstance(other, float) else self + other
 
     def __neg__(self) -> Size:
         return Dim(-self.formula, self.log)
 
     def __sub__(self, other: Any) -> Any:
-        if not isinstance(other, (int, float, Dim)):
-            return NotImplemented
-        return self + (-other)
+        if isinstance(other, float):
+            return computed("-", self, other)
+        return self + (-other) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __rsub__(self, other: Any) -> Any:
-        return -self + other
+        return computed("-", other, self) if isinstance(other, float) else -self + other
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, float):
-            return multiply(self, other)
+            return computed("*", self, other)
         return self._in_capture(self.formula * _whole(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> Any:
+        return computed("*", other, self) if isinstance(other, float) else self * other
 
     def __floordiv__(self, other: Any) -> Any:
         if isinstance(other, float):
-            return as_fraction(self) // other
+            return floor_divided(self, other)[0]
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         return self._divmod(self, other)[0]
 
     def __rfloordiv__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return floor_divided(other, self)[0]
         return self._divmod(other, self)[0] if isinstance(other, int) else NotImplemented
 
     def __mod__(self, other: Any) -> Any:
         if isinstance(other, float):
-            return as_fraction(self) % other
+            return floor_divided(self, other)[1]
         if not isinstance(other, (int, Dim)):
             return NotImplemented
         return self._divmod(self, other)[1]
 
     def __rmod__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return floor_divided(other, self)[1]
         return self._divmod(other, self)[1] if isinstance(other, int) else NotImplemented
 
     def __truediv__(self, other: Any) -> Any:
-        return divide(self, other)
+        return computed("/", self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        return divide(other, self)
+        return computed("/", other, self)
 
     def __pow__(self, exponent: Any) -> Any:
-        """A whole power, which is a fraction where it is negative."""
-        return power(self, exponent)
+        """A power: a size for a number from 0 on, else a float; NotImplemented where that depends on the exponent."""
+        if not isinstance(exponent, int):
+            return NotImplemented if isinstance(exponent, Dim) else computed("**", self, exponent)
+        if exponent > LARGEST_POWER:
+            return NotImplemented
+        return product([self] * exponent) if exponent >= 0 else computed("**", self, exponent)
+
+    def __rpow__(self, base: Any) -> Any:
+        return computed("**", base, self) if isinstance(base, float) else NotImplemented
+
+    def __lshift__(self, count: Any) -> Any:
+        return self * 2**count if isinstance(count, int) and count >= 0 else NotImplemented
+
+    def __rshift__(self, count: Any) -> Any:
+        return self // 2**count if isinstance(count, int) and count >= 0 else NotImplemented
+
+    def __and__(self, mask: Any) -> Any:
+        """The lowest bits, or all but these: what is left by a division by a power of two, or is not."""
+        if isinstance(mask, int) and mask >= 0 and mask & (mask + 1) == 0:
+            return self % (mask + 1)
+        return self - self % -mask if isinstance(mask, int) and -mask & (-mask - 1) == 0 else NotImplemented
+
+    __rand__ = __and__
 
     def __abs__(self) -> Size:
         return maximum(self, -self)
@@ -223,6 +254,23 @@ class Dim(DynamicSize):
     def __float__(self) -> float:
         raise DynamicSizeError(self)
 
+    # What floats ask ----------------------------------------------------------------------------
+
+    def at_least(self, least: int) -> bool:
+        return _is_at_least(self.log, self.formula - least)
+
+    def alike(self, formula: Any) -> Size:
+        return self._in_capture(formula)
+
+    def rounded(self, how: str, real: Real | float) -> Size:
+        return self._in_capture(rounded(how, real))
+
+    def towards_zero(self, down: Size, up: Size) -> Size:
+        return maximum(0, down) + minimum(0, up)
+
+    def float_at(self, real: Real) -> float:
+        return real.at(self.log.sampled)
+
     # Reading ------------------------------------------------------------------------------------
 
     def symbols(self) -> list[str]:
@@ -321,9 +369,18 @@ def _substitute_atom(atom: Atom, value_of: Callable[[str], Size]) -> Size:
     if isinstance(atom, (Max, Min)):
         parts = [substitute(part, value_of) for part in atom.parts]
         return maximum(*parts) if isinstance(atom, Max) else minimum(*parts)
+    if isinstance(atom, Rounded):
+        return _rounded_anew(atom, value_of)
     numerator = substitute(atom.numerator, value_of)
     denominator = substitute(atom.denominator, value_of)
     return numerator // denominator if isinstance(atom, FloorDiv) else numerator % denominator
+
+
+def _rounded_anew(atom: Rounded, value_of: Callable[[str], Size]) -> Size:
+    """A rounded float of other sizes."""
+    logs = [size.log for name in atom.real.symbols() if isinstance(size := value_of(name), Dim)]
+    found = rounded(atom.how, atom.real.rewritten(lambda size: _whole(substitute(size, value_of))))
+    return Dim(found, logs[0]) if isinstance(found, Formula) else found
 
 
 def _whole(size: Size) -> Whole:

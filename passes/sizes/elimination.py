@@ -13,7 +13,20 @@ from dataclasses import dataclass, field
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.extremes import maximum, minimum
 from passes.sizes.fact import Fact
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of, terms_of
+from passes.sizes.formula import (
+    Atom,
+    FloorDiv,
+    Formula,
+    Max,
+    Min,
+    Rounded,
+    Symbol,
+    Whole,
+    divided,
+    parts_of,
+    rounded,
+    terms_of,
+)
 
 # By how much a name may be divided for its remainder to be looked for.
 _LARGEST_PERIOD = 512
@@ -38,6 +51,8 @@ def _rewritten_atom(atom: Atom, value_of: Callable[[Atom], Whole | None]) -> Who
         return value
     if isinstance(atom, Symbol):
         return Formula({(atom,): 1})
+    if isinstance(atom, Rounded):
+        return rounded(atom.how, atom.real.rewritten(lambda size: rewritten(size, value_of)))
     parts = [rewritten(part, value_of) for part in parts_of(atom)]
     if isinstance(atom, (Max, Min)):
         return maximum(*parts) if isinstance(atom, Max) else minimum(*parts)

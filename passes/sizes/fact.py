@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from passes.sizes.formula import FloorDiv, Formula, shown_terms, sum_text, whole
+from passes.sizes.formula import FloorDiv, Formula, Rounded, Whole, rounded, shown_terms, sum_text, whole
 
 
 class Answer(enum.Enum):
@@ -58,12 +58,12 @@ def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
     """Whether a formula has that relation to zero at these sizes; not where it divides by a size of 0."""
     try:
         return bool(_RELATIONS[relation](formula.at(sizes), 0))
-    except ZeroDivisionError:
+    except ArithmeticError:
         return False
 
 
 def solved(slack: Formula) -> Formula:
-    """An equivalent of `slack >= 0` without its outer division: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
+    """An equivalent of `slack >= 0` without its outer division or rounding: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
     while True:
         symbolic = {monomial: coefficient for monomial, coefficient in slack.terms.items() if monomial}
         ((monomial, coefficient),) = symbolic.items() if len(symbolic) == 1 else (((), 0),)
@@ -73,6 +73,8 @@ def solved(slack: Formula) -> Formula:
         atom = monomial[0]
         if isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
             without = atom.numerator - least * atom.denominator
+        elif isinstance(atom, Rounded) and (bound := _least_operand(atom, least)) is not None:
+            without = bound
         elif coefficient > 1:
             without = whole({monomial: 1, (): -least})
         else:
@@ -80,6 +82,39 @@ def solved(slack: Formula) -> Formula:
         if not isinstance(without, Formula):
             return slack
         slack = without
+
+
+# Up to which number an operand is looked for that takes a rounded float to some size.
+_LARGEST_OPERAND = 2**40
+
+
+def _least_operand(atom: Rounded, least: int) -> Whole | None:
+    """A formula that is at least zero just where a rounded float is at least so much: `floor(H*0.7) >= 1` is `H >= 2`.
+
+    None where it is not one formula times a positive number, or the root of one.
+    """
+    real, places = (
+        atom.real,
+        [place for place, operand in enumerate(atom.real.operands) if isinstance(operand, Formula)],
+    )
+    others = [operand for operand in real.operands if not isinstance(operand, Formula)]
+    if len(places) != 1 or not all(isinstance(operand, (int, float)) and operand > 0 for operand in others):
+        return None
+    if not (real.function in ("*", "sqrt", "float") or (real.function == "/" and places == [0])):
+        return None
+
+    def reaches(operand: int) -> bool:
+        value = rounded(atom.how, real.rewritten(lambda _: operand))
+        return isinstance(value, int) and value >= least
+
+    low, high = -1, _LARGEST_OPERAND
+    if least < 1 or not reaches(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    operand: Formula = real.operands[places[0]]
+    return operand - high
 
 
 # Words -----------------------------------------------------------------------------------------------

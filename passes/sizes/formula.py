@@ -1,4 +1,4 @@
-"""Formulas of sizes, as values: integer polynomials over named dimensions, floor divisions, remainders and extremes.
+"""Formulas of sizes, as values: integer polynomials over names, floor divisions, remainders, extremes, rounded floats.
 
 A `Formula` is kept in a normal form, so that equal formulas are equal without a solver, and anything that turns out
 constant is a plain `int` again. These rewrites do most of the work for the sizes of networks (d > 0, r and c integers):
@@ -20,11 +20,12 @@ of what is known of its names, which `passes.sizes.facts` answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from passes.sizes.polynomials import common_monomial, content, long_division, multiplied, without
+from passes.sizes.real import Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,18 @@ class Min:
         return f"min({', '.join(map(str, self.parts))})"
 
 
-Atom: TypeAlias = "Symbol | FloorDiv | Mod | Max | Min"
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """A float that is rounded to a whole number: `how` is floor, ceil or round (to the even one of two)."""
+
+    how: str
+    real: Real
+
+    def __str__(self) -> str:
+        return f"{self.how}({self.real})"
+
+
+Atom: TypeAlias = "Symbol | FloorDiv | Mod | Max | Min | Rounded"
 Monomial: TypeAlias = "tuple[Atom, ...]"
 Whole: TypeAlias = "int | Formula"
 
@@ -156,7 +168,7 @@ class Formula:
     def at(self, sizes: Mapping[str, int]) -> int:
         """The formula's value where each named dimension has the given size.
 
-        Raises ZeroDivisionError where it divides by what is 0 there.
+        Raises ArithmeticError where it divides by what is 0 there, or has no value for another such reason.
         """
         total = 0
         for monomial, coefficient in self.terms.items():
@@ -296,7 +308,23 @@ def _reduced(terms: Mapping[Monomial, int], names: Monomial, by: int) -> Whole:
 # Parts ----------------------------------------------------------------------------------------------
 
 
-def _atom_at(atom: FloorDiv | Mod | Max | Min, sizes: Mapping[str, int]) -> int:
+_ROUNDING: dict[str, Callable[[float], int]] = {"floor": math.floor, "ceil": math.ceil, "round": round}
+
+
+def rounded(how: str, real: Real | float) -> Whole:
+    """A float that is rounded to a whole number. Raises ArithmeticError for a number that is none."""
+    if isinstance(real, Real):
+        return Formula({(Rounded(how, real),): 1})
+    if not math.isfinite(real):
+        raise ArithmeticError(f"{real} is no number to be rounded")
+    return _ROUNDING[how](real)
+
+
+def _atom_at(atom: FloorDiv | Mod | Max | Min | Rounded, sizes: Mapping[str, int]) -> int:
+    if isinstance(atom, Rounded):
+        value = rounded(atom.how, atom.real.at(sizes))
+        assert isinstance(value, int)
+        return value
     if isinstance(atom, (Max, Min)):
         values = [part if isinstance(part, int) else part.at(sizes) for part in atom.parts]
         return max(values) if isinstance(atom, Max) else min(values)
@@ -305,8 +333,10 @@ def _atom_at(atom: FloorDiv | Mod | Max | Min, sizes: Mapping[str, int]) -> int:
     return numerator // denominator if isinstance(atom, FloorDiv) else numerator % denominator
 
 
-def parts_of(atom: FloorDiv | Mod | Max | Min) -> tuple[Whole, ...]:
+def parts_of(atom: FloorDiv | Mod | Max | Min | Rounded) -> tuple[Whole, ...]:
     """The formulas that an atom is made of."""
+    if isinstance(atom, Rounded):
+        return tuple(cast("Iterator[Formula]", atom.real.formulas()))
     return atom.parts if isinstance(atom, (Max, Min)) else (atom.numerator, atom.denominator)
 
 
@@ -405,10 +435,12 @@ __all__ = [
     "Min",
     "Mod",
     "Monomial",
+    "Rounded",
     "Symbol",
     "Whole",
     "divided",
     "parts_of",
+    "rounded",
     "shown_terms",
     "sum_text",
     "terms_of",

@@ -5,6 +5,7 @@ factor leaves below one does not matter, as sizes are whole):
 
     a // d      lies between (a - d + 1)/d and a/d, so that `H - 2*(H//2)` is at least `H - H`
     max, min    are one of their parts: any one, or each in turn; and lie on their side of the mean
+    floor(x)    of a float lies between linear bounds of it: `floor(H*0.7)` is at most `717*H/1024`
     a fact      that is at least zero may be subtracted, as often as cancels one term
 
 The number of steps is limited: what they do not show is unknown. (The same idea, with linear programs for the search,
@@ -15,14 +16,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.fact import Fact
-from passes.sizes.formula import FloorDiv, Formula, Max, Min, Whole
+from passes.sizes.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
+from passes.sizes.real import Real
 
 # How many steps one question may take in all, and how many one after the other.
 _STEPS = 40
 _DEPTH = 4
+
+# Rounding that does not go beyond the float on the side from which it is bounded: down from above, up from below.
+_EXACT = frozenset({("floor", True), ("ceil", False)})
+_FINE = 1024  # by how much linear bounds of floats are divided
 
 Bound = tuple[Formula, Used]  # a formula that is at least zero, and what says so
 
@@ -57,13 +64,20 @@ class Proof:
         """Formulas that show this one, all of a list together, and what that rests on besides."""
         for monomial, coefficient in formula.terms.items():
             for index, atom in enumerate(monomial):
-                if not isinstance(atom, (FloorDiv, Max, Min)):
+                if not isinstance(atom, (FloorDiv, Max, Min, Rounded)):
                     continue
                 others = Formula({monomial[:index] + monomial[index + 1 :]: 1}) if len(monomial) > 1 else 1
                 own: Used = []
                 if self._ranges.low(others, own) < 0:
                     continue
                 rest = formula - Formula({monomial: coefficient})
+                if isinstance(atom, Rounded):
+                    linear = self._linear(atom.real, own, above=coefficient < 0)
+                    if linear is not None:
+                        top, by = linear
+                        off = 0 if (atom.how, coefficient < 0) in _EXACT else by if coefficient < 0 else -by
+                        yield [by * rest + coefficient * others * (top + off) + (by - 1)], own
+                    continue
                 if isinstance(atom, FloorDiv):
                     if isinstance(atom.denominator, int):
                         yield [_relaxed(rest, coefficient, others, atom, atom.denominator)], own
@@ -86,6 +100,25 @@ class Proof:
                     if factors not in tried:
                         tried.add(factors)
                         yield [factors[0] * formula - factors[1] * bound + (factors[0] - 1)], facts
+
+    def _linear(self, real: Real, used: Used, *, above: bool) -> tuple[Whole, int] | None:
+        """A fraction of a formula that a float never goes above, or never below, where one is known."""
+        operands: list[Any] = [
+            operand.operands[0] if isinstance(operand, Real) and operand.function == "float" else operand
+            for operand in real.operands
+        ]
+        if real.function == "sqrt":  # which is at most the number itself from 1 on
+            (inside,) = operands
+            bounded = above and isinstance(inside, Formula) and self._ranges.low(inside, used) >= 1
+            return (inside, 1) if bounded else None
+        if isinstance(operands[-1], Formula):
+            operands.reverse()
+        if real.function == "*" and isinstance(operands[0], Formula) and isinstance(operands[1], (int, float)):
+            factor = float(operands[1])
+            if 0 < factor < _FINE and self._ranges.low(operands[0], used) >= 0:
+                times = math.ceil(factor * _FINE) if above else math.floor(factor * _FINE * (1 - 1 / _FINE**2))
+                return times * operands[0], _FINE
+        return None
 
 
 def _relaxed(rest: Whole, coefficient: int, others: Whole, floor: FloorDiv, by: int) -> Whole:

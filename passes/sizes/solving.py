@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, product
 
 from passes.sizes.elimination import rewritten
-from passes.sizes.formula import Formula, Max, Min, Mod, Symbol, Whole, parts_of, terms_of
+from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
 
 # A set that repeats itself later than this is not looked for.
 LARGEST_PERIOD = 1024
@@ -187,7 +187,7 @@ def _period(size: Whole) -> int | None:
                 for part in parts_of(atom):
                     found = _period(part)
                     inner = None if found is None or inner is None else math.lcm(inner, found)
-            elif isinstance(atom, Mod) or not isinstance(atom.denominator, int):
+            elif isinstance(atom, (Mod, Rounded)) or not isinstance(atom.denominator, int):
                 return None
             else:
                 inner = _period(atom.numerator)

@@ -24,6 +24,7 @@ from passes.program.program import Program, operation_of
 from passes.program.stages import Captured, Shaped, Unresolved
 from passes.sizes.dimension import DynamicSizeError
 from passes.stages.meta_execution import MetaRunError, run_module, run_op
+from passes.values.numbers import computed
 from passes.values.spec import TensorSpec, describe
 
 
@@ -277,7 +278,8 @@ def _compute(node: fx.Node) -> Any:
     assert callable(node.target)
     args = map_leaves(node.args, _value_of)
     try:
-        return node.target(*args, **map_leaves(dict(node.kwargs), _value_of))
+        kwargs = map_leaves(dict(node.kwargs), _value_of)
+        return node.target(*args, **kwargs) if kwargs else computed(node.target, *args)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ShapeError(f"{operation_of(node)} of {', '.join(map(describe, args))}: {error}") from error
 

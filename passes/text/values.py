@@ -18,12 +18,15 @@ import torch
 from torch import fx
 
 from passes.sizes.dimension import Dim, Size
+from passes.sizes.floating import Floating
+from passes.sizes.formula import Formula
 from passes.sizes.guards import GuardLog
-from passes.sizes.ratio import Ratio
-from passes.text.formulas import read_formula
+from passes.sizes.real import Real
+from passes.text.formulas import read_formula, read_number
 from passes.text.qualified_names import find, qualified_name
 from passes.text.scanner import MalformedTextError, Scanner, name_text, quoted
 from passes.values.nested import fields_of, is_dataclass_value
+from passes.values.numbers import floating_of
 from passes.values.spec import CPU, TensorSpec, device_of
 
 _LITERALS: dict[str, Any] = {
@@ -66,8 +69,8 @@ def value_text(value: Any) -> str:
         return _spec_text(value)
     if kind is Dim:
         return _size_text(value)
-    if kind is Ratio:
-        return f"{_part_text(value.numerator)} / {_part_text(value.denominator)}"
+    if kind is Floating:
+        return _size_text(value)
     if kind in (torch.Size, slice, range, complex, torch.device):
         return _call_text(value)
     if isinstance(value, tuple):
@@ -95,14 +98,10 @@ def _spec_text(spec: TensorSpec) -> str:
     return f"{spec}{place}"
 
 
-def _size_text(size: Size) -> str:
+def _size_text(size: Size | Floating) -> str:
     """A size; in parentheses where it begins with a name that is a literal elsewhere."""
     text = str(size)
     return f"({text})" if _LITERAL.match(text) else text
-
-
-def _part_text(size: Size) -> str:
-    return str(size) if isinstance(size, int) else f"({size})"
 
 
 def _call_text(value: Any) -> str:
@@ -194,13 +193,15 @@ class ValueReader:
         return name
 
     def _size(self, scanner: Scanner) -> Any:
-        """A formula or a fraction of two; what only begins like one is none."""
-        size = self._whole(scanner)
-        if scanner.found("/"):
-            return Ratio(size, self._whole(scanner))
-        if _MORE.match(scanner.line, scanner.position):
+        """A formula, or a float over sizes; what only begins like one is none."""
+        size = read_number(scanner, self.log.sampled)
+        if isinstance(size, float) or _MORE.match(scanner.line, scanner.position):
             raise scanner.fault("the end of a size")
-        return size
+        if isinstance(size, Real):
+            if not size.symbols():
+                raise scanner.fault("a float over sizes")
+            return floating_of(size, self.log)
+        return Dim(size, self.log) if isinstance(size, Formula) else size
 
     def _items(self, scanner: Scanner, opening: str, closing: str) -> list[Any]:
         items: list[Any] = []

@@ -36,7 +36,9 @@ from passes.torch_private import (
     note_device_functions,
 )
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
+from tracer.capture.values.namespaces import Namespaces, as_seen_by
 from tracer.capture.values.number import TracedNumber, TracedShape
+from tracer.capture.values.python_functions import REPLACED
 from tracer.capture.values.tensor import TracedTensor, has_traced
 from tracer.edge.source_lines import is_user_code
 from tracer.memory.real_tensors import FollowingReal
@@ -95,6 +97,7 @@ _PLACES: list[tuple[Any, str]] = [
     *((builtins, name) for name in ("isinstance", "callable", "type")),
     *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
     *((home, name) for home, name, _, _ in NATIVE),
+    *((home, name) for home, name, _ in REPLACED),
     *SIZES,
     *FX_NOTES,
     (torch.autocast, "__enter__"),
@@ -106,7 +109,7 @@ _PLACES: list[tuple[Any, str]] = [
 
 
 @contextmanager
-def tracing_environment(tracer: Recorder) -> Iterator[None]:
+def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[None]:
     """Inside the block a forward can be traced: no gradients, no fused attention, and nothing escapes the tracer."""
     # torch caches its functions when it first enters a device or overrides one; it must find its own.
     note_device_functions()
@@ -115,6 +118,7 @@ def tracing_environment(tracer: Recorder) -> Iterator[None]:
     undo = (
         partial(sys.meta_path.__setitem__, slice(None), finders),
         partial(_at_work.__delitem__, slice(depth, None)),
+        namespaces.restore,
         partial(_set_hooks_of_all, [dict(hooks) for hooks in HOOKS_OF_ALL]),
     )
     following = FollowingReal(tracer, TracedTensor.__torch_function__)
@@ -124,6 +128,9 @@ def tracing_environment(tracer: Recorder) -> Iterator[None]:
         if not _at_work:
             for home, stand_ins in _STAND_INS.items():
                 vars(home).update(stand_ins)
+            for home, name, stand_in in REPLACED:
+                setattr(home, name, stand_in)
+        namespaces.replace()
         _at_work.append(tracer)
         _record_training(tracer)
         _trace_native_calls(tracer)
@@ -233,8 +240,8 @@ class _TypeOf:
         if len(args) != 1 or not is_user_code(sys._getframe(1).f_code):
             return kind
         if kind in _TRACED:
-            return _stands_for(args[0])
-        return eager_class(args[0]) or kind
+            kind = _stands_for(args[0]) or kind
+        return eager_class(args[0]) or as_seen_by(sys._getframe(1), kind)
 
     def __instancecheck__(self, instance: Any) -> bool:
         return _isinstance(instance, _type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import threading
 import weakref
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
+from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
@@ -51,9 +53,10 @@ class Computing(as_ever):
 class GraphRecorder(Recorder):
     """fx's tracer with values that answer `bool/int/len/iter/.shape` from propagated shapes."""
 
-    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
+    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog, namespaces: Namespaces) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.log = log
+        self.namespaces = namespaces
         self.graph = fx.Graph()  # until there is one of the trace
         self._recording = True
         self._thread = threading.get_ident()
@@ -97,6 +100,10 @@ class GraphRecorder(Recorder):
     def computing(self) -> Computing:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
         return Computing(self)
+
+    def miss(self, frame: FrameType) -> None:
+        if self.recording:
+            self.namespaces.miss(frame)
 
     def computes_on(self, device: str) -> bool:
         """Whether the model has anything on a kind of device."""
@@ -237,7 +244,7 @@ class GraphRecorder(Recorder):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
             return self.real.traced(a).node
-        return super().create_arg(a)
+        return super().create_arg(genuine(a))
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
         """A node that gives a real tensor, which is none of the model's own."""

@@ -27,6 +27,7 @@ from tracer.capture.first_calls import FirstCalls
 from tracer.capture.graph_recording import GraphRecorder
 from tracer.capture.leaf_condition import LeafCondition
 from tracer.capture.values.aliasing import refuse_unfollowed
+from tracer.capture.values.namespaces import Namespaces
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
 from tracer.edge.source_lines import current_source
@@ -42,7 +43,17 @@ def capture(model: nn.Module, sample: Sample, log: GuardLog) -> Captured:
     Raises CaptureError where the model's own forward cannot be traced, NeedsDataError where a submodule
     cannot run on meta tensors either, and any error of shapes that a question in the forward brings to light.
     """
-    return CapturingTracer(model, sample, log).capture()
+    namespaces = Namespaces()
+    while True:
+        try:
+            captured = CapturingTracer(model, sample, log, namespaces).capture()
+        except TracerError:
+            if not namespaces.grow():
+                raise
+        else:
+            if not namespaces.grow():
+                return captured
+        log.forget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +81,8 @@ class CapturingTracer(GraphRecorder):
     module with hooks of the caller's, so that the hooks take part, and a lazy module, once it has its sizes.
     """
 
-    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog) -> None:
-        super().__init__(model, sample, log)
+    def __init__(self, model: nn.Module, sample: Sample, log: GuardLog, namespaces: Namespaces) -> None:
+        super().__init__(model, sample, log, namespaces)
         self._module_call = nn.Module.__call__
         self.leaves = LeafCondition(self._any_written)
         self._first_calls = FirstCalls(self, self.leaves)
@@ -101,7 +112,11 @@ class CapturingTracer(GraphRecorder):
         holders: list[str] = []
         try:
             try:
-                with self._model.unwritten(), tracing_environment(self), noted_errors() as self._signals:
+                with (
+                    self._model.unwritten(),
+                    tracing_environment(self, self.namespaces),
+                    noted_errors() as self._signals,
+                ):
                     self.trace(self._model.copy)
                     refuse_unfollowed(self.program.output())
                 fault = caught(self._signals)

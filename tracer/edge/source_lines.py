@@ -43,13 +43,14 @@ def source_line(frame: FrameType, line: int | None = None) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_ours(code: CodeType) -> bool:
+def is_ours(code: CodeType) -> bool:
+    """Whether code is the tool's or the compiler's."""
     return code.co_filename.startswith((_TOOL_FOLDER, COMPILER_FOLDER))
 
 
 def our_line(frame: FrameType, line: int) -> str | None:
     """`pool.py:41`, for a frame of ours, None for any other."""
-    return source_line(frame, line) if _is_ours(frame.f_code) else None
+    return source_line(frame, line) if is_ours(frame.f_code) else None
 
 
 def definition(function: Any) -> str | None:

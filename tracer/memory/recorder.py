@@ -10,6 +10,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -118,6 +119,10 @@ class Recorder(fx.Tracer, ABC):
     @abstractmethod
     def computes_on(self, device: str) -> bool:
         """Whether the model has anything on a kind of device."""
+
+    @abstractmethod
+    def miss(self, frame: FrameType) -> None:
+        """Notes that this code has asked a number over named sizes for an int, a float or a length."""
 
     @abstractmethod
     def here(self) -> Location:

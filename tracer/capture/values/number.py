@@ -21,7 +21,8 @@ from torch import fx
 
 from passes.errors import CaptureError, ShapeError
 from passes.sizes.dimension import Dim
-from passes.sizes.ratio import Ratio
+from passes.sizes.floating import Floating, UnevenRoundingError
+from passes.values.numbers import computed, is_dynamic
 from tracer.edge.source_lines import only_tells
 from tracer.memory.recorder import Recorder
 
@@ -46,7 +47,7 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.rshift: ">>",
 }
 # What is not defined for a dynamic size.
-_ON_FIXED = frozenset({operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift})
+_ON_FIXED = frozenset({operator.or_, operator.xor})
 _OF_NUMPY: dict[Any, Callable[..., Any]] = {
     np.add: operator.add,
     np.subtract: operator.sub,
@@ -60,14 +61,37 @@ _OF_NUMPY: dict[Any, Callable[..., Any]] = {
     np.less_equal: operator.le,
     np.greater: operator.gt,
     np.greater_equal: operator.ge,
+    np.power: operator.pow,
+    np.left_shift: operator.lshift,
+    np.right_shift: operator.rshift,
+    np.negative: operator.neg,
+    np.absolute: abs,
+    np.maximum: max,
+    np.minimum: min,
+    np.sqrt: math.sqrt,
+    np.exp: math.exp,
+    np.log: math.log,
+    np.log2: math.log2,
+    np.log10: math.log10,
+    np.sin: math.sin,
+    np.cos: math.cos,
+    np.tanh: math.tanh,
 }
+# Those of numpy's that give a float where Python gives an int.
+_WHOLE_OF_NUMPY: dict[Any, Callable[..., Any]] = {
+    np.floor: math.floor,
+    np.ceil: math.ceil,
+    np.trunc: math.trunc,
+    np.rint: round,
+}
+_ROUND_ELSEWHERE = "compute it with integers, or give fixed sizes for these dimensions"
 _COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
 class TracedNumber:
     """An int, float or bool that came from a shape: its value now, and how it was computed.
 
-    `value` is a number, or a `Dim` where it depends on a dynamic dimension.
+    `value` is a number, or a `Dim` or `Floating` where it depends on a dynamic dimension.
     """
 
     __slots__ = ("__weakref__", "_node", "_operands", "_operation", "tracer", "value")
@@ -88,7 +112,7 @@ class TracedNumber:
 
     @property
     def is_dynamic(self) -> bool:
-        return isinstance(self.value, (Dim, Ratio))
+        return is_dynamic(self.value)
 
     def as_argument(self) -> Any:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
@@ -122,7 +146,7 @@ class TracedNumber:
             return f"({inner})" if nested and " " in inner else inner
         return operand.name if isinstance(operand, fx.Node) else str(operand)
 
-    def _combine(self, operation: Callable[..., Any], *operands: Any) -> Any:
+    def combined(self, operation: Callable[..., Any], *operands: Any) -> Any:
         operands = tuple(operand.item() if _is_scalar_of_numpy(operand) else operand for operand in operands)
         values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
@@ -130,7 +154,7 @@ class TracedNumber:
         if any(isinstance(value, (str, bytes, list, tuple)) for value in values):  # which is repeated
             values = [operand.fixed("to repeat") if type(operand) is TracedNumber else operand for operand in operands]
             return operation(*values)
-        dynamic = any(isinstance(value, (Dim, Ratio)) for value in values)
+        dynamic = any(map(is_dynamic, values))
         if dynamic and operation in _ON_FIXED:
             values = [
                 operand.fixed(operation.__name__) if type(operand) is TracedNumber else operand for operand in operands
@@ -138,10 +162,13 @@ class TracedNumber:
         if dynamic and operation in _COMPARISONS:
             self.tracer.locate()
         try:
-            result = operation(*values)
+            result = computed(operation, *values)
         except (OverflowError, TypeError) as error:
             if not dynamic:
                 raise
+            if isinstance(error, UnevenRoundingError):
+                text = TracedNumber(self.tracer, None, operation, operands).text()
+                raise ShapeError(f"{text}: {error}", remedy=_ROUND_ELSEWHERE, wants_fixed_size=True) from error
             raise self._undefined(operation, operands) from error
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
 
@@ -155,7 +182,7 @@ class TracedNumber:
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
         if self.is_dynamic:
-            names = ", ".join(self.value.symbols()) if isinstance(self.value, Dim) else "that dimension"
+            names = ", ".join(self.value.symbols())
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
                 remedy=f"give a fixed size for {names}, or compute with tensor operations",
@@ -168,9 +195,13 @@ class TracedNumber:
         return int(self.fixed("as an index or a length"))
 
     def __int__(self) -> int:
+        if self.is_dynamic:
+            self.tracer.miss(sys._getframe(1))
         return int(self.fixed("int()"))
 
     def __float__(self) -> float:
+        if self.is_dynamic:
+            self.tracer.miss(sys._getframe(1))
         return float(self.fixed("float()"))
 
     def __bool__(self) -> bool:
@@ -178,15 +209,19 @@ class TracedNumber:
             self.tracer.locate()
             return bool(self.value)
         answer = bool(self.value)
-        if self._operation is not None:
+        if self._operation is not None and not self._is_of_named_sizes():
             self.tracer.record_guard(self.text() if answer else f"not ({self.text()})")
         return answer
 
+    def _is_of_named_sizes(self) -> bool:
+        """Whether it was decided of named sizes: what had to be assumed for that is a guard already."""
+        numbers = [operand for operand in self._operands if type(operand) is TracedNumber]
+        return self.is_dynamic or any(number._is_of_named_sizes() for number in numbers)
+
     def __hash__(self) -> int:
-        if self.is_dynamic:
+        if self.is_dynamic:  # what is kept under such a key, as in a cache, would outlive the trace
             raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
-        self.pin()
-        return hash(self.value)
+        return hash(self.pin())
 
     def __repr__(self) -> str:
         return repr(self.pin())
@@ -209,42 +244,43 @@ class TracedNumber:
         """
         number = self.value.hint if self.is_dynamic else self.value
         if self.tracer.recording and not only_tells(sys._getframe(2)):
-            if isinstance(self.value, Ratio):
-                self.fixed("as text")
             self.tracer.locate()
-            if self.is_dynamic:
+            if isinstance(self.value, Floating):
+                assert all(size == size.hint for size in self.value.sizes())
+            elif self.is_dynamic:
                 assert self.value == number
             elif self._operation is not None:
                 self.tracer.record_guard(f"{self.text()} == {number}")
         return number
 
     def __ceil__(self) -> Any:
-        return self._combine(math.ceil, self)
+        return self.combined(math.ceil, self)
 
     def __floor__(self) -> Any:
-        return self._combine(math.floor, self)
+        return self.combined(math.floor, self)
 
     def __trunc__(self) -> Any:
-        return self._combine(math.trunc, self)
+        return self.combined(math.trunc, self)
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self._combine(round, self) if digits is None else self._combine(round, self, digits)
+        return self.combined(round, self) if digits is None else self.combined(round, self, digits)
 
     def __pow__(self, exponent: Any, modulus: Any = None) -> Any:
-        power = self._combine(operator.pow, self, exponent)
+        power = self.combined(operator.pow, self, exponent)
         return power if modulus is None else power % modulus
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy's arithmetic with a size is Python's; anything else of NumPy's takes the number itself."""
-        operation = _OF_NUMPY.get(function)
+        operation = _OF_NUMPY.get(function) or _WHOLE_OF_NUMPY.get(function)
         if operation is not None and method == "__call__" and not kwargs:  # noqa: SIM102
             if all(_is_scalar_of_numpy(operand) for operand in inputs if isinstance(operand, np.ndarray)):
-                return self._combine(operation, *inputs)
+                found = self.combined(operation, *inputs)
+                return found if function in _OF_NUMPY or found is NotImplemented else found.combined(float, found)
         numbers = [value.fixed(function.__name__) if type(value) is TracedNumber else value for value in inputs]
         return getattr(function, method)(*numbers, **kwargs)
 
     def __neg__(self) -> Any:
-        return self._combine(operator.neg, self)
+        return self.combined(operator.neg, self)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -259,7 +295,7 @@ class TracedNumber:
         return self
 
     def __abs__(self) -> Any:
-        return self._combine(abs, self)
+        return self.combined(abs, self)
 
 
 def _argument(operand: Any) -> Any:
@@ -274,14 +310,14 @@ def _is_scalar_of_numpy(value: Any) -> bool:
 
 def _binary(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], Any]:
     def forward(self: TracedNumber, other: Any) -> Any:
-        return self._combine(operation, self, other)
+        return self.combined(operation, self, other)
 
     return forward
 
 
 def _reflected(operation: Callable[..., Any]) -> Callable[[TracedNumber, Any], Any]:
     def backward(self: TracedNumber, other: Any) -> Any:
-        return self._combine(operation, other, self)
+        return self.combined(operation, other, self)
 
     return backward
 

@@ -6,6 +6,7 @@ A question whose answer decides something is recorded as a guard; one about the 
 from __future__ import annotations
 
 import builtins
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import fx, nn
 
 from passes.errors import CaptureError
 from passes.sizes.dimension import product
+from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.memory.recorder import Recorder
@@ -79,7 +81,16 @@ class AnsweringTensor(fx.Proxy):
             return len(value)
         if not value.shape:
             raise TypeError("len() of a 0-d tensor")
+        if self.length() is not None:
+            self.tracer.miss(sys._getframe(1))
         return int(self.shape[0].fixed("len()"))
+
+    def length(self) -> TracedNumber | None:
+        """What `len` of the tensor is where that is over named sizes, None for every other value."""
+        value = self.tracer.value(self.node)
+        if not isinstance(value, TensorSpec) or not value.shape or not is_dynamic(value.shape[0]):
+            return None
+        return self.number(value.shape[0], "size", self.node, 0)
 
     def __contains__(self, item: Any) -> bool:
         return item in self.read("`in`")

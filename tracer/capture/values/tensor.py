@@ -16,12 +16,12 @@ from torch import fx
 from passes.errors import CaptureError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
-from passes.sizes.dimension import Dim
-from passes.sizes.ratio import Ratio
 from passes.torch_private import OpOverload
 from passes.values.nested import fields_of, is_dataclass_value, leaves
+from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.python_functions import on_numbers
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
 from tracer.edge.source_lines import is_user_code, only_tells
 from tracer.memory.real_tensors import FollowingReal, with_written, written_place
@@ -174,7 +174,7 @@ class TracedTensor(AnsweringTensor):
             return tuple(self[place] for place in range(len(value))[index])
         if isinstance(value, (tuple, list, dict)):
             item = value[index]
-            if isinstance(item, (Dim, Ratio)):
+            if is_dynamic(item):
                 return self.number(item, operator.getitem, self.node, index)
             if not any(isinstance(leaf, TensorSpec) for leaf in leaves(item)):
                 return item
@@ -196,6 +196,9 @@ class TracedTensor(AnsweringTensor):
         question = FUNCTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
+        number = on_numbers(orig_method, args, kwargs)
+        if number is not None:
+            return number
         if isinstance(orig_method, OpOverload):
             orig_method = orig_method.overloadpacket
         spelled = spelled_out(orig_method, args, kwargs)

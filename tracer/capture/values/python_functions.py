@@ -1,0 +1,147 @@
+"""Python's own functions while a forward is traced: those that would have the number itself of a traced number.
+
+Arithmetic, `abs`, `round`, `divmod`, `sum`, `math.floor` and `math.prod` ask a number what it makes of itself. `max`
+and `min` would ask it for decisions, and the functions of `math` for a float: what stands in for them here has the
+result computed from sizes, and is Python's own function for everything else.
+
+`int`, `float` and `len` are used too widely for that: `namespaces.py` replaces them where they are needed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from collections.abc import Callable
+from functools import wraps
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+import torch
+
+from passes.values.numbers import OF_SIZES
+from tracer.capture.values.number import TracedNumber
+
+# Python's own, also while a forward is traced
+_type, _max, _min, _int, _float, _len = type, max, min, int, float, len
+_LAZY = frozenset({GeneratorType, map, filter, zip, reversed})
+
+
+def _number_among(operands: Any) -> TracedNumber | None:
+    """A traced number among operands that all are numbers, or None."""
+    found = None
+    for operand in operands:
+        kind = _type(operand)
+        if kind is TracedNumber:
+            found = operand
+        elif kind not in _NUMBERS:
+            return None
+    return found
+
+
+_NUMBERS = frozenset({_int, _float, bool, np.float64, np.float32, np.int64, np.int32})
+
+
+def _choosing(native: Callable[..., Any]) -> Callable[..., Any]:
+    """`max` or `min`, of traced numbers too."""
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        items: Any = args
+        if _len(args) == 1:
+            items = args[0]
+            if _type(items) in _LAZY:
+                args = (items := [*items],)
+            elif not issubclass(_type(items), (tuple, list)):
+                return native(*args, **kwargs)
+        number = None if kwargs else _number_among(items)
+        return native(*args, **kwargs) if number is None else number.combined(native, *items)
+
+    return call
+
+
+def _computing(native: Callable[..., Any], function: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """A function of numbers, of traced ones too; `function` is what it computes, where that has another name."""
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        number = None if kwargs else _number_among(args)
+        return native(*args, **kwargs) if number is None else number.combined(function or native, *args)
+
+    return call
+
+
+# Functions by where they are found, with what stands in for them while a forward is traced.
+REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
+    (builtins, "max", _choosing(_max)),
+    (builtins, "min", _choosing(_min)),
+    *(
+        (math, name, _computing(native))
+        for name, native in vars(math).items()
+        if not name.startswith("_") and native in OF_SIZES
+    ),
+    (torch, "sym_max", _computing(torch.sym_max, _max)),
+    (torch, "sym_min", _computing(torch.sym_min, _min)),
+    (torch, "sym_int", _computing(torch.sym_int, _int)),
+    (torch, "sym_float", _computing(torch.sym_float, _float)),
+]
+
+_DIVIDE = torch.div
+# Functions of torch's that take numbers for tensors, by what they are of whole numbers.
+_ON_WHOLE: dict[Any, Callable[..., Any]] = {
+    torch.add: operator.add,
+    torch.sub: operator.sub,
+    torch.mul: operator.mul,
+    torch.floor_divide: operator.floordiv,
+    torch.remainder: operator.mod,
+}
+
+
+def on_numbers(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What torch makes of whole numbers alone, as a number; None for any other call.
+
+    torch gives a tensor without axes, which counts as a number does wherever a size is asked for.
+    """
+    if _len(args) != 2 or (number := _number_among(args)) is None or any(isinstance(n, _float) for n in args):
+        return None
+    if function is _DIVIDE and kwargs.keys() == {"rounding_mode"}:
+        if kwargs["rounding_mode"] == "floor":
+            return number.combined(operator.floordiv, *args)
+        if kwargs["rounding_mode"] == "trunc":
+            return math.trunc(number.combined(operator.truediv, *args))
+    found = None if kwargs else _ON_WHOLE.get(function)
+    return None if found is None else number.combined(found, *args)
+
+
+# Checks ---------------------------------------------------------------------------------------------
+
+
+def _checking(native: Callable[..., Any]) -> Callable[..., Any]:
+    """torch's checks: one of sizes is a branch that ends in an error, and so a guard."""
+
+    @wraps(native)
+    def check(error_type: Any, cond: Any, message: Any) -> Any:
+        return native(error_type, bool(cond) if _type(cond) is TracedNumber else cond, message)
+
+    return check
+
+
+def _checking_size(native: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(native)
+    def check(i: Any, message: Any = None, *, max: Any = None) -> Any:
+        if _number_among((i, max if max is not None else 0)) is None:
+            return native(i, message, max=max)
+        for holds in [i >= 0, *([i <= max] if max is not None else [])]:
+            torch._check_with(RuntimeError, holds, message)
+        return None
+
+    return check
+
+
+REPLACED += [
+    (torch, "_check_with", _checking(torch._check_with)),
+    (torch, "_check_is_size", _checking_size(torch._check_is_size)),
+]
+
+__all__ = ["REPLACED", "on_numbers"]
