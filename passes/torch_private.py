@@ -66,6 +66,12 @@ assertions: tuple[Callable[..., Any], ...] = (torch._assert, torch._assert_async
 packings: tuple[Callable[..., Any], ...] = (torch._pack_padded_sequence, torch._pad_packed_sequence)
 normed_weight: Callable[..., Any] = torch._weight_norm
 
+# What the checks that `torch._check` ends in are called by, and what they do: raise where a condition does not hold.
+CHECK: Place = (torch, "_check_with")
+CHECK_OF_SIZE: Place = (torch, "_check_is_size")
+check_holds: Callable[..., Any] = torch._check_with
+check_size: Callable[..., Any] = torch._check_is_size
+
 # Classes of modules -------------------------------------------------------------------------------
 
 # The bases that all of a kind have: what is written for them holds for each rank.
@@ -144,11 +150,11 @@ def interpreted_frames() -> Sequence[FrameSummary]:
 
 
 __all__ = [
-    "CAUSAL_DETECTION", "COMPILER", "CUSTOM_FUNCTION_ARGUMENTS", "FX_NOTES", "HOOKS_OF_ALL", "BatchNorm",
-    "ConstantPadNd", "ConvNd", "CustomFunction", "LazyConvMixin", "LazyNormBase", "NormBase", "OpOverload", "Place",
-    "TorchDispatchMode", "WrappedHook", "apart_from_compiler", "assertions", "cpu_generator", "decision_log",
-    "dispatch_modes", "exchange_tensors", "forget_wrapped_functions", "function_modes", "hide_from_compiler",
-    "interpreted_frames", "leave_dispatch_mode", "leave_function_mode", "native_functions", "native_nn",
-    "normed_weight", "note_device_functions", "packings", "set_gradients", "tensor_of_class", "without_classes",
-    "without_dispatch", "without_overrides",
+    "CAUSAL_DETECTION", "CHECK", "CHECK_OF_SIZE", "COMPILER", "CUSTOM_FUNCTION_ARGUMENTS", "FX_NOTES", "HOOKS_OF_ALL",
+    "BatchNorm", "ConstantPadNd", "ConvNd", "CustomFunction", "LazyConvMixin", "LazyNormBase", "NormBase",
+    "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "apart_from_compiler", "assertions", "check_holds",
+    "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions",
+    "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode",
+    "native_functions", "native_nn", "normed_weight", "note_device_functions", "packings", "set_gradients",
+    "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

@@ -15,8 +15,8 @@ from onnx import helper
 from torch import nn
 
 import tracer
-from passes.lowering.onnx_lowering import check_model
 from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.validity import check_model
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog
 from passes.values.spec import TensorSpec

@@ -23,7 +23,7 @@ STAGES = [
     "passes.stages.eager_rewrite.EagerRewrite.run",
     "passes.stages.simplification.Simplification.run",
     "passes.lowering.onnx_lowering.OnnxLowering.run",
-    "passes.lowering.onnx_lowering.check_model",
+    "passes.onnx.validity.check_model",
     "passes.files.writer.write_single",
     "tracer.checking.verification.verify",
 ]

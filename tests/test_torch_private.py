@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,23 @@ def test_weights_are_normed_by_this_function() -> None:
     with FunctionsSeen() as mode:
         nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)).weight.sum()
     assert torch_private.normed_weight in mode.seen
+
+
+def test_checks_of_sizes_end_in_these_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(*torch_private.CHECK, lambda error, holds, message: seen.append(holds))
+    torch._check(True)
+    torch._check_value(False)
+    assert seen == [True, False]
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="no size"):
+        torch_private.check_holds(RuntimeError, False, lambda: "no size")
+    assert getattr(*torch_private.CHECK_OF_SIZE) is torch_private.check_size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch would have `_check(i >= 0)` in its place
+        assert torch_private.check_size(3) is None
+        with pytest.raises(RuntimeError):
+            torch_private.check_size(-1)
 
 
 # Classes of modules -------------------------------------------------------------------------------

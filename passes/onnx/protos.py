@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from passes.errors import LoadError, UnsupportedOpError
 from passes.onnx.types import onnx_type
-from passes.sizes.dimension import Dim, Size, is_static
+from passes.sizes.dimension import Dim, is_static
 from passes.values.spec import TensorSpec
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias

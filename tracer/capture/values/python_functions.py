@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from passes.torch_private import CHECK, CHECK_OF_SIZE, check_holds, check_size
 from passes.values.numbers import OF_SIZES
 from tracer.capture.values.number import TracedNumber
 
@@ -133,15 +134,15 @@ def _checking_size(native: Callable[..., Any]) -> Callable[..., Any]:
         if _number_among((i, max if max is not None else 0)) is None:
             return native(i, message, max=max)
         for holds in [i >= 0, *([i <= max] if max is not None else [])]:
-            torch._check_with(RuntimeError, holds, message)
+            check_holds(RuntimeError, holds, message)
         return None
 
     return check
 
 
 REPLACED += [
-    (torch, "_check_with", _checking(torch._check_with)),
-    (torch, "_check_is_size", _checking_size(torch._check_is_size)),
+    (*CHECK, _checking(check_holds)),
+    (*CHECK_OF_SIZE, _checking_size(check_size)),
 ]
 
 __all__ = ["REPLACED", "on_numbers"]
