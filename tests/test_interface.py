@@ -202,6 +202,7 @@ def test_a_file_says_what_it_is() -> None:
             "sampled": {"N": 2, "T": 64},
         },
         "lazytracer.constraints": [],
+        "lazytracer.statement": "valid for N >= 1, T >= 8",
         "lazytracer.initializers": {key: key for key in ("head.weight", "head.bias", "tied.bias")},
         "lazytracer.baked_in": {},
         "lazytracer.folds": {"conv_norm": {"layer": "conv", "norm": "norm", "eps": 1e-5, "groups": None}},

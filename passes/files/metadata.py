@@ -8,6 +8,7 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
                             at which those were sampled
     lazytracer.constraints  what was promised of the sizes: a file is made for all that meet it, and for no others
     lazytracer.guards       what else has to hold of the sizes, and where in the model that was decided
+    lazytracer.statement    for which sizes the file holds, in one sentence; empty where no size is named
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
     lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
@@ -63,6 +64,7 @@ def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, st
         "route": route,
         "signature": _json(signature),
         "constraints": _json(program.log.constraints()),
+        "statement": program.log.statement(),
         "guards": _json([guard.to_dict() for guard in program.log.guards]),
         **WeightTable.of(lowered, program).properties(),
     }

@@ -46,9 +46,10 @@ class ReportData:
     operations; half of what counts of floating-point operations give. `peak_bytes` is the most that values take at once
     at the sampled sizes, which is `peak_at`. `rungs` says which modules could not be traced, how they were
     followed instead, and why: what happens inside them is not counted. `blockers` are the operations that keep
-    the model from the direct route. `constraints` are what was promised of named sizes, `pinned` the named sizes that
-    guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask of named
-    sizes; `left_behind` the buffers and attributes that the forward writes, which an exported file does not keep.
+    the model from the direct route. `constraints` are what was promised of named sizes, `statement`
+    says in one sentence for which of them everything here holds, and is empty where that is not known; `pinned` are
+    those that guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask of
+    named sizes; `left_behind` the buffers and attributes that the forward writes, which an exported file does not keep.
     """
 
     model: str
@@ -70,6 +71,7 @@ class ReportData:
     pinned: dict[str, int] = field(default_factory=dict)
     guards_unknown: list[str] = field(default_factory=list)
     constraints: list[str] = field(default_factory=list)
+    statement: str = ""
     left_behind: list[str] = field(default_factory=list)
 
     @property
@@ -119,6 +121,7 @@ class ReportData:
             "rungs": [rung.to_dict() for rung in self.rungs],
             "guards": [guard.to_dict() for guard in self.guards],
             "constraints": self.constraints,
+            "statement": self.statement,
             "guards_unknown": self.guards_unknown,
             "pinned": self.pinned,
             "left_behind": self.left_behind,

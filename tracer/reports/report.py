@@ -85,6 +85,7 @@ def build_report(program: Shaped, model_name: str) -> Report:
         pinned=pinned_sizes(program.log),
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         constraints=program.log.constraints(),
+        statement=program.log.statement() if not program.rungs else "",
         left_behind=list(program.left_behind),
         _text=lambda: print_program(program),
     )

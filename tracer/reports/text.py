@@ -37,6 +37,12 @@ def promised(report: ReportData) -> Iterator[tuple[str, str]]:
         yield "made for", ", ".join(report.constraints)
 
 
+def stated(report: ReportData) -> Iterator[tuple[str, str]]:
+    """For which named sizes everything holds, in one sentence."""
+    if report.statement:
+        yield "valid", report.statement.removeprefix("valid ")
+
+
 def followed(report: ReportData) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}

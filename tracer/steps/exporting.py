@@ -173,6 +173,7 @@ def annotate_graph(work: Work, options: ExportOptions) -> None:
         write_as_fixed(work.lowered.model, work.lowered, pinned)
     annotate(work.lowered.model, work.lowered, metadata=options.metadata, version=__version__, route=work.route)
     work.report.guards, work.report.pinned = work.log.guards, pinned
+    work.report.statement = work.log.statement()
     work.report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file
 
 
