@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracer.commands.comparison import Comparison, compare
     from tracer.commands.explanation import Explanation, why
     from tracer.commands.refreshing import refresh
+    from tracer.commands.size_limits import Sizes, sizes
     from tracer.commands.step_lists import convert, draw, inspect, resolve
     from tracer.drawings.drawing import Drawing
     from tracer.inputs.specs import spec
@@ -45,15 +46,16 @@ _HOMES = {
     "tracer.drawings.drawing": ("Drawing",),
     "tracer.commands.explanation": ("Explanation", "why"),
     "tracer.commands.refreshing": ("refresh",),
+    "tracer.commands.size_limits": ("Sizes", "sizes"),
     "tracer.reports.report": ("Report",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CaptureError", "Comparison", "Conversion", "Drawing", "Explanation", "ExportError", "InputError", "InternalError",
-    "LazyResolutionError", "LoadError", "Report", "ShapeError", "SideEffectError", "TracerError", "TracerWarning",
-    "UnsupportedOpError", "VerificationError", "compare", "convert", "draw", "inspect", "refresh", "resolve", "spec",
-    "why",
+    "LazyResolutionError", "LoadError", "Report", "ShapeError", "SideEffectError", "Sizes", "TracerError",
+    "TracerWarning", "UnsupportedOpError", "VerificationError", "compare", "convert", "draw", "inspect", "refresh",
+    "resolve", "sizes", "spec", "why",
 ]  # fmt: skip
 
 

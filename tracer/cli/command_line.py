@@ -159,6 +159,17 @@ def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any
     return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
 
 
+@cli.command(short_help="Show which sizes MODEL takes.")
+@what_to_trace
+@talking
+def sizes(invocation: Invocation, **subject: Any) -> Outcome:
+    """Shows which sizes of its inputs MODEL takes, and the layer that ends them; allocates no weight, runs nothing."""
+    with loaded_subject(invocation, **subject) as loaded:
+        invocation.progress.says(f"looking at the sizes of {type(loaded.model).__name__}")
+        found = tracer.sizes(loaded.model, loaded.args, loaded.kwargs, dims=loaded.dims)
+    return Outcome(found.to_dict(), str(found))
+
+
 @cli.command(short_help="Show why a layer of MODEL has its sizes.")
 @what_to_trace
 @click.argument("layer")
