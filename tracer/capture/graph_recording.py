@@ -25,9 +25,10 @@ from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
-from tracer.memory.real_tensors import RealTensors
+from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
@@ -97,6 +98,10 @@ class GraphRecorder(Recorder):
     def computing(self) -> Computing:
         """Nothing is recorded while values are computed: what patches torch for tracing lets everything pass."""
         return Computing(self)
+
+    def following_real(self) -> FollowingReal:
+        """Inside the block, torch's operations on real tensors are followed where the graph must know of them."""
+        return following_real(self)
 
     def computes_on(self, device: str) -> bool:
         """Whether the model has anything on a kind of device."""

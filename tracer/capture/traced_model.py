@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,18 @@ from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mo
 from passes.modules.lazy import LazyLayer, own_tensors
 from passes.modules.leftovers import changes, traced_state
 from passes.sizes.guards import Location
+from tracer.capture.values.native_number import hidden
+from tracer.capture.values.number import TracedNumber
 from tracer.edge.source_lines import definition
+
+
+class _Unwritten(CopyOnWrite):  # type: ignore[no-untyped-call]
+    """Refuses the operations, too, that compute with a traced number, which was hidden from the tracer."""
+
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        if any(type(argument) is TracedNumber for argument in (*args, *kwargs.values())):
+            raise hidden()
+        return super().seen(func, args, kwargs)
 
 
 class TracedModel:
@@ -55,7 +67,7 @@ class TracedModel:
 
     def unwritten(self) -> CopyOnWrite:
         """Inside the block, nothing writes to the model; what the forward writes to it out of our sight is refused."""
-        return CopyOnWrite(self._pairs, self._before_write)
+        return _Unwritten(self._pairs, self._before_write)
 
     def _before_write(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         if self._recording():

@@ -23,7 +23,7 @@ from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
 from tracer.edge.source_lines import is_user_code, only_tells
-from tracer.memory.real_tensors import FollowingReal, with_written, written_place
+from tracer.memory.real_tensors import with_written, written_place
 from tracer.memory.recorder import Recorder
 from tracer.memory.writing_functions import spelled_out
 
@@ -199,7 +199,7 @@ class TracedTensor(AnsweringTensor):
             orig_method = orig_method.overloadpacket
         spelled = spelled_out(orig_method, args, kwargs)
         if spelled is not None:
-            with FollowingReal(tracer, cls.__torch_function__):
+            with tracer.following_real():
                 return spelled()
         place = written_place(orig_method, args, kwargs)
         if place is not None:
