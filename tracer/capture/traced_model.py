@@ -14,6 +14,7 @@ from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mo
 from passes.modules.lazy import LazyLayer, own_tensors
 from passes.modules.leftovers import changes, traced_state
 from passes.sizes.guards import Location
+from tracer.capture.held_apart import places
 from tracer.capture.values.native_number import hidden
 from tracer.capture.values.number import TracedNumber
 from tracer.edge.source_lines import definition
@@ -43,6 +44,7 @@ class TracedModel:
         self._recording = recording
         self._pairs = whole.pairs
         self._started = False
+        self._places: dict[int, tuple[str, Any]] | None = None
         if sets_mode_itself(self.copy):
             with self.unwritten():
                 self.copy.eval()
@@ -104,14 +106,16 @@ class TracedModel:
         """Where the model has the tensor, as itself."""
         return self._tensor_paths.get(id(tensor))
 
-    def path_of_module(self, mod: nn.Module) -> str:
-        path: str | None = self._module_paths.get(id(mod))
-        if path is None:
-            raise CaptureError(
-                f"the forward calls a {type(mod).__name__} that is not a submodule of the model",
-                remedy="assign it to an attribute of the model in __init__",
-            )
-        return path
+    def path_of_module(self, module: nn.Module) -> str | None:
+        """Where the model has the module, as one of its own; None for any other."""
+        return self._module_paths.get(id(module))
+
+    def place_of(self, held: Any) -> str | None:
+        """Where the model holds a module or tensor that is not registered: `layers[0].weight`."""
+        if self._places is None:
+            self._places = places(self.unique_modules)
+        place, known = self._places.get(id(held), (None, None))
+        return place if known is held else None
 
     def changes(self, lazies: dict[str, LazyLayer]) -> list[str]:
         """The attributes that are others now; our own inference sets the sizes of lazy layers."""

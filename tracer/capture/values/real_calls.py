@@ -46,7 +46,10 @@ def _run(tracer: Recorder, function: Callable[..., Any], args: tuple[Any, ...], 
 
 
 def _itself(leaf: Any) -> Any:
-    return leaf.fixed("of a real tensor") if type(leaf) is TracedNumber else leaf
+    """The number in place of a traced one that is fixed, which is noted as a guard."""
+    if type(leaf) is not TracedNumber:
+        return leaf
+    return bool(leaf) if leaf.kind is bool else leaf.fixed("of a real tensor")
 
 
 __all__ = ["following_real"]
