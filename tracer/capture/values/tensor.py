@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.errors import CaptureError
+from passes.errors import CaptureError, ShapeError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.sizes.dimension import Dim
@@ -162,10 +162,23 @@ class TracedTensor(AnsweringTensor):
         self.__dict__["_members"].pop(place, None)
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        return (self[index] for index in range(self._length()))
 
     def __reversed__(self) -> Iterator[Any]:
-        return (self[index] for index in reversed(range(len(self))))
+        return (self[index] for index in reversed(range(self._length())))
+
+    def _length(self) -> int:
+        """How many there are to go over one by one. Raises ShapeError where that is a dynamic size."""
+        value = self.tracer.value(self.node)
+        if not isinstance(value, TensorSpec) or not value.shape or not isinstance(value.shape[0], Dim):
+            return len(self)
+        size = value.shape[0]
+        names = ", ".join(size.symbols())
+        raise ShapeError(
+            f"the forward goes over the first axis of {self.node.name} one by one, whose size is the dynamic {size}",
+            remedy=f"give a fixed size for {names}, or compute with all of the axis at once, as a batch",
+            wants_fixed_size=True,
+        )
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
