@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
@@ -218,7 +219,8 @@ class TracedTensor(AnsweringTensor):
         if place is not None:
             args, kwargs = with_written(tracer, place, args, kwargs)
         name = orig_method.__name__
-        if name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
+        is_method = isinstance(orig_method, MethodDescriptorType)  # torch's own answer leaves some out
+        if is_method or name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
             return _call_method(tracer, orig_method, args, kwargs)
         if place is None:
             return tracer.create_proxy("call_function", orig_method, args, kwargs)
