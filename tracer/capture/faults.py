@@ -11,7 +11,6 @@ from passes.sizes.guards import Location
 from tracer.edge.source_lines import COMPILER_FOLDER, is_user_code, source_line
 from tracer.memory.recorder import Recorder
 
-
 # Where torch's native code tells in an error's text how Python came to it.
 _NATIVE_TRACE = "\n\nAt:\n"
 
