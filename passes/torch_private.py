@@ -36,6 +36,7 @@ without_dispatch = torch._C._DisableTorchDispatch
 # What a thread has of torch, to go back to after an interrupt -------------------------------------
 
 function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+overrides_are_off: Callable[[], bool] = torch._C._is_torch_function_all_disabled
 leave_function_mode: Callable[[], Any] = torch._C._pop_torch_function_stack
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 set_gradients: Callable[[bool], None] = torch._C._set_grad_enabled
@@ -155,6 +156,7 @@ __all__ = [
     "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "apart_from_compiler", "assertions", "check_holds",
     "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions",
     "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode",
-    "native_functions", "native_nn", "normed_weight", "note_device_functions", "packings", "set_gradients",
+    "native_functions", "native_nn", "normed_weight", "note_device_functions",
+    "overrides_are_off", "packings", "set_gradients",
     "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

@@ -226,9 +226,9 @@ def test_tensors_and_dynamic_shapes() -> None:
         assert conversion.report.inputs == {"input": "float32[N, 8]"}
 
 
-def test_a_module_outside_the_model_is_named() -> None:
-    outside = nn.Linear(8, 4)
-    with pytest.raises(tracer.UnsupportedOpError, match="calls a Linear that is not a submodule of the model"):
+def test_a_lazy_module_outside_the_model_is_named() -> None:
+    outside = nn.LazyLinear(4)
+    with pytest.raises(tracer.UnsupportedOpError, match="calls a LazyLinear that is not a submodule of the model"):
         convert(lambda m, x: m.fc(outside(x)), spec(2, 8))
 
 

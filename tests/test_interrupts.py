@@ -22,7 +22,6 @@ from torch.nn.modules import transformer
 import tracer
 from passes import errors
 from passes.isolation.torch_state import TORCH_STATE
-from tracer.capture.environment import NATIVE
 
 
 @functools.lru_cache
@@ -46,7 +45,7 @@ def everything() -> dict[str, Any]:
     """All that tracing patches, as it is."""
     return {
         "builtins": (builtins.isinstance, builtins.callable, builtins.type),
-        "natives": [getattr(home, name) for home, name, _, _ in NATIVE],
+        "creation": (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn),
         "module": {name: vars(nn.Module).get(name) for name in ("training", "__call__", "__getattr__")},
         "fx": (symbolic_trace._is_fx_tracing_flag, symbolic_trace._wrapped_fns_to_patch),
         "functions": (torch.cond, torch.autocast.__enter__, transformer._detect_is_causal_mask),

@@ -202,6 +202,12 @@ def test_weights_are_normed_by_this_function() -> None:
     assert torch_private.normed_weight in mode.seen
 
 
+def test_overrides_that_are_off_are_told() -> None:
+    assert not torch_private.overrides_are_off()
+    with torch_private.without_overrides():
+        assert torch_private.overrides_are_off()
+
+
 def test_checks_of_sizes_end_in_these_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(*torch_private.CHECK, lambda error, holds, message: seen.append(holds))

@@ -125,7 +125,7 @@ def _mark(value: Any, depth: int = 3) -> Any:
     if isinstance(value, _CONTAINERS) and depth:
         if len(value) > _MANY:
             return id(value), len(value)
-        items = value.items() if isinstance(value, dict) else value
+        items = (*value, *value.values()) if isinstance(value, dict) else value
         return (id(value), *(_mark(item, depth - 1) for item in items))
     return (id(value), *(_mark(item, depth - 1) for item in _fields(value))) if depth else id(value)
 

@@ -125,12 +125,12 @@ class ThirdPartyCall(Net):
 
 
 @broken(
-    "Nx8", UnsupportedOpError, "", "calls a Linear that is not a submodule",
+    "Nx8", UnsupportedOpError, "", "calls a LazyLinear that is not a submodule of the model, but held in layers[0]",
     remedy="assign it to an attribute of the model", exports_only=True,
 )  # fmt: skip
-class ModuleInAList(Net):
+class LazyModuleInAList(Net):
     def build(self) -> None:
-        self.layers = [nn.Linear(8, 3)]
+        self.layers = [nn.LazyLinear(3)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers[0](x)  # here

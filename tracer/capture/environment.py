@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import BuiltinFunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from passes.errors import CaptureError, NeedsDataError
@@ -32,7 +31,6 @@ from passes.torch_private import (
     HOOKS_OF_ALL,
     CustomFunction,
     forget_wrapped_functions,
-    native_functions,
     note_device_functions,
 )
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
@@ -41,62 +39,17 @@ from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.capture.values.python_functions import REPLACED
 from tracer.capture.values.tensor import TracedTensor, has_traced
 from tracer.edge.source_lines import is_user_code
-from tracer.memory.real_tensors import FollowingReal
 from tracer.memory.recorder import Recorder
 
-# Calls that make a tensor from sizes alone. They are recorded like any op, so that nothing is allocated.
-CREATION = (
-    "zeros", "ones", "full", "empty", "arange", "linspace", "eye",
-    "rand", "randn", "randint", "randperm", "normal",
-)  # fmt: skip
-
-
-# The tracers at work, the innermost last.
-_at_work: list[Recorder] = []
-
-
-def _recordable(native: Callable[..., Any], makes_a_tensor: bool) -> Callable[..., Any]:
-    """The function, recorded where something traced is among its arguments, or always where it `makes_a_tensor`.
-
-    torch hands over tensors by itself, but takes no traced number for a number, and makes a tensor of data at once.
-    """
-
-    @wraps(native)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not (_at_work and _at_work[-1].recording):
-            return native(*args, **kwargs)
-        if any(type(argument) is TracedTensor for argument in args) or has_traced((args, kwargs)):
-            return TracedTensor.__torch_function__(native, (), args, kwargs)
-        return (
-            _at_work[-1].create_proxy("call_function", native, args, kwargs)
-            if makes_a_tensor
-            else native(*args, **kwargs)
-        )
-
-    return call
-
-
-# Every native function of torch by where it is found, with what stands in for it.
-NATIVE = [
-    (home, name, native, _recordable(native, home is torch and name in CREATION))
-    for home in (torch, torch.special, torch.linalg, F)
-    for name, native in vars(home).items()
-    if isinstance(native, BuiltinFunctionType) and (home is not torch or hasattr(native_functions, name))
-]
-
-
-# The same as what is put into the namespace of each of these modules, at once.
-_STAND_INS = {
-    home: {name: stand_in for where, name, _, stand_in in NATIVE if where is home}
-    for home in (torch, torch.special, torch.linalg, F)
-}
+# What takes sizes one by one; a traced tensor that is the first of them torch takes for all.
+TAKING_SIZES = ("zeros", "ones", "empty", "rand", "randn")
 
 
 # Whatever is patched, by the module or class that has it; fx's own patches, too.
 _PLACES: list[tuple[Any, str]] = [
     *((builtins, name) for name in ("isinstance", "callable", "type")),
     *((nn.Module, name) for name in ("training", "__call__", "__getattr__")),
-    *((home, name) for home, name, _, _ in NATIVE),
+    *((torch, name) for name in TAKING_SIZES),
     *((home, name) for home, name, _ in REPLACED),
     *SIZES,
     *FX_NOTES,
@@ -114,24 +67,18 @@ def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[No
     # torch caches its functions when it first enters a device or overrides one; it must find its own.
     note_device_functions()
     torch.overrides.is_tensor_method_or_property(torch.add)
-    finders, depth = list(sys.meta_path), len(_at_work)
+    finders = list(sys.meta_path)
     undo = (
         partial(sys.meta_path.__setitem__, slice(None), finders),
-        partial(_at_work.__delitem__, slice(depth, None)),
         namespaces.restore,
         partial(_set_hooks_of_all, [dict(hooks) for hooks in HOOKS_OF_ALL]),
     )
-    following = FollowingReal(tracer, TracedTensor.__torch_function__)
-    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), following:
+    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), tracer.following_real():
         _set_hooks_of_all(tracer.hooks_of_all)
         sys.meta_path.insert(0, _CompilerFinder())
-        if not _at_work:
-            for home, stand_ins in _STAND_INS.items():
-                vars(home).update(stand_ins)
-            for home, name, stand_in in REPLACED:
-                setattr(home, name, stand_in)
+        for home, name, stand_in in REPLACED:
+            setattr(home, name, stand_in)
         namespaces.replace()
-        _at_work.append(tracer)
         _record_training(tracer)
         _trace_native_calls(tracer)
         _refuse_autocast(tracer)
@@ -140,6 +87,7 @@ def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[No
         # plain fx cannot trace; questions about shapes, mostly.
         forget_wrapped_functions()
         _leave_branches_undecided()
+        _take_tensors_for_sizes(tracer)
         yield
 
 
@@ -207,6 +155,8 @@ def _recognising(instance: Any, kind: Any) -> bool:
     A `__class__` that says so would be simpler, but torch's native code would believe it too, and read the memory of a
     tensor that is not there.
     """
+    if _type(instance) is TracedNumber:
+        return issubclass(instance.kind, kind) or kind is TracedNumber
     if _isinstance(instance, kind):
         if not _isinstance(instance, LazyModuleMixin):
             return True
@@ -229,7 +179,7 @@ def _stands_for(thing: Any) -> type | None:
     kind = _type(thing)
     if kind is TracedTensor:
         return thing.type_for()  # type: ignore[no-any-return]
-    return torch.Size if kind is TracedShape else thing.__class__ if kind is TracedNumber else None
+    return torch.Size if kind is TracedShape else thing.kind if kind is TracedNumber else None
 
 
 class _TypeOf:
@@ -334,6 +284,22 @@ def _trace_native_calls(tracer: Recorder) -> None:
     torch.jit.ScriptFunction.__call__ = call_script  # type: ignore[assignment, method-assign]
     base.apply = classmethod(apply)
     setattr(*CUSTOM_FUNCTION_ARGUMENTS, lambda args: args if has_traced(args) else unwrap(args))
+
+
+def _take_tensors_for_sizes(tracer: Recorder) -> None:
+    """While tracing, a traced tensor is a size, where it comes first among several."""
+
+    def taking(native: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(native)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if tracer.recording and args and type(args[0]) is TracedTensor:
+                return TracedTensor.__torch_function__(native, (), args, kwargs)
+            return native(*args, **kwargs)
+
+        return call
+
+    for name in TAKING_SIZES:
+        setattr(torch, name, taking(getattr(torch, name)))
 
 
 def _leave_branches_undecided() -> None:

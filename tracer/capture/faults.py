@@ -11,6 +11,9 @@ from passes.sizes.guards import Location
 from tracer.edge.source_lines import COMPILER_FOLDER, is_user_code, source_line
 from tracer.memory.recorder import Recorder
 
+# Where torch's native code tells in an error's text how Python came to it.
+_NATIVE_TRACE = "\n\nAt:\n"
+
 
 def caught(signals: Sequence[TracerError], known: BaseException | None = None) -> TracerError | None:
     """The first of our errors that the forward caught: what followed is not what the model does.
@@ -46,7 +49,7 @@ def explained(error: BaseException, recorder: Recorder) -> TracerError:
         raise error
     else:
         fault = CaptureError(
-            f"the forward raises {type(error).__name__}: {error}",
+            f"the forward raises {type(error).__name__}: {str(error).partition(_NATIVE_TRACE)[0]}",
             remedy="call the model with real data of this shape to see whether it fails in the same way",
         )
     if fault.location is not None:

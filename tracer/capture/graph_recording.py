@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import re
 import threading
 import weakref
+from collections.abc import Iterator
+from itertools import chain, count
 from types import FrameType
 from typing import Any
 
@@ -27,9 +30,10 @@ from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
 from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
-from tracer.memory.real_tensors import RealTensors
+from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
 
 _LITERALS = (str, int, float, bool, complex, torch.dtype, torch.device, torch.memory_format, torch.layout, enum.Enum)
@@ -65,6 +69,7 @@ class GraphRecorder(Recorder):
         self.hooks_of_all = copied_hooks_of_all(whole)
         self._model = TracedModel(whole, model, lambda: self.recording)
         self.written = self._model.written
+        self.constants: list[str] = []
         self._attributes: dict[str, TracedTensor] = {}
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self.unpacked: list[tuple[TracedTensor, Any]] = []
@@ -104,6 +109,10 @@ class GraphRecorder(Recorder):
     def miss(self, frame: FrameType) -> None:
         if self.recording:
             self.namespaces.miss(frame)
+
+    def following_real(self) -> FollowingReal:
+        """Inside the block, torch's operations on real tensors are followed where the graph must know of them."""
+        return following_real(self)
 
     def computes_on(self, device: str) -> bool:
         """Whether the model has anything on a kind of device."""
@@ -248,17 +257,34 @@ class GraphRecorder(Recorder):
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
         """A node that gives a real tensor, which is none of the model's own."""
-        node: Any = super().create_arg(tensor)
-        self.program.held.setdefault(str(node.target), tensor)
-        found: fx.Node = node
-        return found
+        path: str | None = self.tensor_attrs.get(tensor)
+        if path is None:
+            path = self._named_constant(tensor)
+        self.program.held.setdefault(path, tensor)
+        return self.create_node("get_attr", path, (), {})
+
+    def _named_constant(self, tensor: torch.Tensor) -> str:
+        """A new attribute that has the tensor; its name says where the model holds it, as far as it does."""
+        place = self._model.place_of(tensor)
+        if place is None:
+            names: Iterator[str] = (f"_tensor_constant{number}" for number in count())
+        else:
+            base = "_".join(re.findall(r"\w+", place))
+            names = chain([base], (f"{base}_{number}" for number in count(1)))
+        name = next(name for name in names if not hasattr(self.root, name))
+        with self.computing():
+            setattr(self.root, name, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor)
+        self.constants.append(name)
+        return name
 
     def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
         """Where the model has the tensor, as itself."""
         return self._model.path_of_tensor(tensor)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        return self._model.path_of_module(mod)
+        """Where the model has the module; of one that is not registered, where it is held, or its class."""
+        path = self._model.path_of_module(mod)
+        return path if path is not None else self._model.place_of(mod) or type(mod).__name__
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self.recording and isinstance(attr_val, torch.Tensor):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,19 @@ from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mo
 from passes.modules.lazy import LazyLayer, own_tensors
 from passes.modules.leftovers import traced_changes, traced_state
 from passes.sizes.guards import Location
+from tracer.capture.held_apart import places
+from tracer.capture.values.native_number import hidden
+from tracer.capture.values.number import TracedNumber
 from tracer.edge.source_lines import definition
+
+
+class _Unwritten(CopyOnWrite):  # type: ignore[no-untyped-call]
+    """Refuses the operations, too, that compute with a traced number, which was hidden from the tracer."""
+
+    def seen(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        if any(type(argument) is TracedNumber for argument in (*args, *kwargs.values())):
+            raise hidden()
+        return super().seen(func, args, kwargs)
 
 
 class TracedModel:
@@ -31,6 +44,7 @@ class TracedModel:
         self._recording = recording
         self._pairs = whole.pairs
         self._started = False
+        self._places: dict[int, tuple[str, Any]] | None = None
         if sets_mode_itself(self.copy):
             with self.unwritten():
                 self.copy.eval()
@@ -55,7 +69,7 @@ class TracedModel:
 
     def unwritten(self) -> CopyOnWrite:
         """Inside the block, nothing writes to the model; what the forward writes to it out of our sight is refused."""
-        return CopyOnWrite(self._pairs, self._before_write)
+        return _Unwritten(self._pairs, self._before_write)
 
     def _before_write(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         if self._recording():
@@ -92,14 +106,16 @@ class TracedModel:
         """Where the model has the tensor, as itself."""
         return self._tensor_paths.get(id(tensor))
 
-    def path_of_module(self, mod: nn.Module) -> str:
-        path: str | None = self._module_paths.get(id(mod))
-        if path is None:
-            raise CaptureError(
-                f"the forward calls a {type(mod).__name__} that is not a submodule of the model",
-                remedy="assign it to an attribute of the model in __init__",
-            )
-        return path
+    def path_of_module(self, module: nn.Module) -> str | None:
+        """Where the model has the module, as one of its own; None for any other."""
+        return self._module_paths.get(id(module))
+
+    def place_of(self, held: Any) -> str | None:
+        """Where the model holds a module or tensor that is not registered: `layers[0].weight`."""
+        if self._places is None:
+            self._places = places(self.unique_modules)
+        place, known = self._places.get(id(held), (None, None))
+        return place if known is held else None
 
     def changes(self, lazies: dict[str, LazyLayer]) -> list[str]:
         """The attributes that are others now; our own inference sets the sizes of lazy layers."""

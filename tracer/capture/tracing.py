@@ -15,7 +15,7 @@ from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerE
 from passes.isolation.frames import forget_frames
 from passes.isolation.holders import MISSING, release
 from passes.isolation.torch_state import undisturbed
-from passes.modules.lazy import LazyLayer, own_tensors
+from passes.modules.lazy import LazyLayer, is_lazy, own_tensors
 from passes.program.notes import FAULT, VALUE
 from passes.program.program import Rung
 from passes.program.stages import Captured
@@ -100,11 +100,8 @@ class CapturingTracer(GraphRecorder):
             fault.program = self.program
             raise fault from error
         program = self.program
-        program.constants = {
-            str(node.target): program.tensor(str(node.target))
-            for node in self.graph.nodes
-            if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
-        }
+        used = {node.target for node in self.graph.nodes if node.op == "get_attr"}
+        program.constants = {name: program.tensor(name) for name in self.constants if name in used}
         return program
 
     def _trace(self) -> None:
@@ -153,7 +150,8 @@ class CapturingTracer(GraphRecorder):
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
-        written += self._model.changes(self.program.lazies)
+        changed = self._model.changes(self.program.lazies)
+        written += [path for path in changed if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     def _let_go(self, since: int = 0) -> list[str]:
@@ -200,7 +198,9 @@ class CapturingTracer(GraphRecorder):
     ) -> Any:
         if not self.recording:
             return forward(*args, **kwargs)
-        path = self.path_of_module(m)
+        path = self._model.path_of_module(m)
+        if path is None:
+            return self._outside_call(m, args, kwargs)
         self._paths.append(path)
         try:
             with as_ever():
@@ -213,6 +213,21 @@ class CapturingTracer(GraphRecorder):
                 return self._traced_call(m, path, args, kwargs)
         finally:
             self._paths.pop()
+
+    def _outside_call(self, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A module that is no submodule: traced through, as a function of whose forward calls it."""
+        with as_ever():
+            lazy = any(is_lazy(part) for part in m.modules())
+            native = isinstance(m, torch.jit.ScriptModule)
+        if lazy or native:
+            place = self._model.place_of(m)
+            raise CaptureError(
+                f"the forward calls a {type(m).__name__} that is not a submodule of the model"
+                + (f", but held in {place}" if place else ""),
+                remedy="assign it to an attribute of the model in __init__, or keep it in an nn.ModuleList or "
+                "nn.ModuleDict",
+            )
+        return self._module_call(m, *args, **kwargs)
 
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if m is self._model.copy:

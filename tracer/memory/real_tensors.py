@@ -187,12 +187,16 @@ class RealTensors:
 
 
 class FollowingReal(TorchFunctionMode):
-    """While tracing, operations on real tensors run as ever, but for those that write to one, or use one after that."""
+    """While tracing, operations on real tensors run as ever, but for those that write to one, or use one after that.
 
-    def __init__(self, tracer: Recorder, call: Callable[..., Any]):
+    `record` makes an operation one of the graph, `run` decides of any other that torch is called for.
+    """
+
+    def __init__(self, tracer: Recorder, record: Callable[..., Any], run: Callable[..., Any]):
         super().__init__()
         self._tracer = tracer
-        self._call = call
+        self._record = record
+        self._run = run
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -209,10 +213,10 @@ class FollowingReal(TorchFunctionMode):
         place = written_place(func, args, kwargs)
         if place is not None and any(map(_is_real, leaves(_at(place, args, kwargs)))):
             args, kwargs = with_written(tracer, place, args, kwargs)
-            return self._call(func, (), real.followed(args), real.followed(kwargs))
+            return self._record(func, (), real.followed(args), real.followed(kwargs))
         if real.follows_any((args, kwargs)):
-            return self._call(func, (), real.followed(args), real.followed(kwargs))
-        return func(*args, **kwargs)
+            return self._record(func, (), real.followed(args), real.followed(kwargs))
+        return self._run(tracer, func, args, kwargs)
 
 
 # What says nothing of a tensor's data.

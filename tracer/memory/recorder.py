@@ -101,6 +101,10 @@ class Recorder(fx.Tracer, ABC):
         """Inside the block nothing is recorded."""
 
     @abstractmethod
+    def following_real(self) -> AbstractContextManager[Any]:
+        """Inside the block, torch's operations on real tensors are followed where the graph must know of them."""
+
+    @abstractmethod
     def value(self, node: fx.Node) -> Any:
         """What propagation knows of a node."""
 

@@ -174,7 +174,8 @@ def _scaled_down(rows: Any, max_norm: float, norm_type: float) -> Any:
 
 def _kaiming(tensor: Any, *args: Any, **kwargs: Any) -> Callable[[], Any]:
     raise CaptureError(
-        "the forward initialises a tensor with random numbers", remedy="initialise the model before it is converted"
+        "the forward initialises a tensor with random numbers",
+        remedy="make the layer that has it in __init__, or initialise the model before it is converted",
     )
 
 

@@ -6,6 +6,7 @@ A command (`tracer/commands/step_lists.py`) is a list of steps. The first is `fo
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import nn
 from passes import ops  # noqa: F401  registers every op
 from passes.errors import InputError, LazyResolutionError, TracerError, TracerWarning
 from passes.isolation.torch_state import TORCH_STATE
+from passes.lowering.pinned_sizes import pinned_sizes
 from passes.program.pipeline import After, Before, Pass, PassResult, run_pass
 from passes.program.stages import Eager, Lowered, Shaped
 from passes.sizes.guards import GuardLog
@@ -115,6 +117,8 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
     work = Work(model, request, sample, log, program, {})
     work.note(results)
     work.timings["capture"] = time.perf_counter() - started - sum(work.timings.values())
+    for name, size in pinned_sizes(log).items():
+        warnings.warn(_pinned(name, size, log), TracerWarning, stacklevel=callers_level())
     if program.unreached:
         listed = ", ".join(program.unreached)
         message = f"the sample never reaches the lazy layers {listed}"
@@ -124,6 +128,13 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
             f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=callers_level()
         )
     return work
+
+
+def _pinned(name: str, size: int, log: GuardLog) -> str:
+    """That a size which the caller named has one value only, and which lines of the caller's see to that."""
+    about = [guard for guard in log.guards if guard.dynamic and re.search(rf"\b{re.escape(name)}\b", guard.condition)]
+    because = ", ".join(f"{guard.condition} ({guard.location})" for guard in about)
+    return f"{name} is fixed at {size}: the forward decides by {because}"
 
 
 def run_callers_passes(work: Work, passes: CallersPasses) -> None:

@@ -23,6 +23,7 @@ from passes.errors import CaptureError, ShapeError
 from passes.sizes.dimension import Dim
 from passes.sizes.floating import Floating, UnevenRoundingError
 from passes.values.numbers import computed, is_dynamic
+from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
 from tracer.edge.source_lines import only_tells
 from tracer.memory.recorder import Recorder
 
@@ -106,9 +107,21 @@ class TracedNumber:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
+        """What torch's native code takes this for."""
+        return SYMBOLIC.get(self.kind, self.kind)
+
+    @property
+    def kind(self) -> type:
+        """The type of the number that this stands for."""
         if self.is_dynamic:
             return int if isinstance(self.value, Dim) else float
         return builtins.type(self.value)
+
+    @property
+    def node(self) -> FixedNode:
+        """What torch's native code asks where it does not hand a call over. Raises ShapeError for a dynamic number."""
+        check_seen()
+        return FixedNode(self.fixed("in native code"))
 
     @property
     def is_dynamic(self) -> bool:
@@ -233,8 +246,8 @@ class TracedNumber:
         return format(self.pin(), spec)
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(self.__class__, name):
-            raise AttributeError(f"{self.__class__.__name__!r} object has no attribute {name!r}")
+        if not hasattr(self.kind, name):
+            raise AttributeError(f"{self.kind.__name__!r} object has no attribute {name!r}")
         return getattr(self.fixed(name), name)
 
     def pin(self) -> Any:

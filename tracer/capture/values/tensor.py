@@ -8,14 +8,16 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import MethodDescriptorType
 from typing import Any
 
 import torch
 from torch import fx
 
-from passes.errors import CaptureError
+from passes.errors import CaptureError, ShapeError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
+from passes.sizes.dimension import Dim
 from passes.torch_private import OpOverload
 from passes.values.nested import fields_of, is_dataclass_value, leaves
 from passes.values.numbers import is_dynamic
@@ -24,7 +26,7 @@ from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.python_functions import on_numbers
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
 from tracer.edge.source_lines import is_user_code, only_tells
-from tracer.memory.real_tensors import FollowingReal, with_written, written_place
+from tracer.memory.real_tensors import with_written, written_place
 from tracer.memory.recorder import Recorder
 from tracer.memory.writing_functions import spelled_out
 
@@ -163,10 +165,23 @@ class TracedTensor(AnsweringTensor):
         self.__dict__["_members"].pop(place, None)
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
+        return (self[index] for index in range(self._length()))
 
     def __reversed__(self) -> Iterator[Any]:
-        return (self[index] for index in reversed(range(len(self))))
+        return (self[index] for index in reversed(range(self._length())))
+
+    def _length(self) -> int:
+        """How many there are to go over one by one. Raises ShapeError where that is a dynamic size."""
+        value = self.tracer.value(self.node)
+        if not isinstance(value, TensorSpec) or not value.shape or not isinstance(value.shape[0], Dim):
+            return len(self)
+        size = value.shape[0]
+        names = ", ".join(size.symbols())
+        raise ShapeError(
+            f"the forward goes over the first axis of {self.node.name} one by one, whose size is the dynamic {size}",
+            remedy=f"give a fixed size for {names}, or compute with all of the axis at once, as a batch",
+            wants_fixed_size=True,
+        )
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
@@ -203,13 +218,14 @@ class TracedTensor(AnsweringTensor):
             orig_method = orig_method.overloadpacket
         spelled = spelled_out(orig_method, args, kwargs)
         if spelled is not None:
-            with FollowingReal(tracer, cls.__torch_function__):
+            with tracer.following_real():
                 return spelled()
         place = written_place(orig_method, args, kwargs)
         if place is not None:
             args, kwargs = with_written(tracer, place, args, kwargs)
         name = orig_method.__name__
-        if name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
+        is_method = isinstance(orig_method, MethodDescriptorType)  # torch's own answer leaves some out
+        if is_method or name in ("__get__", "__set__") or torch.overrides.is_tensor_method_or_property(orig_method):
             return _call_method(tracer, orig_method, args, kwargs)
         if place is None:
             return tracer.create_proxy("call_function", orig_method, args, kwargs)

@@ -1,0 +1,55 @@
+"""torch's functions called on no traced tensor: on real ones, on numbers alone, or on nothing at all.
+
+They run as ever, but for two kinds. What takes a number that depends on a dynamic dimension is recorded: a table of
+fixed length sliced by a size, `torch.tensor([7.0]).expand(n)`. So is what makes a tensor of sizes alone, for which
+nothing need be allocated. It does not matter by which name the caller's code has the function: torch asks its modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from passes.values.nested import leaves, map_structure
+from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.tensor import TracedTensor
+from tracer.memory.real_tensors import FollowingReal
+from tracer.memory.recorder import Recorder
+
+_CREATION: frozenset[Any] = frozenset({
+    torch.zeros, torch.ones, torch.full, torch.empty, torch.arange, torch.linspace, torch.eye,
+    torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal,
+})  # fmt: skip
+
+
+def following_real(tracer: Recorder) -> FollowingReal:
+    """The mode that sees each call of torch's functions while a forward is traced."""
+    return FollowingReal(tracer, TracedTensor.__torch_function__, _run)
+
+
+def _run(tracer: Recorder, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call that writes to no real tensor, and uses none that was written to."""
+    is_traced = bool(args) and type(args[0]) is TracedTensor
+    kinds = {TracedTensor} if is_traced else {type(leaf) for leaf in leaves((args, kwargs))}
+    if TracedTensor in kinds:
+        return TracedTensor.__torch_function__(function, (), args, kwargs)
+    if function in _CREATION:
+        return tracer.create_proxy("call_function", function, args, kwargs)
+    if TracedNumber not in kinds:
+        return function(*args, **kwargs)
+    if any(type(leaf) is TracedNumber and leaf.is_dynamic for leaf in leaves((args, kwargs))):
+        return TracedTensor.__torch_function__(function, (), args, kwargs)
+    args, kwargs = map_structure((args, kwargs), _itself, keep_dataclasses=True)
+    return function(*args, **kwargs)
+
+
+def _itself(leaf: Any) -> Any:
+    """The number in place of a traced one that is fixed, which is noted as a guard."""
+    if type(leaf) is not TracedNumber:
+        return leaf
+    return bool(leaf) if leaf.kind is bool else leaf.fixed("of a real tensor")
+
+
+__all__ = ["following_real"]
