@@ -23,7 +23,8 @@ HEAD = """\
 For which sizes the file of each classification model of torchvision holds when it is converted with
 `spec("N", 3, "H", "W")`: the sentence that the report ends in, and how many guards stand behind it. *Border* says what
 eager PyTorch does at the last height that is said to work, and one step outside, on the meta device; where it runs
-outside too, its forward takes another branch there, which is another program. Written by `python -m tests.zoo.free_sizes`.
+outside too, its forward takes another branch there, which is another program. Written by
+`python -m tests.zoo.free_sizes`.
 
 | model | sizes | guards | border |
 |---|---|---|---|
