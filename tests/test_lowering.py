@@ -178,6 +178,7 @@ def test_a_dynamic_size_that_guards_fix_may_be_inferred() -> None:
     check_model(relu_graph("N", 3), {"y": TensorSpec((n, 3))}, log)
 
 
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_sizes_that_guards_fix_convert() -> None:
     conversion = tracer.convert(Joined(), (tracer.spec("N", "T"), tracer.spec("M", 64)))
     assert [guard.condition for guard in conversion.report.guards] == ["T == 64"]

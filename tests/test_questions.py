@@ -115,6 +115,7 @@ def test_text_of_data_is_refused(ask: Callable[[Any], Any]) -> None:
         tracer.convert(Tells(), spec(2, 3), verify=False)
 
 
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_text_of_a_dynamic_size_is_a_guard_or_only_told() -> None:
     class Tells(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

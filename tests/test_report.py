@@ -215,6 +215,7 @@ CAUTIONS = ("T = 6: the guards hold at no other size", "the forward writes seen:
 OPAQUE = "what it asks of named sizes is not known"
 
 
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_cautions_are_told_everywhere() -> None:
     """In data, on a terminal, in a notebook, and on the page."""
     sample = tracer.spec("N", "T")
@@ -235,6 +236,7 @@ def test_cautions_are_told_everywhere() -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_cautions_of_a_conversion(tmp_path: Path) -> None:
     conversion = tracer.convert(Cautious(), tracer.spec("N", "T"), tmp_path / "net.onnx", dims={"T": 6})
     assert conversion.verification is not None

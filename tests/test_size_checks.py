@@ -88,6 +88,7 @@ class Of(nn.Module):
     ("forward", "within", "outside"),
     [(bound, (1, 4), (1, 3)), (different, (3, 3), (4, 3)), (fixed, (2, 64), (2, 63))],
 )
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_relations(
     forward: Callable[[torch.Tensor], torch.Tensor], within: tuple[int, int], outside: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -188,6 +188,7 @@ PINS: dict[str, tuple[Callable[[int], bool], int]] = {
 
 
 @pytest.mark.parametrize("kind", PINS)
+@pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_a_size_that_guards_pin_is_written_as_fixed(kind: str) -> None:
     condition, size = PINS[kind]
     model = Calls(lambda m, x: (x.sin() if condition(x.shape[1]) else x.cos()).sum(0))

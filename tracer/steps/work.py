@@ -22,6 +22,7 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.lowering.pinned_sizes import pinned_sizes
 from passes.program.pipeline import After, Before, Pass, PassResult, run_pass
 from passes.program.stages import Eager, Lowered, Shaped
+from passes.sizes.facts import Facts
 from passes.sizes.guards import GuardLog
 from passes.stages.caller_pass import CallerPass
 from tracer.capture.ladder import follow
@@ -117,7 +118,10 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
     work = Work(model, request, sample, log, program, {})
     work.note(results)
     work.timings["capture"] = time.perf_counter() - started - sum(work.timings.values())
+    promised = pinned_sizes(GuardLog(sampled=log.sampled, facts=Facts(given=log.facts.given)))
     for name, size in pinned_sizes(log).items():
+        if name in promised:
+            continue
         warnings.warn(_pinned(name, size, log), TracerWarning, stacklevel=callers_level())
     if program.unreached:
         listed = ", ".join(program.unreached)
