@@ -281,17 +281,17 @@ def test_a_write_is_seen_by_every_view_and_by_no_other() -> None:
 
 @pytest.mark.parametrize("at", range(6))
 def test_in_place_is_all_or_nothing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import passes.modules.lazy as lazy_modules
+    import passes.modules.becoming as becoming
 
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), HalfLazy(), nn.Linear(3, 3))
-    before, take, count = snapshot(model), lazy_modules._take, iter(range(100))
+    before, take, count = snapshot(model), becoming._take, iter(range(100))
 
     def failing(*args: Any) -> None:
         if next(count) == at:
             raise MemoryError
         take(*args)
 
-    monkeypatch.setattr(lazy_modules, "_take", failing)
+    monkeypatch.setattr(becoming, "_take", failing)
     with pytest.raises(tracer.TracerError, match="memory ran out"):
         tracer.resolve(model, spec(2, 4), inplace=True, seed=0)
     assert snapshot(model) == before

@@ -134,7 +134,7 @@ def _checking_size(native: Callable[..., Any]) -> Callable[..., Any]:
         if _number_among((i, max if max is not None else 0)) is None:
             return native(i, message, max=max)
         for holds in [i >= 0, *([i <= max] if max is not None else [])]:
-            check_holds(RuntimeError, holds, message)
+            check_holds(RuntimeError, bool(holds), message)
         return None
 
     return check
