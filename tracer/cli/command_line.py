@@ -167,7 +167,7 @@ def sizes(invocation: Invocation, **subject: Any) -> Outcome:
     with loaded_subject(invocation, **subject) as loaded:
         invocation.progress.says(f"looking at the sizes of {type(loaded.model).__name__}")
         found = tracer.sizes(loaded.model, loaded.args, loaded.kwargs, dims=loaded.dims)
-    return Outcome(found.to_dict(), str(found))
+    return Outcome(found.to_dict(), f"{found}\n")
 
 
 @cli.command(short_help="Show why a layer of MODEL has its sizes.")

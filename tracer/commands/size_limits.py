@@ -40,6 +40,8 @@ class Border:
     layer: str = ""
 
     def __str__(self) -> str:
+        if self.location == Location():  # no line of the model asks for it
+            return f"{self.condition}  as promised"
         return f"{self.condition}  at {f'{self.layer} ' if self.layer else ''}{self.location}"
 
 
