@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from passes.errors import CaptureError
 from passes.sizes.dimension import Dim, DynamicSizeError, Size, hint, product
-from passes.sizes.facts import lower_bound
+from passes.sizes.facts import Facts
 from passes.sizes.floating import Floating
 from passes.sizes.guards import GuardLog
 from tracer.capture.values.number import TracedNumber
@@ -55,7 +55,7 @@ def test_the_text_is_python_with_the_same_value(formula: str, sizes: dict[str, i
 def test_the_lower_bound_holds(formula: str, sizes: dict[str, int]) -> None:
     size = eval(formula, dict(symbols()))
     if isinstance(size, Dim):
-        assert size.at(sizes) >= lower_bound(size.formula)
+        assert size.at(sizes) >= Facts().low(size.formula)
 
 
 @given(left=formulas(), right=formulas(), relation=st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))

@@ -11,9 +11,10 @@ from torch import nn
 
 import tracer
 from passes.sizes import dimension
-from passes.sizes.dimension import Dim, substitute
+from passes.sizes.dimension import Dim
+from passes.sizes.elimination import rewritten
 from passes.sizes.extremes import maximum, minimum, sign
-from passes.sizes.formula import Formula, Whole, divided
+from passes.sizes.formula import Atom, Formula, Symbol, Whole, divided
 from passes.sizes.guards import GuardLog
 from passes.text.constraints import parse_constraint
 from passes.text.formulas import read_formula
@@ -132,8 +133,12 @@ def test_extremes_of_sizes_in_a_known_order_are_one_of_them() -> None:
 def test_names_in_extremes_are_replaced() -> None:
     _, (h, w) = sized(H=8, W=5)
     sizes = {"H": 3, "W": 9}
-    assert substitute(dimension.maximum(h, w) // 2, sizes.__getitem__) == 4
-    assert substitute(abs(h - w), sizes.__getitem__) == 6
+
+    def of_name(atom: Atom) -> int | None:
+        return sizes[atom.name] if isinstance(atom, Symbol) else None
+
+    assert rewritten((dimension.maximum(h, w) // 2).formula, of_name) == 4
+    assert rewritten(abs(h - w).formula, of_name) == 6
 
 
 class Apart(nn.Module):

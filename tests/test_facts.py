@@ -10,7 +10,7 @@ import pytest
 import z3
 
 from passes.sizes.extremes import maximum, minimum, sign
-from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, Origin, lower_bound, solved
+from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, Origin, solved
 from passes.sizes.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of, whole
 from passes.text.constraints import parse_constraint
 
@@ -114,15 +114,15 @@ AT_LEAST_ZERO: list[tuple[Whole, list[Fact], Answer]] = [
 
 @pytest.mark.parametrize(("formula", "known", "answer"), ZERO, ids=str)
 def test_is_zero(formula: Whole, known: list[Fact], answer: Answer) -> None:
-    assert Facts(given=tuple(known)).is_zero(formula) is answer
+    assert Facts(given=tuple(known)).decide(formula, "==").answer is answer
     if Fact(N, ">=", "N >= 0", Origin.GIVEN) not in known:  # only a promise replaces a default
-        assert Facts(known).is_zero(formula) is answer
+        assert Facts(known).decide(formula, "==").answer is answer
 
 
 @pytest.mark.parametrize(("formula", "known", "answer"), AT_LEAST_ZERO, ids=str)
 def test_is_at_least_zero(formula: Whole, known: list[Fact], answer: Answer) -> None:
-    assert Facts(given=tuple(known)).is_at_least_zero(formula) is answer
-    assert Facts(known).is_at_least_zero(formula) is answer
+    assert Facts(given=tuple(known)).decide(formula, ">=").answer is answer
+    assert Facts(known).decide(formula, ">=").answer is answer
 
 
 RESTS_ON: list[tuple[Whole, str, str, list[str]]] = [
@@ -156,21 +156,21 @@ def test_only_a_promise_replaces_the_default_least_size(origin: Origin) -> None:
 
 def test_a_fact_added_in_place_is_seen() -> None:
     known = Facts()
-    assert known.is_zero(N - 4) is UNKNOWN
+    assert known.decide(N - 4, "==").answer is UNKNOWN
     known.assumed += facts("N == 4")
-    assert known.is_zero(N - 4) is YES
+    assert known.decide(N - 4, "==").answer is YES
 
 
 def test_a_question_assumes_nothing() -> None:
     facts = Facts()
-    assert facts.is_zero(N - 4) is UNKNOWN
-    assert facts.is_at_least_zero(N - 4) is UNKNOWN
+    assert facts.decide(N - 4, "==").answer is UNKNOWN
+    assert facts.decide(N - 4, ">=").answer is UNKNOWN
     assert facts.assumed == []
 
 
 def test_an_answer_is_no_condition() -> None:
     with pytest.raises(TypeError, match="unknown is neither true nor false"):
-        bool(Facts().is_zero(N - 4))
+        bool(Facts().decide(N - 4, "==").answer)
 
 
 def test_a_stronger_bound_replaces_the_weaker() -> None:
@@ -312,8 +312,8 @@ def test_z3_contradicts_no_answer(count: int) -> None:
     for seed in range(count):
         question = Question(seed)
         for claim, answer in (
-            ("==", question.facts.is_zero(question.formula)),
-            (">=", question.facts.is_at_least_zero(question.formula)),
+            ("==", question.facts.decide(question.formula, "==").answer),
+            (">=", question.facts.decide(question.formula, ">=").answer),
         ):
             if answer is UNKNOWN:
                 continue
@@ -341,4 +341,4 @@ def test_lower_bounds_hold() -> None:
     for h, w in itertools.product((1, 2, 7, 30), repeat=2):
         for value in (H * W, over(H + W, 3), rest(H, 5) + W, whole({(): 4}), H + 2 * W - 3):
             number = value if isinstance(value, int) else value.at({"H": h, "W": w})
-            assert lower_bound(value) <= number
+            assert Facts().low(value) <= number

@@ -223,10 +223,10 @@ def test_fixed_sizes_need_no_sentence() -> None:
 def test_a_guard_that_cuts_a_promise_is_told() -> None:
     log, (p, h) = sized("P >= 0, H >= 8", P=5, H=64)
     assert h >= 4
-    assert log.narrowed() == []
+    assert log.guards == []
     assert p > 0
-    ((promise, guard),) = log.narrowed()
-    assert (promise.condition, guard.condition) == ("P >= 0", "P >= 1")
+    (guard,) = log.guards
+    assert (log.constraints()[0], guard.condition) == ("P >= 0", "P >= 1")
 
 
 def test_what_answers_rested_on_is_kept() -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from passes.program.notes import VALUE
 from passes.program.program import Program, tensor_specs
-from passes.sizes.dimension import Dim, Size, substitute
+from passes.sizes.dimension import Dim
+from passes.sizes.elimination import rewritten
+from passes.sizes.formula import Atom, Symbol
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import admissible
 
@@ -48,12 +50,12 @@ def write_as_fixed(lowered: LoweredModel, program: Program, pinned: Mapping[str,
     for value, spec in zip((*graph.input, *graph.output), specs, strict=True):
         for axis, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, Dim) and not axis.HasField("dim_value"):
-                fixed = substitute(size, partial(_size, size, pinned))
+                fixed = rewritten(size.formula, partial(_pinned, pinned))
                 if isinstance(fixed, int):
                     axis.dim_value = fixed
                 elif axis.dim_param == str(size):
                     axis.dim_param = str(fixed)
 
 
-def _size(formula: Dim, pinned: Mapping[str, int], name: str) -> Size:
-    return pinned[name] if name in pinned else Dim.symbol(name, formula.log.sampled[name], formula.log)
+def _pinned(pinned: Mapping[str, int], atom: Atom) -> int | None:
+    return pinned.get(atom.name) if isinstance(atom, Symbol) else None

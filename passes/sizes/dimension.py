@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
 from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Monomial, Rounded, Symbol, Whole, divided, rounded
+from passes.sizes.formula import Formula, Monomial, Symbol, Whole, divided, rounded
 from passes.sizes.guards import Guard, GuardLog
 from passes.sizes.real import Real
 
@@ -350,39 +350,6 @@ def is_static(sizes: Iterable[Size]) -> bool:
     return not any(isinstance(size, Dim) for size in sizes)
 
 
-def substitute(size: Size | Formula, value_of: Callable[[str], Size]) -> Size:
-    """The formula with every symbol replaced by `value_of(name)`."""
-    if isinstance(size, int):
-        return size
-    total: Size = 0
-    for monomial, coefficient in size.terms.items():
-        term: Size = coefficient
-        for atom in monomial:
-            term = term * _substitute_atom(atom, value_of)
-        total = total + term
-    return total
-
-
-def _substitute_atom(atom: Atom, value_of: Callable[[str], Size]) -> Size:
-    if isinstance(atom, Symbol):
-        return value_of(atom.name)
-    if isinstance(atom, (Max, Min)):
-        parts = [substitute(part, value_of) for part in atom.parts]
-        return maximum(*parts) if isinstance(atom, Max) else minimum(*parts)
-    if isinstance(atom, Rounded):
-        return _rounded_anew(atom, value_of)
-    numerator = substitute(atom.numerator, value_of)
-    denominator = substitute(atom.denominator, value_of)
-    return numerator // denominator if isinstance(atom, FloorDiv) else numerator % denominator
-
-
-def _rounded_anew(atom: Rounded, value_of: Callable[[str], Size]) -> Size:
-    """A rounded float of other sizes."""
-    logs = [size.log for name in atom.real.symbols() if isinstance(size := value_of(name), Dim)]
-    found = rounded(atom.how, atom.real.rewritten(lambda size: _whole(substitute(size, value_of))))
-    return Dim(found, logs[0]) if isinstance(found, Formula) else found
-
-
 def _whole(size: Size) -> Whole:
     return size.formula if isinstance(size, Dim) else size
 
@@ -413,6 +380,5 @@ __all__ = [
     "same_size",
     "sampled",
     "sign",
-    "substitute",
     "violated_by_sample",
 ]

@@ -57,14 +57,6 @@ class Facts:
             return Decision(_OPPOSITE[equal.answer], equal.used)
         return self._state().decided(formula, relation)
 
-    def is_zero(self, formula: Whole) -> Answer:
-        """Whether a formula is 0 at all sizes (YES), at none (NO), or neither is known."""
-        return self.decide(formula, "==").answer
-
-    def is_at_least_zero(self, formula: Whole) -> Answer:
-        """Whether a formula is 0 or more at all sizes (YES), below 0 at all (NO), or neither is known."""
-        return self.decide(formula, ">=").answer
-
     def low(self, formula: Whole) -> float:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
@@ -314,9 +306,4 @@ def _decision(answer: Answer, used: Used) -> Decision:
     return Decision(answer, tuple({id(fact): fact for fact in used}.values()))
 
 
-def lower_bound(formula: Whole) -> float:
-    """A number that a formula never goes below, from every name being at least LEAST_SIZE; may be -inf."""
-    return Ranges().low(formula, [])
-
-
-__all__ = ["LEAST_SIZE", "Answer", "Decision", "Fact", "Facts", "Origin", "holds", "lower_bound", "solved"]
+__all__ = ["LEAST_SIZE", "Answer", "Decision", "Fact", "Facts", "Origin", "holds", "solved"]

@@ -129,15 +129,3 @@ class GuardLog:
             guard.condition for guard in self._guards.values() if guard.dynamic and guard.condition not in of_sizes
         ]
         return statement(self.facts, self.sampled, others) if self.sampled else ""
-
-    def narrowed(self) -> list[tuple[Fact, Guard]]:
-        """The promises about sizes that a guard narrows, each with that guard: the promise admits sizes, of a name that
-        both speak of, at which the guard does not hold."""
-        guards = {guard.condition: guard for guard in self.guards if guard.dynamic}
-        found: list[tuple[Fact, Guard]] = []
-        for kept in needed(self.facts):
-            guard = guards.get(kept.condition)
-            names = set(kept.fact.formula.symbols())
-            if guard is not None:
-                found += [(fact, guard) for fact in self.facts.given if not names.isdisjoint(fact.formula.symbols())]
-        return found
