@@ -144,19 +144,3 @@ def test_a_bug_of_ours_is_never_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "shape_rule", broken)
     with pytest.raises(tracer.InternalError, match="no such key"):
         tracer.resolve(nn.Sequential(nn.LazyLinear(3), Picky()), spec(2, 8))
-
-
-def test_a_branch_on_data_in_torchs_own_words_is_followed_on_data() -> None:
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.LazyLinear(3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.fc(x)
-            return torch.cond(y.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (y,))
-
-    report = tracer.inspect(Branches(), tracer.spec(2, 5))
-    assert report.resolved == {"fc": {"in_features": 5}}
-    (rung,) = report.rungs
-    assert (rung.level, rung.reason) == ("real", "the forward needs data for torch.cond")

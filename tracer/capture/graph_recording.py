@@ -24,6 +24,7 @@ from passes.stages.shape_propagation import Propagator
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
+from tracer.capture.regions import Regions
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
@@ -74,6 +75,7 @@ class GraphRecorder(Recorder):
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self.unpacked: list[tuple[TracedTensor, Any]] = []
         self.made: list[weakref.ref[Any]] = []
+        self.regions: Regions = Regions(self)
         self.aliases: Aliases = Aliases(self)
         self.real: RealTensors = RealTensors(self)
         self.known: KnownValues = KnownValues(self)
@@ -200,6 +202,7 @@ class GraphRecorder(Recorder):
                 target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         PLACE.put(node, self._model.place() if kind == "output" else self.here())
+        self.regions.note(node)
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over

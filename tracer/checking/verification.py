@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from passes.errors import ExportError, TracerError, VerificationError
+from passes.isolation.control_flow import plain_control_flow
 from passes.isolation.copy_on_write import running_copy
 from passes.isolation.model_copy import in_eval_mode
 from passes.isolation.own_randomness import own_randomness, python_randomness_kept
@@ -117,7 +118,8 @@ def verify(
     ExportError where the module itself does not.
     """
     check = _Check(lowered, program, _Eager(module), sample, file, locate)
-    with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain_attention():
+    plain = plain_attention(), plain_control_flow()
+    with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         for trial in trials(sample.dimensions(), program.log):
             check.run(trial)
     check.result.left_behind = check.eager.left_behind

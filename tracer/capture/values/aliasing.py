@@ -62,6 +62,7 @@ class Aliases:
         An operation that `resizes` may leave another shape. Raises ShapeError where torch would not write it there.
         """
         before = tensor.node
+        self._check_inside(before)
         self._tracer.real.before_write(self._roots(before))
         result = self._as_before(before, written, resizes)
         others = list(self._others(tensor))
@@ -101,6 +102,8 @@ class Aliases:
 
         What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
         """
+        if self._tracer.regions.is_outside(tensor.node):
+            raise _written_from_within(tensor.node)
         others = list(self._others(tensor))
         try:
             one = [other for other in others if self._memory.are_one(other.node, tensor.node)]
@@ -115,6 +118,17 @@ class Aliases:
         self._found.clear()
         self._possible.clear()
         self._settled[node] = self._alias(view)
+
+    def _check_inside(self, written: fx.Node) -> None:
+        """Raises CaptureError for a write in a branch or a loop to what lies in memory from outside of it, or may."""
+        if not any(map(self._tracer.regions.is_outside, self._roots(written))):
+            return
+        try:
+            inside = not self._tracer.regions.is_outside(self._alias(written).root)
+        except UndecidedError:
+            inside = False
+        if not inside:
+            raise _written_from_within(written)
 
     # What shares memory -------------------------------------------------------------------------
 
@@ -225,6 +239,13 @@ class Aliases:
     def _shape(self, node: fx.Node) -> Any:
         value = self._tracer.value(node)
         return value.shape if isinstance(value, TensorSpec) else None
+
+
+def _written_from_within(node: fx.Node) -> CaptureError:
+    return CaptureError(
+        f"a branch or a loop writes in place to {node.name}, which it is given or finds outside",
+        remedy="write to a clone of it, and return that",
+    )
 
 
 def unfollowed(input: Any, reason: str) -> Any:

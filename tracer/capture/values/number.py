@@ -131,7 +131,7 @@ class TracedNumber:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
         if not self.is_dynamic:
             return self.value
-        if self._node is None:
+        if self._node is None or not self.tracer.regions.sees(self._node):
             arguments = tuple(_argument(operand) for operand in self._operands)
             kind = "call_method" if isinstance(self._operation, str) else "call_function"
             self._node = self.tracer.create_node(kind, self._operation, arguments, {})
