@@ -224,31 +224,51 @@ class Emitter:
         sides = [self._body(role, side, (), results) for role, side in (("then", then), ("else", otherwise))]
         return self.nodes("If", predicate, outputs=len(results), then_branch=sides[0], else_branch=sides[1])
 
+    def loop(
+        self, condition: Value, step: Callable[..., Sequence[Value]], states: Sequence[Value]
+    ) -> tuple[Value, ...]:
+        """A Loop for as long as `condition` says: the final states.
+
+        `step(*states)` emits one step into a graph of its own, and returns whether to go on, and the next states; each
+        state keeps its shape and dtype.
+        """
+        scalars = [TensorSpec((), torch.int64), TensorSpec((), torch.bool)]
+        specs = [value.known for value in states]
+        given = [("iteration", scalars[0]), ("condition", scalars[1]), *(("state", spec) for spec in specs)]
+        body = self._body("step", lambda _, __, *inner: step(*inner), given, [scalars[1], *specs])
+        return self.nodes("Loop", None, condition, *states, outputs=len(states), body=body)
+
     def scan(
         self,
         step: Callable[..., Sequence[Value]],
         states: Sequence[Value],
-        sequence: Value,
+        sequences: Sequence[Value],
         *,
+        axis: int = 0,
         backwards: bool = False,
+        stacked_along: Sequence[int] = (),
     ) -> tuple[Value, ...]:
-        """A Scan over the first axis of `sequence`: the final states, then what the steps gave, stacked.
+        """A Scan over an axis of all `sequences`: the final states, then what the steps gave, stacked: along the first
+        axis, or those that are named.
 
-        `step(*states, slice)` emits one step into a graph of its own, and returns the next states and a result;
-        each state keeps its shape.
+        `step(*states, *slices)` emits one step into a graph of its own, and returns the next states and any number of
+        results; each state keeps its shape.
         """
-        given: list[tuple[str, TensorSpec | None]] = [*[("state", None)] * len(states), ("slice", None)]
+        given: list[tuple[str, TensorSpec | None]] = [("state", value.spec) for value in states]
+        given += [("slice", value.spec and value.spec.without_axis(axis)) for value in sequences]
         body = self._body("step", step, given)
-        direction = [1] if backwards else None
+        results = len(body.output) - len(states)
         return self.nodes(
             "Scan",
             *states,
-            sequence,
+            *sequences,
             outputs=len(body.output),
             body=body,
-            num_scan_inputs=1,
-            scan_input_directions=direction,
-            scan_output_directions=direction,
+            num_scan_inputs=len(sequences),
+            scan_input_axes=[axis] * len(sequences) if axis else None,
+            scan_input_directions=[1] * len(sequences) if backwards else None,
+            scan_output_directions=[1] * results if backwards and results else None,
+            scan_output_axes=list(stacked_along) if any(stacked_along) else None,
         )
 
     def _body(

@@ -36,15 +36,18 @@ if TYPE_CHECKING:
 Region: TypeAlias = "Callable[[Sequence[Value]], Sequence[Any]]"
 
 
+NOT_BY_ITSELF = "a region is run by the operation that it belongs to: see Program.graph_module"
+
+
 def enter(carried: tuple[Any, ...] = (), sliced: tuple[Any, ...] = (), dim: int = 0) -> tuple[Any, ...]:
     """The begin of a region, whose value is what the region is given: tensors like those `carried`, and slices of those
     `sliced` along an axis. A number is given as a tensor without axes."""
-    raise NotImplementedError("a region runs as a whole, by the operation that it belongs to")
+    raise NotImplementedError(NOT_BY_ITSELF)
 
 
 def leave(entered: Any, results: tuple[Any, ...]) -> tuple[Any, ...]:
     """The end of the region that `entered` begins, whose value is what the region gives."""
-    raise NotImplementedError("a region runs as a whole, by the operation that it belongs to")
+    raise NotImplementedError(NOT_BY_ITSELF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,8 @@ region_leave = Op("region_result", Leave, functions=(leave,), view=True)
 
 @region_enter.shape
 def enter_shape(call: Enter[Any]) -> tuple[TensorSpec, ...]:
-    return (*map(as_tensor, call.carried), *(slice_of(spec, call.dim) for spec in call.sliced))
+    check(all(isinstance(spec, TensorSpec) for spec in call.sliced), "only tensors have slices")
+    return (*map(as_tensor, call.carried), *(spec.without_axis(call.dim) for spec in call.sliced))
 
 
 @region_leave.shape
@@ -86,11 +90,4 @@ def as_tensor(value: Any) -> TensorSpec:
     raise ShapeError(f"a tensor or a whole number is expected here, found {describe(value)}")
 
 
-def slice_of(spec: Any, dim: int) -> TensorSpec:
-    """One slice of a tensor along an axis, without that axis."""
-    check(isinstance(spec, TensorSpec), "only a tensor has slices, found {}", describe(spec))
-    check(0 <= dim < spec.ndim, "axis {} is out of range for {}", dim, spec)
-    return TensorSpec((*spec.shape[:dim], *spec.shape[dim + 1 :]), spec.dtype, spec.device)
-
-
-__all__ = ["Region", "as_tensor", "enter", "leave", "slice_of"]
+__all__ = ["NOT_BY_ITSELF", "Region", "as_tensor", "enter", "leave"]

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import ShapeError
+from passes.errors import CaptureError, ShapeError, check
 from passes.isolation.control_flow import Carried, PlainControlFlow
-from passes.ops.control_flow import cond
+from passes.ops.axes import axis_of
+from passes.ops.control_flow import cond, scan, while_loop
 from passes.ops.regions import enter
 from passes.printable import printable
 from passes.values.nested import map_structure
-from passes.values.spec import describe
+from passes.values.spec import TensorSpec, describe
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
 from tracer.edge.source_lines import definition
@@ -40,25 +41,91 @@ class TracedControlFlow(PlainControlFlow):
         if not self._tracer.recording or _type(pred) is not TracedTensor:
             return super().cond(pred, true_fn, false_fn, operands)
         names = self._name(true_fn), self._name(false_fn)
-        then, structure = self._region(true_fn, operands)
-        otherwise, other_structure = self._region(false_fn, operands)
-        if structure != other_structure:
-            raise ShapeError(
-                f"the branches of torch.cond give different structures: {describe(structure)} from {names[0]}, but "
-                f"{describe(other_structure)} from {names[1]}",
-                remedy="return the same structure from both",
-            )
+        then, structure = self._region((), lambda _: true_fn(*operands))
+        otherwise, other_structure = self._region((), lambda _: false_fn(*operands))
+        self._check_structure("torch.cond's branches", (structure, names[0]), (other_structure, names[1]))
         return self._results(structure, cond, pred, then, otherwise, names)
 
-    def _region(self, function: Callable[..., Any], operands: Sequence[Any]) -> tuple[fx.Node, Any]:
-        """A function traced into a region of its own: the node that ends it, and the structure of what it gives."""
+    def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any:
+        if not self._tracer.recording:
+            return super().while_loop(cond_fn, body_fn, carried)
+        names = self._name(cond_fn), self._name(body_fn)
+        initial, structure = self._arguments(carried)
+        condition, _ = self._region((initial,), lambda given: cond_fn(*_put_together(structure, given)))
+        body, following = self._region((initial,), lambda given: body_fn(*_put_together(structure, given)))
+        self._check_structure("torch.while_loop", (structure, "carried_inputs"), (following, names[1]))
+        return self._results(following, while_loop, condition, body, initial, names)
+
+    def scan(self, combine_fn: Callable[..., Any], init: Any, xs: Any, dim: int, reverse: bool) -> Any:
+        sliced, structure = self._arguments(xs) if self._tracer.recording else ((), None)
+        if not sliced:
+            return super().scan(combine_fn, init, xs, dim, reverse)
+        axis = self._axis(dim, sliced)
+        initial, kept = self._arguments(init)
+        name = self._name(combine_fn)
+
+        def step(given: Any) -> Any:
+            results = combine_fn(_put_together(kept, given), _put_together(structure, given[len(initial) :]))
+            if _type(results) is TracedTensor:
+                results = results.unpacked()
+            if not isinstance(results, (tuple, list)) or len(results) != 2:
+                raise CaptureError(
+                    f"scan's {name} gives {describe(results)}, which are not what is carried on and a result",
+                    remedy="return two nests of tensors",
+                )
+            return tuple(results)
+
+        body, both = self._region((initial, sliced, axis), step)
+        self._check_structure("scan", (kept, "init"), (both[0], name))
+        return self._results(both, scan, body, initial, sliced, axis, reverse, ("scan", name))
+
+    def map(self, f: Callable[..., Any], xs: Any) -> Any:
+        if not self._tracer.recording:
+            return super().map(f, xs)
+        sliced, structure = self._arguments(xs)
+        self._axis(0, sliced)
+        body, results = self._region(((), sliced, 0), lambda given: f(_put_together(structure, given)))
+        return self._results(results, scan, body, (), sliced, 0, False, ("map", self._name(f)))
+
+    def _arguments(self, value: Any) -> tuple[tuple[Any, ...], Any]:
+        """The tensors and numbers of a nest as arguments of a node, and the structure that they are in."""
+        found: list[Any] = []
+        structure = _taken_apart(value, found)
+        arguments: Any = self._tracer.create_arg(tuple(found))
+        return arguments, structure
+
+    def _axis(self, dim: int, sliced: Sequence[Any]) -> int:
+        """The axis that is gone over, counted from the front in the first of the tensors, as torch does it."""
+        specs = [self._tracer.value(node) if isinstance(node, fx.Node) else node for node in sliced]
+        check(
+            all(isinstance(spec, TensorSpec) for spec in specs), "only tensors have slices, found {}", describe(specs)
+        )
+        axis = axis_of(dim, specs[0].ndim)
+        check(all(spec.ndim > axis for spec in specs), "not all of {} have an axis {}", describe(specs), axis)
+        return axis
+
+    def _region(self, given: tuple[Any, ...], function: Callable[[Any], Any]) -> tuple[fx.Node, Any]:
+        """A function traced into a region of its own: the node that ends it, and the structure of what it gives.
+
+        It is called with what the region is given: `given` are the arguments of `enter`.
+        """
         tracer = self._tracer
-        begin = tracer.create_node("call_function", enter, (), {})
+        begin = tracer.create_node("call_function", enter, given, {})
+        tracer.value(begin)
         with tracer.regions.inside(begin):
             found: list[Any] = []
-            structure = _taken_apart(function(*operands), found)
+            structure = _taken_apart(function(tracer.proxy(begin)), found)
             end = tracer.regions.end(tracer.create_arg(tuple(found)))
         return end, structure
+
+    def _check_structure(self, what: str, one: tuple[Any, str], other: tuple[Any, str]) -> None:
+        """Raises ShapeError where two nests, each with the name of what gives it, are not of one structure."""
+        if _listed(one[0]) != _listed(other[0]):
+            raise ShapeError(
+                f"{what} needs one structure, but it is {describe(one[0])} from {one[1]} and {describe(other[0])} from "
+                f"{other[1]}",
+                remedy="return tensors in the same tuples, lists and dicts",
+            )
 
     def _results(self, structure: Any, function: Callable[..., Any], *args: Any) -> Any:
         """What an operation that runs regions gives, in the structure in which the caller's function gives it."""
@@ -107,7 +174,17 @@ def _taken_apart(value: Any, found: list[Any]) -> Any:
     return map_structure(value, leaf, keep_dataclasses=True)
 
 
+def _listed(structure: Any) -> Any:
+    """A structure as one is compared with another: a list is as good as a tuple."""
+    if isinstance(structure, (tuple, list)):
+        return [_listed(item) for item in structure]
+    if isinstance(structure, dict):
+        return {key: _listed(item) for key, item in structure.items()}
+    return structure
+
+
 def _put_together(structure: Any, whole: Any) -> Any:
+    """The structure with what `whole` has at its slots."""
     return map_structure(
         structure, lambda leaf: whole[leaf.place] if _type(leaf) is _Slot else leaf, keep_dataclasses=True
     )
