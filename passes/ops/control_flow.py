@@ -6,7 +6,8 @@ step for each slice of some tensors, which is also what `map` is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,48 @@ if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
 
 SCAN = ("scan", "combine_fn")
+
+
+# A condition ----------------------------------------------------------------------------------------
+
+# Relations of sizes in Python, and in ONNX: of two that are opposite, one is computed and turned round.
+_RELATIONS: dict[str, tuple[Callable[[Any, Any], Any], str, bool]] = {
+    "==": (operator.eq, "Equal", False),
+    "!=": (operator.ne, "Equal", True),
+    "<": (operator.lt, "Less", False),
+    ">=": (operator.ge, "Less", True),
+    ">": (operator.gt, "Greater", False),
+    "<=": (operator.le, "Greater", True),
+}
+
+
+def compared(relation: str, left: Any, right: Any) -> torch.Tensor:
+    """Whether two sizes have a relation, as a tensor."""
+    return torch.tensor(_RELATIONS[relation][0](left, right))
+
+
+@dataclass(frozen=True, slots=True)
+class Compared(Record[T]):
+    relation: str
+    left: Size
+    right: Size
+
+
+comparison = Op("size_comparison", Compared, functions=(compared,))
+
+
+@comparison.shape
+def compared_shape(call: Compared[Any]) -> TensorSpec:
+    """Which it is, is for the file to say: nothing is asked of the sizes."""
+    check(call.relation in _RELATIONS, "there is no relation {!r} of sizes", call.relation)
+    return TensorSpec((), torch.bool)
+
+
+@comparison.lower
+def lower_compared(emit: Emitter, call: Compared[Any]) -> Value:
+    _, op_type, turned = _RELATIONS[call.relation]
+    found = emit.squeeze(emit.node(op_type, emit.size(call.left), emit.size(call.right)), 0)
+    return emit.node("Not", found) if turned else found
 
 
 # A branch -------------------------------------------------------------------------------------------

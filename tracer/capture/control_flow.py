@@ -7,6 +7,7 @@ runs, by a Python bool, is no branch of the graph.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,12 +39,13 @@ class TracedControlFlow(PlainControlFlow):
     def cond(
         self, pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Sequence[Any]
     ) -> Any:
+        pred = _truth(pred)
         if not self._tracer.recording or _type(pred) is not TracedTensor:
             return super().cond(pred, true_fn, false_fn, operands)
         names = self._name(true_fn), self._name(false_fn)
-        then, structure = self._region((), lambda _: true_fn(*operands))
-        otherwise, other_structure = self._region((), lambda _: false_fn(*operands))
-        self._check_structure("torch.cond's branches", (structure, names[0]), (other_structure, names[1]))
+        then, structure = self._region("then", (), lambda _: true_fn(*operands))
+        otherwise, other_structure = self._region("otherwise", (), lambda _: false_fn(*operands))
+        self._check_structure("torch.cond", (structure, then, names[0]), (other_structure, otherwise, names[1]))
         return self._results(structure, cond, pred, then, otherwise, names)
 
     def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any:
@@ -51,9 +53,11 @@ class TracedControlFlow(PlainControlFlow):
             return super().while_loop(cond_fn, body_fn, carried)
         names = self._name(cond_fn), self._name(body_fn)
         initial, structure = self._arguments(carried)
-        condition, _ = self._region((initial,), lambda given: cond_fn(*_put_together(structure, given)))
-        body, following = self._region((initial,), lambda given: body_fn(*_put_together(structure, given)))
-        self._check_structure("torch.while_loop", (structure, "carried_inputs"), (following, names[1]))
+        condition, _ = self._region(
+            "condition", (initial,), lambda given: _truth(cond_fn(*_put_together(structure, given)))
+        )
+        body, following = self._region("body", (initial,), lambda given: body_fn(*_put_together(structure, given)))
+        self._check_structure("torch.while_loop", (structure, initial, "carried_inputs"), (following, body, names[1]))
         return self._results(following, while_loop, condition, body, initial, names)
 
     def scan(self, combine_fn: Callable[..., Any], init: Any, xs: Any, dim: int, reverse: bool) -> Any:
@@ -75,8 +79,8 @@ class TracedControlFlow(PlainControlFlow):
                 )
             return tuple(results)
 
-        body, both = self._region((initial, sliced, axis), step)
-        self._check_structure("scan", (kept, "init"), (both[0], name))
+        body, both = self._region("step", (initial, sliced, axis), step)
+        self._check_structure("scan", (kept, initial, "init"), (both[0], body, name))
         return self._results(both, scan, body, initial, sliced, axis, reverse, ("scan", name))
 
     def map(self, f: Callable[..., Any], xs: Any) -> Any:
@@ -84,7 +88,7 @@ class TracedControlFlow(PlainControlFlow):
             return super().map(f, xs)
         sliced, structure = self._arguments(xs)
         self._axis(0, sliced)
-        body, results = self._region(((), sliced, 0), lambda given: f(_put_together(structure, given)))
+        body, results = self._region("step", ((), sliced), lambda given: f(_put_together(structure, given)))
         return self._results(results, scan, body, (), sliced, 0, False, ("map", self._name(f)))
 
     def _arguments(self, value: Any) -> tuple[tuple[Any, ...], Any]:
@@ -104,28 +108,43 @@ class TracedControlFlow(PlainControlFlow):
         check(all(spec.ndim > axis for spec in specs), "not all of {} have an axis {}", describe(specs), axis)
         return axis
 
-    def _region(self, given: tuple[Any, ...], function: Callable[[Any], Any]) -> tuple[fx.Node, Any]:
+    def _region(
+        self, role: str, given: tuple[Any, ...], function: Callable[[Sequence[Any]], Any]
+    ) -> tuple[fx.Node, Any]:
         """A function traced into a region of its own: the node that ends it, and the structure of what it gives.
 
         It is called with what the region is given: `given` are the arguments of `enter`.
         """
         tracer = self._tracer
-        begin = tracer.create_node("call_function", enter, given, {})
-        tracer.value(begin)
+        begin = tracer.create_node("call_function", enter, given, {}, role)
+        names = [name for name, values in zip(("carried", "sliced"), given, strict=False) for _ in values]
         with tracer.regions.inside(begin):
+            nodes = [
+                tracer.create_node("call_function", operator.getitem, (begin, place), {}, name)
+                for place, name in enumerate(names)
+            ]
             found: list[Any] = []
-            structure = _taken_apart(function(tracer.proxy(begin)), found)
+            structure = _taken_apart(function(list(map(tracer.proxy, nodes))), found)
             end = tracer.regions.end(tracer.create_arg(tuple(found)))
         return end, structure
 
-    def _check_structure(self, what: str, one: tuple[Any, str], other: tuple[Any, str]) -> None:
-        """Raises ShapeError where two nests, each with the name of what gives it, are not of one structure."""
-        if _listed(one[0]) != _listed(other[0]):
+    def _check_structure(self, what: str, *sides: tuple[Any, fx.Node | Sequence[Any], str]) -> None:
+        """Raises ShapeError where two nests are not of one structure. A side is the structure, what is at its slots,
+        and the name of what gives it."""
+        if _listed(sides[0][0]) != _listed(sides[1][0]):
+            shown = [f"{name} gives {describe(self._filled(structure, values))}" for structure, values, name in sides]
             raise ShapeError(
-                f"{what} needs one structure, but it is {describe(one[0])} from {one[1]} and {describe(other[0])} from "
-                f"{other[1]}",
+                f"{what} takes one structure, but {shown[0]}, and {shown[1]}",
                 remedy="return tensors in the same tuples, lists and dicts",
             )
+
+    def _filled(self, structure: Any, values: fx.Node | Sequence[Any]) -> Any:
+        """A structure with the specs of what is at its slots."""
+        if isinstance(values, fx.Node):
+            specs = self._tracer.value(values)
+        else:
+            specs = [self._tracer.value(value) if isinstance(value, fx.Node) else value for value in values]
+        return _put_together(structure, specs)
 
     def _results(self, structure: Any, function: Callable[..., Any], *args: Any) -> Any:
         """What an operation that runs regions gives, in the structure in which the caller's function gives it."""
@@ -140,6 +159,11 @@ class TracedControlFlow(PlainControlFlow):
         place = definition(getattr(function, "__func__", function))
         name = getattr(function, "__name__", _type(function).__name__)
         return printable(f"{name} ({place})" if place else name)
+
+
+def _truth(answer: Any) -> Any:
+    """A condition that compares sizes is computed in the file, where it is not known."""
+    return answer.as_tensor() if _type(answer) is TracedNumber and answer.is_open else answer
 
 
 class _Slot:

@@ -19,7 +19,7 @@ from passes.modules.lazy import is_uninitialized, rank_to_be
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
-from passes.sizes.guards import GuardLog
+from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import Propagator
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.values.spec import TensorSpec
@@ -161,9 +161,9 @@ class GraphRecorder(Recorder):
         self.locate()
         self.log.record(condition, dynamic=False)
 
-    def locate(self) -> None:
-        """Notes the place in the caller's code where we are, for guards."""
-        self.log.location = self.here()
+    def locate(self, place: Location | None = None) -> None:
+        """Notes a place in the caller's code, for guards: that where we are, unless another is given."""
+        self.log.location = self.here() if place is None else place
 
     # What fx calls ------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from torch import fx
 
 from passes.errors import CaptureError
 from passes.ops.regions import leave
+from passes.program.notes import location_of
+from passes.values.spec import describe
 from tracer.memory.recorder import Recorder
 
 
@@ -33,7 +35,8 @@ class Regions:
 
     def end(self, results: Any) -> fx.Node:
         """The node that ends the innermost region, with what the region gives; it belongs to what is around it."""
-        node = self._tracer.create_node("call_function", leave, (self._open[-1], results), {})
+        begin = self._open[-1]
+        node = self._tracer.create_node("call_function", leave, (begin, results), {}, f"{begin.name}_end")
         if len(self._open) > 1:
             self._homes[node] = self._open[-2]
         else:
@@ -65,8 +68,10 @@ class Regions:
         self._tracer.real.forget(node for node, home in self._homes.items() if home is begin and node.op != "get_attr")
 
     def _escaped(self, operand: fx.Node) -> CaptureError:
+        place = location_of(operand).source
         return CaptureError(
-            f"{operand.name} {self._tracer.value(operand)} is computed in a branch or a loop, and used outside of it",
+            f"{operand.name} {describe(self._tracer.value(operand))} is computed in a branch or a loop"
+            f"{f' at {place}' if place else ''}, and used outside of it",
             remedy="return it from the function that torch.cond or the loop is given",
         )
 

@@ -176,8 +176,8 @@ class Recorder(fx.Tracer, ABC):
         """Notes that the forward has decided something by a condition."""
 
     @abstractmethod
-    def locate(self) -> None:
-        """Notes the place in the caller's code where we are, for guards."""
+    def locate(self, place: Location | None = None) -> None:
+        """Notes a place in the caller's code, for guards: that where we are, unless another is given."""
 
     @abstractmethod
     def meet(self, layer: LazyLayer) -> None:

@@ -23,7 +23,7 @@ from passes.errors import CaptureError
 from passes.ops.elementwise import written_into
 from passes.ops.op import is_inplace
 from passes.program.notes import location_of
-from passes.values.spec import TensorSpec
+from passes.values.spec import TensorSpec, describe
 from tracer.memory.recorder import Recorder
 from tracer.memory.storage import Memory, UndecidedError, first_operand, op_of
 from tracer.memory.write_back import Step, UnfollowableError, WriteBack, taken_again
@@ -103,7 +103,7 @@ class Aliases:
         What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
         """
         if self._tracer.regions.is_outside(tensor.node):
-            raise _written_from_within(tensor.node)
+            raise self._written_from_within(tensor.node)
         others = list(self._others(tensor))
         try:
             one = [other for other in others if self._memory.are_one(other.node, tensor.node)]
@@ -128,7 +128,14 @@ class Aliases:
         except UndecidedError:
             inside = False
         if not inside:
-            raise _written_from_within(written)
+            raise self._written_from_within(written)
+
+    def _written_from_within(self, node: fx.Node) -> CaptureError:
+        return CaptureError(
+            f"{node.name} {describe(self._tracer.value(node))} is written in place within a branch or a loop, which is "
+            "given it or finds it outside",
+            remedy="write to a clone of it, and return that",
+        )
 
     # What shares memory -------------------------------------------------------------------------
 
@@ -239,13 +246,6 @@ class Aliases:
     def _shape(self, node: fx.Node) -> Any:
         value = self._tracer.value(node)
         return value.shape if isinstance(value, TensorSpec) else None
-
-
-def _written_from_within(node: fx.Node) -> CaptureError:
-    return CaptureError(
-        f"a branch or a loop writes in place to {node.name}, which it is given or finds outside",
-        remedy="write to a clone of it, and return that",
-    )
 
 
 def unfollowed(input: Any, reason: str) -> Any:
