@@ -52,6 +52,11 @@ def regions(graph: fx.Graph) -> dict[fx.Node, Region]:
     return found
 
 
+def called_within(graph: fx.Graph) -> set[str]:
+    """The targets of the modules that are called in a region: how often, is for data to say."""
+    return {str(node.target) for region in regions(graph).values() for node in region.nodes if node.op == "call_module"}
+
+
 def outermost(nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
     """The nodes of a stretch of a graph that lie in no region within it; those that begin and end one lie in it."""
     depth = 0
@@ -88,4 +93,4 @@ def misplaced(graph: fx.Graph) -> str | None:
     return None
 
 
-__all__ = ["Region", "begins_region", "ends_region", "misplaced", "outermost", "regions"]
+__all__ = ["Region", "begins_region", "called_within", "ends_region", "misplaced", "outermost", "regions"]

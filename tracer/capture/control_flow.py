@@ -19,12 +19,11 @@ from passes.isolation.control_flow import Carried, PlainControlFlow
 from passes.ops.axes import axis_of
 from passes.ops.control_flow import cond, scan, while_loop
 from passes.ops.regions import enter
-from passes.printable import printable
 from passes.values.nested import map_structure
 from passes.values.spec import TensorSpec, describe
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
-from tracer.edge.source_lines import definition
+from tracer.edge.source_lines import function_name
 from tracer.memory.recorder import Recorder
 
 _type = type  # Python's own, also while a forward is traced
@@ -153,12 +152,8 @@ class TracedControlFlow(PlainControlFlow):
         return _put_together(structure, whole)
 
     def _name(self, function: Any) -> str:
-        """A function of the caller's, for messages: `<lambda> (net.py:12)`, the path of a module."""
-        if isinstance(function, nn.Module):
-            return printable(f"{self._tracer.path_of_module(function)} ({_type(function).__name__})")
-        place = definition(getattr(function, "__func__", function))
-        name = getattr(function, "__name__", _type(function).__name__)
-        return printable(f"{name} ({place})" if place else name)
+        path = self._tracer.path_of_module(function) if isinstance(function, nn.Module) else None
+        return function_name(function, path)
 
 
 def _truth(answer: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import passes
+from passes.printable import printable
 
 # With the separator behind it: beside torch's folder lies that of torchvision.
 COMPILER_FOLDER = str(Path(passes.__file__).parent) + os.sep
@@ -59,6 +60,15 @@ def definition(function: Any) -> str | None:
     if code is None or not is_user_code(code):
         return None
     return f"{_name(code.co_filename)}:{code.co_firstlineno}"
+
+
+def function_name(function: Any, path: str | None = None) -> str:
+    """A function that the caller's code hands over, for messages: `<lambda> (net.py:12)`; of a module, its path in the
+    model, where it has one, and its class."""
+    kind = type(function).__name__
+    name = path if path is not None else getattr(function, "__name__", kind)
+    place = kind if path is not None else definition(getattr(function, "__func__", function))
+    return printable(f"{name} ({place})" if place else name)
 
 
 def only_tells(frame: FrameType | None) -> bool:
