@@ -21,9 +21,9 @@ class Region:
     nodes: list[fx.Node] = field(default_factory=list)
 
     @property
-    def owner(self) -> fx.Node:
-        """The operation that runs the region."""
-        return next(iter(self.end.users))
+    def owner(self) -> fx.Node | None:
+        """The operation that runs the region; None where nothing does."""
+        return next(iter(self.end.users), None)
 
 
 def begins_region(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import fx, nn
 from passes.modules.lazy import LazyLayer
 from passes.program.notes import VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import begins_region, ends_region
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.values.spec import TensorSpec
-from tracer.reports.costs import multiply_adds, parameter_count
+from tracer.reports.costs import multiply_adds, parameter_count, repetitions
 from tracer.reports.report import Report, build_report
 
 # Of more shapes on one edge only the first few are written.
@@ -121,22 +122,34 @@ def build_graph_view(program: Shaped, model_name: str) -> GraphView:
     """
     view = GraphView(build_report(program, model_name), [], [], [])
     groups = _Groups(program)
+    often = repetitions(program)
     way = _ShapeWay()
     for node in program.graph.nodes:
         before = way.step_before(node)
         if not _is_drawn(node):
             continue
         macs = multiply_adds(node, program)
-        group = groups.around(_enclosing(node, program), macs)
+        group = groups.around(_enclosing(node, program), often.times(node, macs))
         view.nodes.append(_node(node, program, group.path, macs, before))
-        for operand in filter(_is_drawn, node.all_input_nodes):
+        for operand in _operands(node):
             view.edges.append(Edge(operand.name, node.name, value_text(VALUE.of(operand))))
     view.groups = groups.built()
     _place_lazies(view, program)
     return view
 
 
+def _operands(node: fx.Node) -> Iterator[fx.Node]:
+    """What is drawn of a node's operands; where a region begins or ends, what it is given or gives."""
+    for operand in node.all_input_nodes:
+        if begins_region(operand) or ends_region(operand):
+            yield from _operands(operand)
+        elif _is_drawn(operand):
+            yield operand
+
+
 def _is_drawn(node: fx.Node) -> bool:
+    if begins_region(node) or ends_region(node):
+        return False
     return node.op in ("placeholder", "output") or any(tensor_specs(VALUE.of(node)))
 
 

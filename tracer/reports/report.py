@@ -21,7 +21,7 @@ from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
 from passes.values.spec import TensorSpec
 from tracer.edge.boundary import of_result
-from tracer.reports.costs import multiply_adds, parameter_count, weight_bytes
+from tracer.reports.costs import multiply_adds, parameter_count, repetitions, weight_bytes
 from tracer.reports.data import Layer, ReportData
 from tracer.reports.html_table import report_html
 
@@ -53,10 +53,11 @@ def build_report(program: Shaped, model_name: str) -> Report:
     operations: list[Layer] = []
     entered: dict[str, int] = {}
     macs: Size = 0
+    often = repetitions(program)
     for step, node in enumerate(program.graph.nodes):
         entered.setdefault(location_of(node).path, step)
         cost = multiply_adds(node, program)
-        macs = macs + cost
+        macs = macs + often.times(node, cost)
         if node.op == "call_module":
             layers.append(_layer(node, step, cost, program))
         elif type(cost) is not int or cost:  # a formula is not asked whether it is 0, which would be recorded
@@ -75,6 +76,7 @@ def build_report(program: Shaped, model_name: str) -> Report:
         rungs=program.rungs,
         params=parameter_count(program.root, program),
         macs=_plain(macs),
+        counted=often.words,
         operations=operations,
         macs_sampled=hint(macs),
         weight_bytes=weight_bytes(program),
