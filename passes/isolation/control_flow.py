@@ -27,17 +27,20 @@ Carried = Sequence[Any]
 
 
 class ControlFlow(Protocol):
-    """What the functions do. `carried` are the arguments of the functions of a loop; `xs` is a nest of tensors."""
+    """What the functions do. `carried` are the arguments of the functions of a loop; `xs` is a nest of tensors; `more`
+    are arguments behind those that change from step to step."""
 
     def cond(
         self, pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Sequence[Any]
     ) -> Any: ...
 
-    def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any: ...
+    def while_loop(
+        self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried, more: Sequence[Any] = ()
+    ) -> Any: ...
 
     def scan(self, combine_fn: Callable[..., Any], init: Any, xs: Any, dim: int, reverse: bool) -> Any: ...
 
-    def map(self, f: Callable[..., Any], xs: Any) -> Any: ...
+    def map(self, f: Callable[..., Any], xs: Any, more: Sequence[Any]) -> Any: ...
 
 
 class PlainControlFlow:
@@ -48,10 +51,12 @@ class PlainControlFlow:
     ) -> Any:
         return true_fn(*operands) if pred else false_fn(*operands)
 
-    def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any:
+    def while_loop(
+        self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried, more: Sequence[Any] = ()
+    ) -> Any:
         state = tuple(map_structure(list(carried), _copy))
-        while cond_fn(*state):
-            state = body_fn(*state)
+        while cond_fn(*state, *more):
+            state = body_fn(*state, *more)
         return state
 
     def scan(self, combine_fn: Callable[..., Any], init: Any, xs: Any, dim: int, reverse: bool) -> Any:
@@ -68,9 +73,9 @@ class PlainControlFlow:
             stacked.reverse()
         return carry, _stacked(stacked, axis)
 
-    def map(self, f: Callable[..., Any], xs: Any) -> Any:
+    def map(self, f: Callable[..., Any], xs: Any, more: Sequence[Any]) -> Any:
         count = next(leaves(xs)).shape[0]
-        return _stacked([f(_slice(xs, 0, place)) for place in range(count)], 0)
+        return _stacked([f(_slice(xs, 0, place), *more) for place in range(count)], 0)
 
 
 def _copy(leaf: Any) -> Any:
@@ -150,17 +155,12 @@ def _scan(combine_fn, init, xs, *, dim=0, reverse=False):  # type: ignore[no-unt
 
 
 def _map(f, xs, *args):  # type: ignore[no-untyped-def]
-    from passes.isolation.control_flow import at_work, with_more
+    from passes.isolation.control_flow import at_work
 
-    return at_work().map(with_more(f, args), xs)
+    return at_work().map(f, xs, args)
 
 
 _FUNCTIONS: dict[str, FunctionType] = {"cond": _cond, "while_loop": _while_loop, "scan": _scan, "map": _map}  # type: ignore[dict-item]
-
-
-def with_more(function: Callable[..., Any], more: Sequence[Any]) -> Callable[..., Any]:
-    """The function with these arguments behind those that it is called with."""
-    return lambda *args: function(*args, *more)
 
 
 # What stands in for the operators, which take and give flat lists. -----------------------------------------------
@@ -171,7 +171,7 @@ def _cond_operator(_: Any, pred: Any, true_fn: Any, false_fn: Any, operands: Any
 
 
 def _while_loop_operator(_: Any, cond_fn: Any, body_fn: Any, carried: Any, more: Any = (), **__: Any) -> Any:
-    return at_work().while_loop(with_more(cond_fn, more), with_more(body_fn, more), carried)
+    return at_work().while_loop(cond_fn, body_fn, carried, more)
 
 
 def _scan_operator(_: Any, combine_fn: Any, init: Any, xs: Any, more: Any = ()) -> Any:
@@ -184,7 +184,7 @@ def _scan_operator(_: Any, combine_fn: Any, init: Any, xs: Any, more: Any = ()) 
 
 
 def _map_operator(_: Any, f: Any, xs: Any, more: Any = ()) -> Any:
-    return at_work().map(lambda slices: f(*slices, *more), list(xs))
+    return at_work().map(lambda slices, *more: f(*slices, *more), list(xs), more)
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -194,4 +194,4 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "map": _map_operator,
 }
 
-__all__ = ["Carried", "ControlFlow", "PlainControlFlow", "at_work", "plain_control_flow", "standing_in", "with_more"]
+__all__ = ["Carried", "ControlFlow", "PlainControlFlow", "at_work", "plain_control_flow", "standing_in"]

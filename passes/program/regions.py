@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx
 
 from passes.ops.regions import enter, leave
+from passes.program.notes import CALL
 
 
 @dataclass(slots=True)
@@ -52,6 +55,30 @@ def regions(graph: fx.Graph) -> dict[fx.Node, Region]:
     return found
 
 
+def sources(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that a node has its value from, where the borders of regions hide none: of what a region is given, that
+    which is given first; of what runs a region, what the region gives."""
+    for operand in node.all_input_nodes:
+        if begins_region(operand):
+            record: Any = CALL.of(operand).record
+            given = (*record.carried, *record.sliced)
+            found = [given[node.args[1]]] if node.target is operator.getitem else []  # type: ignore[index]
+        elif ends_region(operand):
+            found = list(operand.args[1])  # type: ignore[arg-type]
+        else:
+            found = [operand]
+        yield from (source for source in found if isinstance(source, fx.Node))
+
+
+def given_to_region(node: fx.Node) -> str | None:
+    """What a node is that gives what a region is given, carried or a slice; None for any other."""
+    begin = node.args[0] if node.target is operator.getitem else None
+    if not isinstance(begin, fx.Node) or not begins_region(begin):
+        return None
+    record: Any = CALL.of(begin).record
+    return "carried" if node.args[1] < len(record.carried) else "slice"  # type: ignore[operator]
+
+
 def called_within(graph: fx.Graph) -> set[str]:
     """The targets of the modules that are called in a region: how often, is for data to say."""
     return {str(node.target) for region in regions(graph).values() for node in region.nodes if node.op == "call_module"}
@@ -93,4 +120,14 @@ def misplaced(graph: fx.Graph) -> str | None:
     return None
 
 
-__all__ = ["Region", "begins_region", "called_within", "ends_region", "misplaced", "outermost", "regions"]
+__all__ = [
+    "Region",
+    "begins_region",
+    "called_within",
+    "ends_region",
+    "given_to_region",
+    "misplaced",
+    "outermost",
+    "regions",
+    "sources",
+]

@@ -47,15 +47,19 @@ class TracedControlFlow(PlainControlFlow):
         self._check_structure("torch.cond", (structure, then, names[0]), (other_structure, otherwise, names[1]))
         return self._results(structure, cond, pred, then, otherwise, names)
 
-    def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any:
+    def while_loop(
+        self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried, more: Sequence[Any] = ()
+    ) -> Any:
         if not self._tracer.recording:
-            return super().while_loop(cond_fn, body_fn, carried)
+            return super().while_loop(cond_fn, body_fn, carried, more)
         names = self._name(cond_fn), self._name(body_fn)
         initial, structure = self._arguments(carried)
         condition, _ = self._region(
-            "condition", (initial,), lambda given: _truth(cond_fn(*_put_together(structure, given)))
+            "condition", (initial,), lambda given: _truth(cond_fn(*_put_together(structure, given), *more))
         )
-        body, following = self._region("body", (initial,), lambda given: body_fn(*_put_together(structure, given)))
+        body, following = self._region(
+            "body", (initial,), lambda given: body_fn(*_put_together(structure, given), *more)
+        )
         self._check_structure("torch.while_loop", (structure, initial, "carried_inputs"), (following, body, names[1]))
         return self._results(following, while_loop, condition, body, initial, names)
 
@@ -82,12 +86,12 @@ class TracedControlFlow(PlainControlFlow):
         self._check_structure("scan", (kept, initial, "init"), (both[0], body, name))
         return self._results(both, scan, body, initial, sliced, axis, reverse, ("scan", name))
 
-    def map(self, f: Callable[..., Any], xs: Any) -> Any:
+    def map(self, f: Callable[..., Any], xs: Any, more: Sequence[Any]) -> Any:
         if not self._tracer.recording:
-            return super().map(f, xs)
+            return super().map(f, xs, more)
         sliced, structure = self._arguments(xs)
         self._axis(0, sliced)
-        body, results = self._region("step", ((), sliced), lambda given: f(_put_together(structure, given)))
+        body, results = self._region("step", ((), sliced), lambda given: f(_put_together(structure, given), *more))
         return self._results(results, scan, body, (), sliced, 0, False, ("map", self._name(f)))
 
     def _arguments(self, value: Any) -> tuple[tuple[Any, ...], Any]:

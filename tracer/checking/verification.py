@@ -212,8 +212,7 @@ class _Check:
 
     def run_other_ways(self) -> None:
         """Compares on data that lead to each branch and each loop that no run has come to, as far as such are found."""
-        sizes = self.program.log.as_given()
-        for arguments in variations(self.sample, sizes) if self._untaken else ():
+        for sizes, arguments in variations(self.sample, self.program.log) if self._untaken else ():
             state = torch.get_rng_state()
             try:
                 run = _Run(sizes, arguments, state, self.eager(arguments, made_up=True))

@@ -6,7 +6,8 @@ until each branch has been taken both ways, and each loop at least once, as far 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from passes.isolation.control_flow import Carried, PlainControlFlow
 from passes.ops.control_flow import cond, while_loop
 from passes.program.notes import CALL
 from passes.program.program import Program
+from passes.sizes.guards import GuardLog
 from tracer.checking.agreement import flat_tensors
-from tracer.checking.trial_inputs import Arguments
+from tracer.checking.trial_inputs import Arguments, Sizes, other_sizes
 from tracer.edge.source_lines import function_name
 from tracer.inputs.sample import Sample
 
@@ -42,7 +44,9 @@ class NotingControlFlow(PlainControlFlow):
         self.taken.add((*self._names(true_fn, false_fn), 0 if pred else 1))
         return super().cond(pred, true_fn, false_fn, operands)
 
-    def while_loop(self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried) -> Any:
+    def while_loop(
+        self, cond_fn: Callable[..., Any], body_fn: Callable[..., Any], carried: Carried, more: Sequence[Any] = ()
+    ) -> Any:
         steps = 0
 
         def step(*state: Any) -> Any:
@@ -53,7 +57,7 @@ class NotingControlFlow(PlainControlFlow):
             self.taken.add((*self._names(cond_fn, body_fn), 1))
             return body_fn(*state)
 
-        return super().while_loop(cond_fn, step, carried)
+        return super().while_loop(cond_fn, step, carried, more)
 
     def _names(self, *functions: Any) -> tuple[str, str]:
         one, other = (function_name(function, self._paths.get(id(function))) for function in functions)
@@ -80,17 +84,20 @@ def _names(node: fx.Node) -> tuple[str, str]:
     return found
 
 
-def variations(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Arguments]:
-    """Other data than the sample's at some sizes, which may go other ways."""
+def variations(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments]]:
+    """Other sizes than the sample's, and other data at its own, which may go other ways."""
+    for moved in islice(other_sizes(sample.dimensions(), log), _MOST_SIZES):
+        yield moved, sample.data(moved)
+    sizes = log.as_given()
     given = flat_tensors(sample.data(sizes))
     alike = [[which] * len(given) for which in range(len(_VARIATIONS))]
     mixed = torch.randint(len(_VARIATIONS), (_MIXED, len(given))).tolist()
     for chosen in (*alike, *mixed):
         varied = [_VARIATIONS[which](tensor) for which, tensor in zip(chosen, given, strict=True)]
-        yield sample.filled([new.to(tensor.dtype) for new, tensor in zip(varied, given, strict=True)])
+        yield sizes, sample.filled([new.to(tensor.dtype) for new, tensor in zip(varied, given, strict=True)])
 
 
-_MIXED = 8
+_MIXED, _MOST_SIZES = 8, 24
 
 
 def _negated(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import fx, nn
 from passes.modules.lazy import LazyLayer
 from passes.program.notes import VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
-from passes.program.regions import begins_region, ends_region
+from passes.program.regions import begins_region, ends_region, given_to_region, sources
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.values.spec import TensorSpec
@@ -131,20 +131,11 @@ def build_graph_view(program: Shaped, model_name: str) -> GraphView:
         macs = multiply_adds(node, program)
         group = groups.around(_enclosing(node, program), often.times(node, macs))
         view.nodes.append(_node(node, program, group.path, macs, before))
-        for operand in _operands(node):
+        for operand in filter(_is_drawn, sources(node)):
             view.edges.append(Edge(operand.name, node.name, value_text(VALUE.of(operand))))
     view.groups = groups.built()
     _place_lazies(view, program)
     return view
-
-
-def _operands(node: fx.Node) -> Iterator[fx.Node]:
-    """What is drawn of a node's operands; where a region begins or ends, what it is given or gives."""
-    for operand in node.all_input_nodes:
-        if begins_region(operand) or ends_region(operand):
-            yield from _operands(operand)
-        elif _is_drawn(operand):
-            yield operand
 
 
 def _is_drawn(node: fx.Node) -> bool:
@@ -185,7 +176,9 @@ def _type(node: fx.Node, program: Program, lazy: LazyLayer | None) -> str:
         return lazy.type
     if node.op == "call_module":
         return type(program.module(program.path(node))).__name__
-    return operation_of(node, program) if node.op.startswith("call") else _KINDS[node.op]
+    if node.op.startswith("call"):
+        return given_to_region(node) or operation_of(node, program)
+    return _KINDS[node.op]
 
 
 def _enclosing(node: fx.Node, program: Program) -> str:

@@ -16,6 +16,7 @@ from passes.modules.lazy import LazyLayer
 from passes.program.liveness import peak_activation
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import sources
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
@@ -142,11 +143,11 @@ def _operation(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
 
 def _origin(node: fx.Node, program: Program) -> str | None:
     """The value that a lazy layer's sizes are inferred from: its first operand, with its line where it is no layer."""
-    operand = next(iter(node.all_input_nodes), None)
+    operand = next(sources(node), None)
     if operand is None:
         return None
     while operand.target is operator.getitem and not CALL.on(operand):  # one of a layer's several results
-        operand = operand.all_input_nodes[0]
+        operand = next(sources(operand))
     source = location_of(operand).source
     name = name_of(operand, program)
     return f"{name} ({source})" if source and operand.op not in ("call_module", "placeholder") else name
