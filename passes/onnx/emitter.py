@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import numpy as np
@@ -246,17 +247,18 @@ class Emitter:
         *,
         axis: int = 0,
         backwards: bool = False,
+        stacked: Sequence[TensorSpec] = (),
         stacked_along: Sequence[int] = (),
     ) -> tuple[Value, ...]:
         """A Scan over an axis of all `sequences`: the final states, then what the steps gave, stacked: along the first
-        axis, or those that are named.
+        axis, or those that are named. `stacked` are the specs of what a step gives, where they are known.
 
         `step(*states, *slices)` emits one step into a graph of its own, and returns the next states and any number of
         results; each state keeps its shape.
         """
         given: list[tuple[str, TensorSpec | None]] = [("state", value.spec) for value in states]
         given += [("slice", value.spec and value.spec.without_axis(axis)) for value in sequences]
-        body = self._body("step", step, given)
+        body = self._body("step", step, given, [*(value.spec for value in states), *stacked])
         results = len(body.output) - len(states)
         return self.nodes(
             "Scan",
@@ -292,7 +294,7 @@ class Emitter:
             finally:
                 self._computed.known = known
         body.input.extend(_declaration(value, value.spec) for value in inputs)
-        body.output.extend(map(_declaration, found, results or [None] * len(found)))
+        body.output.extend(_declaration(*pair) for pair in zip_longest(found, results))
         return body
 
     def _own_results(self, results: Sequence[Value]) -> list[Value]:

@@ -308,6 +308,7 @@ def lower_scan(emit: Emitter, call: Scan[Any]) -> tuple[Value, ...]:
         call.sliced,
         axis=call.dim,
         backwards=call.reverse,
+        stacked=results,
         stacked_along=axes,
     )
 

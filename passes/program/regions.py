@@ -39,6 +39,11 @@ def ends_region(node: fx.Node) -> bool:
     return node.target is leave
 
 
+def is_of_regions(node: fx.Node) -> bool:
+    """Whether a node begins or ends a region, or runs one: none of them is computed by calling its function."""
+    return begins_region(node) or ends_region(node) or any(map(ends_region, node.all_input_nodes))
+
+
 def regions(graph: fx.Graph) -> dict[fx.Node, Region]:
     """The regions of a graph by the nodes that end them, in the order of their ends; one without end is left out."""
     found: dict[fx.Node, Region] = {}
@@ -126,6 +131,7 @@ __all__ = [
     "called_within",
     "ends_region",
     "given_to_region",
+    "is_of_regions",
     "misplaced",
     "outermost",
     "regions",
