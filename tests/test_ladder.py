@@ -144,3 +144,28 @@ def test_a_bug_of_ours_is_never_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "shape_rule", broken)
     with pytest.raises(tracer.InternalError, match="no such key"):
         tracer.resolve(nn.Sequential(nn.LazyLinear(3), Picky()), spec(2, 8))
+
+
+class AfterReshaping(nn.Module):
+    """Takes a size, and cannot be traced."""
+
+    def forward(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        flat = x.reshape(count)
+        if hasattr(flat, "node"):
+            raise TypeError("only real tensors")
+        return flat + 1
+
+
+def test_a_number_that_was_first_used_in_vain_is_computed_again() -> None:
+    class Numbers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd = AfterReshaping()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            count = x.shape[0] * 4
+            return self.odd(x, count).reshape(count) + x.reshape(count)
+
+    report = tracer.inspect(Numbers(), spec("N", 4))
+    assert [rung.path for rung in report.rungs] == ["odd"]
+    assert report.outputs == ["float32[4*N]"]

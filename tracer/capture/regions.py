@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ class Regions:
         self._tracer = tracer
         self._open: list[fx.Node] = []
         self._homes: dict[fx.Node, fx.Node] = {}
+        self._erased: set[fx.Node] = set()
 
     @contextmanager
     def inside(self, begin: fx.Node) -> Iterator[None]:
@@ -53,8 +54,14 @@ class Regions:
                 if not self.sees(operand):
                     raise self._escaped(operand)
 
+    def erase(self, nodes: Iterable[fx.Node]) -> None:
+        """Notes nodes that are no longer in the graph."""
+        self._erased.update(nodes)
+
     def sees(self, node: fx.Node) -> bool:
         """Whether a node may be used now: a tensor of the model everywhere, what is computed in a region only there."""
+        if node in self._erased:
+            return False
         home = self._homes.get(node)
         return home is None or home in self._open or node.op == "get_attr"
 

@@ -337,6 +337,7 @@ class CapturingTracer(GraphRecorder):
             tensor.node = node
         for node in since:
             self.graph.erase_node(node)
+        self.regions.erase(since)
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = _first(mark.lazies, program.lazies)

@@ -121,6 +121,7 @@ _VARIATIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     _moved(4),
     _moved(-4),
     lambda tensor: 8 * tensor,
+    lambda tensor: tensor / 8,
     torch.clone,
 )
 

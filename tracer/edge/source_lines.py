@@ -63,11 +63,12 @@ def definition(function: Any) -> str | None:
 
 
 def function_name(function: Any, path: str | None = None) -> str:
-    """A function that the caller's code hands over, for messages: `<lambda> (net.py:12)`; of a module, its path in the
-    model, where it has one, and its class."""
-    kind = type(function).__name__
-    name = path if path is not None else getattr(function, "__name__", kind)
-    place = kind if path is not None else definition(getattr(function, "__func__", function))
+    """A function that the caller's code hands over, for messages: `<lambda> (net.py:12)`; a module by its path in the
+    model, where it has one."""
+    if path is not None:
+        return printable(path)
+    name = getattr(function, "__name__", type(function).__name__)
+    place = definition(getattr(function, "__func__", function))
     return printable(f"{name} ({place})" if place else name)
 
 
