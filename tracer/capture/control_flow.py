@@ -73,11 +73,11 @@ class TracedControlFlow(PlainControlFlow):
 
         def step(given: Any) -> Any:
             results = combine_fn(_put_together(kept, given), _put_together(structure, given[len(initial) :]))
-            if _type(results) is TracedTensor:
+            if _type(results) is TracedTensor and not issubclass(results.type_for(), torch.Tensor):
                 results = results.unpacked()
             if not isinstance(results, (tuple, list)) or len(results) != 2:
                 raise CaptureError(
-                    f"scan's {name} gives {describe(results)}, which are not what is carried on and a result",
+                    f"scan's {name} gives {describe(self._tracer.specs(results))}, not what is carried on and a result",
                     remedy="return two nests of tensors",
                 )
             return tuple(results)

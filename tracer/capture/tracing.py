@@ -107,6 +107,7 @@ class CapturingTracer(GraphRecorder):
     def _trace(self) -> None:
         """Traces the copy, and leaves nothing traced behind, whatever happens."""
         holders: list[str] = []
+        failed = False
         try:
             try:
                 with (
@@ -122,6 +123,7 @@ class CapturingTracer(GraphRecorder):
                 self._forget_unused()
                 self._model.check_untouched()
             except BaseException as error:
+                failed = True
                 forget_frames(error)
                 raise
             finally:
@@ -131,10 +133,10 @@ class CapturingTracer(GraphRecorder):
                 self.program.held = {}
                 self._forget_values()
                 read = dict(self.program.read)
-                holders = self._let_go()
+                holders = self._let_go(named=not failed)
                 self.program.read = read  # what is computed to let go of values decides nothing
         finally:
-            self._let_go()  # once more, where an interrupt met the first
+            self._let_go(named=False)  # once more, where an interrupt met the first
         if holders:
             raise SideEffectError(
                 f"the forward leaves what it computes in {', '.join(holders)}, which outlives the call",
@@ -154,8 +156,9 @@ class CapturingTracer(GraphRecorder):
         written += [path for path in changed if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
-    def _let_go(self, since: int = 0) -> list[str]:
-        """Takes the values made since then out of what still holds them; who held one that depends on an input.
+    def _let_go(self, since: int = 0, named: bool = True) -> list[str]:
+        """Takes the values made since then out of what still holds them; who held one that depends on an input, where
+        that is to be `named`.
 
         Raises SideEffectError where something is left that nobody can be made to let go.
         """
@@ -166,7 +169,8 @@ class CapturingTracer(GraphRecorder):
             alive = self._alive(since)
         if not alive:
             return []
-        return release(alive, self._real, {id(own) for own in (*self._model.modules.values(), *self._model.made)})
+        passing = {id(own) for own in (*self._model.modules.values(), *self._model.made)}
+        return release(alive, self._real, passing, named)
 
     def _alive(self, since: int) -> list[Any]:
         return [value for made in self.made[since:] if (value := made()) is not None]
@@ -331,7 +335,7 @@ class CapturingTracer(GraphRecorder):
         del self.unpacked[mark.unpacked :]
         since = list(takewhile(lambda node: node is not mark.last, reversed(self.graph.nodes)))
         self.real.forget(since)
-        self._let_go(mark.made)
+        self._let_go(mark.made, named=False)
         while len(self._rebound) > mark.rebound:
             tensor, node = self._rebound.pop()
             tensor.node = node
