@@ -24,8 +24,11 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
+from passes.program.notes import VALUE
 from passes.program.stages import Eager
 from passes.sizes.guards import Location
+from passes.values.nested import leaves
+from passes.values.spec import TensorSpec
 from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
 from tracer.checking.session import Session
 from tracer.checking.trial_inputs import Arguments, Sizes, Trial, attempts, trials
@@ -119,7 +122,7 @@ def verify(
     Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
     ExportError where the module itself does not.
     """
-    check = _Check(lowered, program, _Eager(module), sample, file, locate)
+    check = _Check(lowered, program, _Eager(module, program), sample, file, locate)
     plain = plain_attention(), plain_control_flow()
     with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         for trial in trials(sample.dimensions(), program.log):
@@ -142,8 +145,9 @@ class _Run:
 class _Eager:
     """The module, run each time from the state in which it was given."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, program: Eager):
         self._module = module
+        self._results = list(leaves(VALUE.of(program.output())))
         self.left_behind: list[str] = []
         self.taken: set[Way] = set()
 
@@ -154,7 +158,8 @@ class _Eager:
             yield in_eval_mode(copy)
 
     def __call__(self, arguments: Arguments, most_steps: float = math.inf) -> list[torch.Tensor]:
-        """The tensors that the module gives; the arguments stay as they are. Each loop takes so many steps at most."""
+        """The tensors that the module gives, and numbers in whose place the file has some; the arguments stay as they
+        are. Each loop takes so many steps at most."""
         args, kwargs = cloned(arguments)
         with self.fresh() as module:
             before = state_of(module)
@@ -162,7 +167,10 @@ class _Eager:
             self.taken = control_flow.taken
             try:
                 with standing_in(control_flow):
-                    return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
+                    found = list(leaves(module(*args, **kwargs)))
+                    if len(found) == len(self._results):
+                        found = list(map(_as_tensor, found, self._results))
+                    return [tensor.clone() for tensor in flat_tensors(found)]
             finally:
                 left = changes(before, state_of(module))
                 self.left_behind = list(dict.fromkeys([*self.left_behind, *left]))
@@ -344,6 +352,12 @@ class _Check:
     def _note(self, text: str) -> None:
         if text not in self.result.notes:
             self.result.notes.append(text)
+
+
+def _as_tensor(result: Any, known: Any) -> Any:
+    """What the module gives, as a tensor where it is a number that the program has as one."""
+    is_number = isinstance(result, (bool, int, float)) and isinstance(known, TensorSpec)
+    return torch.tensor(result, dtype=known.dtype) if is_number else result
 
 
 def _dtype_fault(output: onnx.ValueInfoProto, expected: torch.Tensor) -> str | None:
