@@ -19,7 +19,7 @@ from passes.isolation.control_flow import Carried, PlainControlFlow
 from passes.ops.axes import axis_of
 from passes.ops.control_flow import cond, scan, while_loop
 from passes.ops.regions import enter
-from passes.values.nested import map_structure
+from passes.values.nested import fields_of, is_dataclass_value, map_structure
 from passes.values.spec import TensorSpec, describe
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
@@ -38,8 +38,8 @@ class TracedControlFlow(PlainControlFlow):
     def cond(
         self, pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Sequence[Any]
     ) -> Any:
-        pred = _truth(pred)
-        if not self._tracer.recording or _type(pred) is not TracedTensor:
+        pred = _truth(pred) if self._tracer.recording else pred
+        if _type(pred) is not TracedTensor:
             return super().cond(pred, true_fn, false_fn, operands)
         names = self._name(true_fn), self._name(false_fn)
         then, structure = self._region("then", (), lambda _: true_fn(*operands))
@@ -198,7 +198,9 @@ def _taken_apart(value: Any, found: list[Any]) -> Any:
 
 
 def _listed(structure: Any) -> Any:
-    """A structure as one is compared with another: a list is as good as a tuple."""
+    """A structure as one is compared with another: a list is as good as a tuple, a dict as a dataclass."""
+    if is_dataclass_value(structure):
+        structure = fields_of(structure)
     if isinstance(structure, (tuple, list)):
         return [_listed(item) for item in structure]
     if isinstance(structure, dict):
