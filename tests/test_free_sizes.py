@@ -91,7 +91,28 @@ class ImageTokens(nn.Module):
         return x.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
 
+class PaddedAsNeeded(nn.Module):
+    """As TensorFlow pads, and so EfficientNet's first weights: by what a convolution lacks; activations in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LazyConv2d(8, kernel, stride=2) for kernel in (3, 5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = image
+        for layer in self.layers:
+            lacks = [
+                max((math.ceil(size / 2) - 1) * 2 + kernel - size, 0)
+                for size, kernel in zip(x.shape[-2:], layer.kernel_size, strict=True)
+            ]
+            height, width = lacks
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+            x = F.silu(F.dropout(layer(x), training=False), inplace=True)  # whose memory is asked for
+        return x
+
+
 CASES = {
+    "same padding": (PaddedAsNeeded, {"image": ("N", 3, "H", "W")}, [(1, 1, 2), (3, 20, 7), (2, 33, 50)]),
     "vision": (VisionTransformer, {"image": ("N", 3, "H", "W")}, [(1, 16, 24), (3, 20, 8), (2, 33, 50)]),
     "speech": (SpeechEncoder, {"wave": ("N", "T")}, [(1, 400), (3, 801), (2, 1237)]),
     "tokens": (

@@ -93,10 +93,10 @@ class DynamicSize(DynamicNumber):
 
 
 def hint(size: int | DynamicSize) -> int:
-    """The size at the sampled sizes."""
+    """A size, or any other number, at the sampled sizes."""
     if type(size) is int:  # as most are
         return size
-    return size.hint if isinstance(size, DynamicSize) else size
+    return size.hint if isinstance(size, DynamicNumber) else size
 
 
 def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
