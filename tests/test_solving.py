@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -95,6 +96,9 @@ WORDS = {
     "7*((H + 220)//224) <= 7": "1 <= H <= 227",
     "(H + 24)//28 > 1": "H >= 32",
     "H % 2 == 0, H % 3 == 0": "H >= 6, H % 6 == 0",
+    "(H + 15)//16 % 2 == 0": "H >= 17, (H + 15) % 32 <= 15",
+    "H//16 % 2 == 0": "H >= 1, H % 32 <= 15",
+    "H//16 % 2 == 1": "H >= 16, H % 32 >= 16",
 }
 
 
@@ -108,7 +112,7 @@ def test_sizes_are_said_in_words_that_mean_them(text: str) -> None:
 
 
 def _parts(said: str) -> list[str]:
-    return said.replace(", H", " and H").split(" and ")
+    return re.split(r", (?=\(?H)", said)
 
 
 def test_what_has_no_short_words_has_none() -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
 from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
-from passes.sizes.formula import Formula, Monomial, Symbol, Whole, divided, rounded
+from passes.sizes.formula import Formula, Monomial, Symbol, Whole, rounded
 from passes.sizes.guards import Guard, GuardLog
 from passes.sizes.real import Real
 
@@ -159,7 +159,8 @@ class Dim(DynamicSize):
         if denominator < 0:
             quotient, remainder = self._divmod(-numerator, -denominator)
             return quotient, -remainder
-        floor, rest = divided(_whole(numerator), _whole(denominator))
+        floor, rest, used = self.log.facts.divided(_whole(numerator), _whole(denominator))
+        self.log.rely(used)
         return self._in_capture(floor), self._in_capture(rest)
 
     def _in_capture(self, value: Whole) -> Size:
@@ -186,8 +187,8 @@ class Dim(DynamicSize):
         parts, used = self.log.facts.parted(difference) if equal else ([difference], [])
         self.log.rely(used)
         for part in parts:
-            said = f"{self} {relation} {other}" if part is difference else condition_text(part, relation)
-            self._assume(part, relation, said)
+            as_asked = part is difference and isinstance(other, Dim)
+            self._assume(part, relation, f"{self} {relation} {other}" if as_asked else condition_text(part, relation))
         return equal
 
     def __hash__(self) -> int:
@@ -222,8 +223,11 @@ class Dim(DynamicSize):
             return answer is Answer.YES
         if answer is Answer.UNKNOWN:
             holds_here = formula.at(self.log.sampled) >= 0
-            fact = solved(formula) if holds_here else solved(_formula(-formula - 1))
-            self._assume(fact, ">=", _bound_text(fact) or f"{self} {relation if holds_here else opposite} {other}")
+            assumed = formula if holds_here else _formula(-formula - 1)
+            fact = solved(assumed)
+            as_asked = f"{self} {relation if holds_here else opposite} {other}"
+            said = as_asked if isinstance(other, Dim) else condition_text(assumed, ">=")
+            self._assume(fact, ">=", _bound_text(fact) or said)
             return holds_here
         self.log.rely(decision.used)
         self._check_bounds(formula if answer is Answer.YES else -formula - 1, ">=")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 
-from passes.sizes.elimination import rewritten
 from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
+from passes.sizes.replacement import rewritten
 
 # A set that repeats itself later than this is not looked for.
 LARGEST_PERIOD = 1024
@@ -87,6 +87,16 @@ class SizeSet:
         lasts = [found[-1][1] * self.period + rest for rest, found in enumerate(self.classes) if found]
         largest = max(lasts, default=math.inf)
         return None if math.isinf(largest) else int(largest)
+
+    @property
+    def modulus(self) -> int:
+        """The least number by which the sizes are told from those between them by their remainders alone; the period
+        where there is none."""
+        return next(
+            modulus
+            for modulus in range(1, self.period + 1)
+            if self.period % modulus == 0 and (modulus == self.period or not self or self.missing(modulus, 1) == [])
+        )
 
     def residues(self, modulus: int) -> frozenset[int]:
         """The remainders by a divisor of the period that the sizes leave."""
