@@ -16,9 +16,9 @@ from typing import Any
 
 import z3
 
-from passes.sizes.extremes import maximum, minimum
 from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, Origin, holds
-from passes.sizes.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of
 
 N, H, W = (Formula.symbol(name) for name in "NHW")
 RELATIONS = ("==", "!=", ">=")

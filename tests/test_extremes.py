@@ -12,10 +12,10 @@ from torch import nn
 import tracer
 from passes.sizes import dimension
 from passes.sizes.dimension import Dim
-from passes.sizes.extremes import maximum, minimum, sign
-from passes.sizes.formula import Atom, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.extremes import maximum, minimum, sign
+from passes.sizes.formulas.formula import Atom, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.guards import GuardLog
-from passes.sizes.replacement import rewritten
 from passes.text.constraints import parse_constraint
 from passes.text.formulas import read_formula
 from passes.text.scanner import Scanner

@@ -8,9 +8,9 @@ import random
 import pytest
 import z3
 
-from passes.sizes.extremes import maximum, minimum, sign
 from passes.sizes.facts import Answer, Fact, Facts, Origin, solved
-from passes.sizes.formula import Formula, Whole, divided, whole
+from passes.sizes.formulas.extremes import maximum, minimum, sign
+from passes.sizes.formulas.formula import Formula, Whole, divided, whole
 from passes.text.constraints import parse_constraint
 from tests.generated_questions import ALL_SEEDS, confirmed, in_z3
 

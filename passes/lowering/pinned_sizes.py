@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from passes.program.notes import VALUE
 from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import Dim
-from passes.sizes.formula import Atom, Symbol
+from passes.sizes.formulas.formula import Atom, Symbol
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.guards import GuardLog
-from passes.sizes.replacement import rewritten
 from passes.sizes.statement import admissible
 
 if TYPE_CHECKING:

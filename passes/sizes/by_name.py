@@ -16,8 +16,8 @@ from math import gcd, inf
 
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.fact import Fact
-from passes.sizes.formula import Atom, FloorDiv, Formula, Symbol, Whole, divided
-from passes.sizes.replacement import rewritten
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 Claim = tuple[Formula, str]  # a formula and its relation to zero

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.by_name import ByName
 from passes.sizes.fact import Fact
-from passes.sizes.formula import FloorDiv, Formula, Monomial, Symbol, Whole, terms_of, whole
-from passes.sizes.polynomials import content
-from passes.sizes.replacement import contains, replaced
+from passes.sizes.formulas.formula import FloorDiv, Formula, Monomial, Symbol, Whole, terms_of, whole
+from passes.sizes.formulas.polynomials import content
+from passes.sizes.formulas.replacement import contains, replaced
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
 from passes.sizes.by_name import ByName
 from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
-from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
-from passes.sizes.polynomials import common_monomial, content, without
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
+from passes.sizes.formulas.polynomials import common_monomial, content, without
 from passes.sizes.proof import Bound, Proof, equality_bounds
 from passes.sizes.solving import LARGEST_PERIOD, joint_period, solutions
 

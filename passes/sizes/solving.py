@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 
-from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
-from passes.sizes.replacement import rewritten
+from passes.sizes.formulas.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
+from passes.sizes.formulas.replacement import rewritten
 
 # A set that repeats itself later than this is not looked for.
 LARGEST_PERIOD = 1024

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from passes.sizes.extremes import maximum, minimum
-from passes.sizes.formula import (
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import (
     Atom,
     FloorDiv,
     Formula,
@@ -20,7 +20,7 @@ from passes.sizes.formula import (
     rounded,
     terms_of,
 )
-from passes.sizes.polynomials import without
+from passes.sizes.formulas.polynomials import without
 
 
 def rewritten(size: Whole, value_of: Callable[[Atom], Whole | None]) -> Whole:
