@@ -111,6 +111,20 @@ def test_windows_are_counted_and_put_together_again() -> None:
     assert log.statement() == "valid for N >= 1, H >= 53, H % 56 in (0, 53, 54, 55), W >= 53, W % 56 in (0, 53, 54, 55)"
 
 
+def test_one_window_in_all_is_one_each_way() -> None:
+    log, (h, w) = sized(H=224, W=224)
+    for size in (h, w):
+        assert (size + 31) // 32 % 7 == 0
+    assert ((h + 31) // 32) * ((w + 31) // 32) == 49
+    assert log.statement() == "valid for 193 <= H <= 224, 193 <= W <= 224"
+
+
+def test_a_product_of_one_with_what_may_be_zero_is_not_taken_apart() -> None:
+    log, (h, w) = sized("P >= 0", H=224, W=224)
+    assert (h // 224) * (w // 224) == 1
+    assert conditions(log) == ["(H//224)*(W//224) == 1"]
+
+
 def test_a_table_of_fixed_length_leaves_a_product() -> None:
     log, (h, w) = sized(H=224, W=224)
     patches = ((h + 15) // 16) * ((w + 15) // 16)
