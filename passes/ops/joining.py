@@ -15,7 +15,7 @@ from passes.ops.op import Op
 from passes.ops.promotion import result_dtype
 from passes.ops.record import Record, T, star
 from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, product
+from passes.sizes.dimension import Dim, Size, pinned, product
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -467,7 +467,7 @@ def unbind_shape(call: Unbind[TensorSpec]) -> tuple[TensorSpec, ...]:
     input = call.input
     axis = _axis_to_split(input, call.dim)
     piece = input.with_shape(*input.shape[:axis], *input.shape[axis + 1 :])
-    return tuple(piece for _ in range(int(input.shape[axis])))
+    return tuple(piece for _ in range(pinned(input.shape[axis])))
 
 
 @unbind.lower

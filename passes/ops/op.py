@@ -37,7 +37,7 @@ from torch import fx, nn
 from passes.errors import CaptureError
 from passes.ops.record import CONSTANTS, Owned, Record, is_star, map_leaves
 from passes.ops.rewrite import Rewrite, identity_of
-from passes.sizes.dimension import Size
+from passes.sizes.dimension import Size, known
 from passes.values.nested import ATOMS, leaves, map_structure
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
@@ -77,6 +77,11 @@ class Inference:
 
     attributes: dict[str, Size]
     shapes: dict[str, tuple[Size, ...]]
+
+    def settled(self) -> Inference:
+        """The same with the number for each size that has one value only, whatever its formula."""
+        attributes = {name: known(size) for name, size in self.attributes.items()}
+        return Inference(attributes, {name: tuple(map(known, shape)) for name, shape in self.shapes.items()})
 
 
 @dataclass(slots=True)

@@ -52,11 +52,15 @@ def promote_types(left: torch.dtype, right: torch.dtype) -> torch.dtype:
     return left if left is right else torch.promote_types(left, right)
 
 
+_FLOAT = "compute with a float instead: float({0})"
+
+
 def number_dtype(number: Any) -> torch.dtype:
     """The dtype that a Python number or a size has on its own."""
     if isinstance(number, bool):
         return torch.bool
     if isinstance(number, (int, Dim)):
+        check(isinstance(number, Dim) or -(2**63) <= number < 2**64, "{} has more than 64 bits", number, remedy=_FLOAT)
         return torch.int64
     default = torch.get_default_dtype()
     return default.to_complex() if isinstance(number, complex) else default
@@ -152,7 +156,8 @@ def as_value(emit: Emitter, operand: Any, dtype: torch.dtype) -> Value:
         value = emit.operand(operand, dtype)
         return type(value)(value.name, TensorSpec((), dtype))
     if is_number(operand):
-        exact = torch.float64 if isinstance(operand, float) else torch.int64
+        whole = torch.int64 if not isinstance(operand, float) and operand < 2**63 else torch.uint64
+        exact = torch.float64 if isinstance(operand, float) else whole
         return emit.constant(torch.tensor(operand, dtype=exact).to(dtype))
     return emit.cast(operand, dtype)
 

@@ -235,8 +235,10 @@ class Dim(DynamicSize):
 
     def _assume(self, formula: Formula, relation: str, condition: str) -> None:
         """Records a guard; it replaces those that it implies."""
-        for weaker in self.log.facts.assume(Fact(formula, relation, condition)):
+        fact = Fact(formula, relation, condition)
+        for weaker in self.log.facts.assume(fact):
             self.log.withdraw(weaker.condition)
+        self.log.decisions = (fact,)
         self.log.record(condition, dynamic=True)
 
     def _check_bounds(self, formula: Whole, relation: str) -> None:
@@ -257,6 +259,15 @@ class Dim(DynamicSize):
 
     def __float__(self) -> float:
         raise DynamicSizeError(self)
+
+    def pin(self) -> None:
+        """Assumes the sampled size to be the only one, as a guard: for whatever must know it."""
+        held = self == self.hint
+        assert held, "the sampled sizes meet every fact"
+
+    def is_pinned(self) -> bool:
+        """Whether it is known to have the sampled size; asks for no guard."""
+        return not isinstance(known(self), Dim)
 
     # What floats ask ----------------------------------------------------------------------------
 
@@ -298,6 +309,24 @@ class Dim(DynamicSize):
 def same_size(left: Size, right: Size) -> bool:
     """Whether two sizes are the same number or the same formula; asks for no guard."""
     return _whole(left) == _whole(right)
+
+
+def pinned(size: Size) -> int:
+    """The number itself, for a rule that must know it; a dynamic size is assumed to be the sampled one, as a guard."""
+    if isinstance(size, Dim):
+        size.pin()
+    return hint(size)
+
+
+def known(size: Size) -> Size:
+    """The number in the place of a dynamic size that has one value only; asks for no guard."""
+    if not isinstance(size, Dim):
+        return size
+    decision = size.log.facts.decide(size.formula - size.hint, "==")
+    if decision.answer is not Answer.YES:
+        return size
+    size.log.rely(decision.used)
+    return size.hint
 
 
 def violated_by_sample(log: GuardLog) -> list[Guard]:
@@ -378,8 +407,10 @@ __all__ = [
     "Size",
     "hint",
     "is_static",
+    "known",
     "maximum",
     "minimum",
+    "pinned",
     "product",
     "same_size",
     "sampled",

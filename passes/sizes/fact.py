@@ -62,6 +62,17 @@ def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
         return False
 
 
+_NEGATED = {"==": "!=", "!=": "=="}
+
+
+def opposite(fact: Fact) -> Fact | None:
+    """The fact that holds where this one does not; None where that is none about a formula."""
+    if fact.relation in _NEGATED:
+        return Fact(fact.formula, _NEGATED[fact.relation], "")
+    below = -fact.formula - 1 if isinstance(fact.formula, Formula) else None
+    return Fact(below, ">=", "") if isinstance(below, Formula) else None
+
+
 def solved(slack: Formula) -> Formula:
     """An equivalent of `slack >= 0` without its outer division or rounding: `2*(H//8) - 1 >= 0` is `H - 8 >= 0`."""
     while True:
@@ -135,4 +146,4 @@ def condition_text(formula: Formula, relation: str) -> str:
     return f"{sum_text(left)} {relation} {sum_text([*right, *([('', -constant)] if constant else [])])}"
 
 
-__all__ = ["Answer", "Evaluated", "Fact", "Origin", "condition_text", "holds", "solved"]
+__all__ = ["Answer", "Evaluated", "Fact", "Origin", "condition_text", "holds", "opposite", "solved"]

@@ -37,13 +37,6 @@ class DynamicSizeError(Exception):
         super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
 
 
-class UnevenRoundingError(TypeError):
-    """A float was rounded to a size whose last digits differ between runtimes, so that the size would."""
-
-    def __init__(self, number: object):
-        super().__init__(f"{number} is rounded to a size, but its last digits are not the same in every runtime")
-
-
 class DynamicNumber:
     """A number that depends on named dimensions: a size (`Dim`), or a float that was computed from some."""
 
@@ -57,6 +50,14 @@ class DynamicNumber:
     @abstractmethod
     def symbols(self) -> list[str]:
         """Names of the dimensions that it depends on, in order of their names."""
+
+    @abstractmethod
+    def pin(self) -> None:
+        """Assumes the value at the sampled sizes to be the only one, as a guard."""
+
+    @abstractmethod
+    def is_pinned(self) -> bool:
+        """Whether the value at the sampled sizes is known to be the only one; asks for no guard."""
 
 
 class DynamicSize(DynamicNumber):
@@ -122,9 +123,17 @@ class Floating(DynamicNumber):
     def symbols(self) -> list[str]:
         return self.real.symbols()
 
-    def sizes(self) -> list[Part]:
+    def pin(self) -> None:
+        for size in self._sizes():
+            size.pin()
+
+    def is_pinned(self) -> bool:
+        return all(size.is_pinned() for size in self._sizes())
+
+    def _sizes(self) -> list[DynamicSize]:
         """The sizes that it is computed from."""
-        return [self.size.alike(formula) for formula in self.real.formulas()]
+        sizes = [self.size.alike(formula) for formula in self.real.formulas()]
+        return [size for size in sizes if isinstance(size, DynamicSize)]
 
     # Arithmetic ---------------------------------------------------------------------------------
 
@@ -208,7 +217,7 @@ class Floating(DynamicNumber):
 
     def _rounded(self, how: str) -> Part:
         if not self.real.rounds_alike:
-            raise UnevenRoundingError(self)
+            raise TypeError(f"{self} is rounded to a size, but its last digits are not the same in every runtime")
         return self.size.rounded(how, self.real)
 
     # Comparison ---------------------------------------------------------------------------------

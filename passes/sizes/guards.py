@@ -60,6 +60,7 @@ class GuardLog:
     say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
     another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
     `relied` holds every fact that an answer rested on, by its condition: the default least size of a name among them.
+    `decisions` holds the facts by which the last question was answered that needed any.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
@@ -69,6 +70,7 @@ class GuardLog:
     given: dict[str, int] = field(default_factory=dict)
     refuted: list[Guard] = field(default_factory=list)
     relied: dict[str, Fact] = field(default_factory=dict)
+    decisions: tuple[Fact, ...] = ()
     explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
@@ -84,12 +86,14 @@ class GuardLog:
         """Notes what an answer rested on."""
         for fact in used:
             self.relied.setdefault(fact.condition, fact)
+        self.decisions = tuple(used) or self.decisions
 
     def forget(self) -> None:
         """Forgets every guard; the sizes and what was promised of them stay."""
         self._guards.clear()
         self.refuted.clear()
         self.relied.clear()
+        self.decisions = ()
         self.facts = Facts(given=self.facts.given)
 
     def as_given(self) -> dict[str, int]:

@@ -207,6 +207,8 @@ class Propagator:
             self._excuse()
             raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
         inference = rule(module, call.record.map(lambda leaf: None if type(leaf) is Owned else _value_of(leaf)))
+        if not program.log.explains:
+            inference = inference.settled()
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
         program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
@@ -219,6 +221,7 @@ class Propagator:
     def _placed(self, error: TracerError, node: fx.Node) -> TracerError:
         from passes.program.dataflow import shape_chain
 
+        error.decisions = error.decisions or self.program.log.decisions
         inputs = [f"{operand.name} {describe(_value_of(operand))}" for operand in node.all_input_nodes]
         return error.placed(
             location_of(node), operation_of(node, self.program), inputs, shape_chain(node, self.program)

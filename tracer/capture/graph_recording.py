@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from passes.stages.shape_propagation import Propagator
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
+from tracer.capture.held_apart import name_in_code
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
@@ -264,18 +266,29 @@ class GraphRecorder(Recorder):
         return self.create_node("get_attr", path, (), {})
 
     def _named_constant(self, tensor: torch.Tensor) -> str:
-        """A new attribute that has the tensor; its name says where the model holds it, as far as it does."""
-        place = self._model.place_of(tensor)
+        """A new attribute that has the tensor; its name says where the model holds it, or what its code calls it. What
+        was cut out of another is called as that one is."""
+        whole = tensor._base
+        place = self._place_of(tensor) or (None if whole is None else self._place_of(whole))
         if place is None:
             names: Iterator[str] = (f"_tensor_constant{number}" for number in count())
         else:
             base = "_".join(re.findall(r"\w+", place))
             names = chain([base], (f"{base}_{number}" for number in count(1)))
-        name = next(name for name in names if not hasattr(self.root, name))
+        name = next(name for name in names if getattr(self.root, name, tensor) is tensor)
         with self.computing():
             setattr(self.root, name, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor)
         self.constants.append(name)
         return name
+
+    def _place_of(self, tensor: torch.Tensor) -> str | None:
+        with self.computing():
+            found = self._model.place_of(tensor)
+            if found is not None:
+                return found
+            modules = self._model.unique_modules.values()
+            classes = dict.fromkeys(kind for module in modules for kind in type(module).__mro__)
+            return name_in_code(tensor, sys._getframe(1), GraphRecorder.trace.__code__, list(classes))
 
     def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
         """Where the model has the tensor, as itself."""

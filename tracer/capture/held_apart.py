@@ -1,17 +1,21 @@
 """What a model holds beside its registered modules and tensors: in lists, dicts, partials, and hidden attributes.
 
 torch does not know of it: no state_dict has it, `eval()` and `to()` do not reach it. A forward may use it all the
-same, and a message or a name in the file says where it is: `layers[0].weight`.
+same, and a message or a name in the file says where it is: `layers[0].weight`. A tensor that no module holds has the
+name that code at work knows it by: `TABLE`, of a global or of an attribute of a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+
+from tracer.edge.source_lines import is_user_code
 
 # Deeper, or in a larger container, nothing is looked for.
 _DEEP, _MANY = 4, 1000
@@ -54,4 +58,44 @@ def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
             yield from _within(item, inner, depth - 1)
 
 
-__all__ = ["places"]
+def name_in_code(
+    tensor: torch.Tensor, frame: FrameType | None, boundary: CodeType, classes: Collection[type]
+) -> str | None:
+    """What the caller's code at work calls a tensor that no module holds, the innermost first; None for one that has no
+    name there. It may be an attribute of one of the classes. Nothing is looked for beyond the call of `boundary`."""
+    while frame is not None and frame.f_code is not boundary:
+        if is_user_code(frame.f_code):
+            for place, held in _named_in(frame, classes):
+                if held is tensor:
+                    return place
+        frame = frame.f_back
+    return None
+
+
+def _named_in(frame: FrameType, classes: Collection[type]) -> Iterator[tuple[str, Any]]:
+    """The tensors that a function finds by names which are not its own, with where each is.
+
+    Its own are left alone: whoever reads `f_locals` keeps them alive for as long as the frame is.
+    """
+    names = frame.f_code.co_names
+    found = {name: frame.f_globals[name] for name in names if name in frame.f_globals}
+    for name, value in found.items():
+        if isinstance(value, (torch.Tensor, list, tuple, dict)):
+            yield from _within(value, name, _DEEP)
+    for owner in (*found.values(), *classes):
+        if isinstance(owner, (type, ModuleType)):
+            yield from _attributes(owner, names, _DEEP)
+
+
+def _attributes(owner: type | ModuleType, names: Collection[str], depth: int) -> Iterator[tuple[str, Any]]:
+    """The tensors in attributes of these names, of a class or Python module and of those within it."""
+    for name in names:
+        value = vars(owner).get(name)
+        if isinstance(value, (type, ModuleType)):
+            if depth:
+                yield from _attributes(value, names, depth - 1)
+        else:
+            yield from _within(value, name, _DEEP)
+
+
+__all__ = ["name_in_code", "places"]

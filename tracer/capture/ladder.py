@@ -145,7 +145,7 @@ def _fails_on_data(fault: CaptureError, error: BaseException) -> CaptureError:
         f"{fault.message}; run on data, it fails too" + ("" if said in fault.message else f", with {said}"),
         remedy="make that line run: the model fails on data of this shape, without any tracing",
     )
-    failure.program = fault.program
+    failure.program, failure.decisions = fault.program, fault.decisions
     return failure.placed(fault.location or Location(), fault.operation, fault.inputs, fault.chain)  # type: ignore[return-value]
 
 

@@ -174,7 +174,7 @@ class CapturingTracer(GraphRecorder):
     def _real(self, value: Any) -> Any:
         """What eager PyTorch would have in the place of a traced value, or MISSING where that depends on an input."""
         if type(value) is TracedNumber:
-            return MISSING if value.is_dynamic else value.value
+            return value.now() if value.is_known() else MISSING
         if type(value) is not TracedTensor:
             return MISSING
         try:

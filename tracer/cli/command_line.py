@@ -128,13 +128,15 @@ def convert(
     "them: a name that comes again begins the next sample (-i x=1x8 -i y=1x4 -i x=2x8 -i y=2x4).",
 )
 @click.option("--program", is_flag=True, help="Print the program that MODEL is traced to, one line an operation.")
+@click.option("--sizes", "with_sizes", is_flag=True, help="Show which sizes MODEL takes, too.")
 @talking
-def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any) -> Outcome:
+def inspect(invocation: Invocation, compare: bool, program: bool, with_sizes: bool, **subject: Any) -> Outcome:
     """Shows MODEL's layers with their shapes and what is inferred; allocates no weight and runs nothing."""
     from tracer.cli import rendering
 
-    if compare and program:
-        raise InputError("--program is of one sample, --compare of several", remedy="give one of the two")
+    for option, given in (("--program", program), ("--sizes", with_sizes)):
+        if compare and given:
+            raise InputError(f"{option} is of one sample, --compare of several", remedy="give one of the two")
     with loaded_subject(invocation, **subject, compare=compare) as loaded:
         invocation.progress.says(f"inspecting {type(loaded.model).__name__}")
         if compare:
@@ -153,10 +155,15 @@ def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any
                 known = error.report
                 invocation.known = known.program_text() if program else rendering.known_part(known)
             raise
+        found = tracer.sizes(loaded.model, loaded.args, loaded.kwargs, dims=loaded.dims) if with_sizes else None
+    facts = report.to_dict()
+    summary = report.program_text() if program else rendering.inspection(report, invocation.verbose)
     if program:
-        text = report.program_text()
-        return Outcome({**report.to_dict(), "program": text}, text)
-    return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
+        facts["program"] = summary
+    if found is not None:
+        facts |= found.to_dict()
+        summary = rendering.followed_by(summary, str(found))
+    return Outcome(facts, summary)
 
 
 @cli.command(short_help="Show which sizes MODEL takes.")

@@ -87,6 +87,11 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
     return Group(Text(report.model, style="bold"), "", LayerTable(report.steps, _rule()), "", facts)
 
 
+def followed_by(content: RenderableType, text: str) -> RenderableType:
+    """What is printed, with a text after it."""
+    return f"{content}\n{text}\n" if isinstance(content, str) else Group(content, "", Text(text))
+
+
 def comparison_table(comparison: Comparison) -> RenderableType:
     """What changes between samples, a column for each; then why some do not work."""
     table = Table(box=_rule(), show_edge=False, padding=(0, 1 if _rule() else 2, 0, 0), pad_edge=False)

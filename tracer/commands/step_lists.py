@@ -16,10 +16,11 @@ from tracer.edge.boundary import public
 from tracer.edge.collection_pause import without_collection
 from tracer.inputs.dynamic_shapes import without_dynamic_axes
 from tracer.inputs.input_files import checked_target
+from tracer.inputs.request import Request
 from tracer.inputs.weights import Weights, read_weights
 from tracer.reports.report import Report
 from tracer.steps.resolving import load_without_following, put_into, resolve_lazies, run_passes_on_resolved
-from tracer.steps.work import CallersPasses, Request, follow_sample, report_program, run_callers_passes
+from tracer.steps.work import CallersPasses, follow_sample, report_program, run_callers_passes
 
 if TYPE_CHECKING:
     from tracer.drawings.drawing import Drawing

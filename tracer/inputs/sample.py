@@ -40,13 +40,14 @@ class Sample:
     """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec.
 
     `names` are the argument names, positional ones first; `given` has the size of each named dimension in the caller's
-    own data, where there are some.
+    own data, where there are some, and `free` are those that are sampled at sizes of our choice.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: list[str]
     given: dict[str, int] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
 
     def leaves(self) -> list[Leaf]:
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]
@@ -102,7 +103,7 @@ class Sample:
             return dataclasses.replace(leaf, name=name)
 
         args, kwargs = self._map(distinct)
-        return Sample(args, kwargs, self.names, self.given)
+        return Sample(args, kwargs, self.names, self.given, self.free)
 
     def dynamic_axes(self) -> list[dict[int, Formula]]:
         """The sizes of each leaf's dynamic axes: names, or formulas of one."""
@@ -150,7 +151,9 @@ def bind_sample(
         for name, value in zip(names, [*args, *kwargs.values()], strict=True)
     ]
     sizes.settle()
-    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, sizes.found)
+    sample = Sample(
+        tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, sizes.found, sizes.free()
+    )
     return sample.with_distinct_names()
 
 

@@ -126,7 +126,7 @@ class Recorder(fx.Tracer, ABC):
 
     @abstractmethod
     def miss(self, frame: FrameType) -> None:
-        """Notes that this code has asked a number over named sizes for an int, a float or a length."""
+        """Notes that this code has asked a number over named sizes for an int, a float, a length or a hash."""
 
     @abstractmethod
     def here(self) -> Location:

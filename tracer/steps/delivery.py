@@ -17,10 +17,11 @@ from passes.isolation.model_copy import ModelCopy
 from passes.isolation.own_randomness import own_randomness
 from passes.isolation.torch_state import TORCH_STATE
 from tracer.capture.ladder import check_repeatable
+from tracer.inputs.request import Request
 from tracer.steps.conversion import Conversion, check_weights_are_there
 from tracer.steps.exporting import ExportOptions, export, export_directly
 from tracer.steps.resolving import Entries, drawing_weights, outline_lazies, resolve_lazies
-from tracer.steps.work import Request, Work, follow_sample, report_program
+from tracer.steps.work import Work, follow_sample, report_program
 
 # From how many bytes on the weights of lazy layers go straight into the file, one layer at a time, where nothing else
 # needs them: no verification, no pass of the caller's.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,27 +25,16 @@ from passes.program.stages import Eager, Lowered, Shaped
 from passes.sizes.facts import Facts
 from passes.sizes.guards import GuardLog
 from passes.stages.caller_pass import CallerPass
-from tracer.capture.ladder import follow
+from tracer.capture.fitting_sizes import follow_where_it_fits
 from tracer.edge.source_lines import callers_level
-from tracer.inputs.sample import Sample, bind_sample, check_sample
+from tracer.inputs.request import Request
+from tracer.inputs.sample import Sample, check_sample
 from tracer.reports.report import Report, build_report
 
 if TYPE_CHECKING:
     from tracer.checking.verification import Verification
 
 CallersPasses = Sequence[Pass[Any, Any] | Callable[[Any], object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The sample as the caller gives it. A model can be followed from it more than once."""
-
-    args: Any
-    kwargs: Mapping[str, Any] | None
-    dynamic_shapes: Any
-    dims: Mapping[str, int] | None
-    strict: bool
-    file_names: Sequence[str] | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -108,15 +97,12 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
             remedy="pass an instance of your model class",
         )
     started = time.perf_counter()
-    log = GuardLog()
-    sample = bind_sample(
-        model, request.args, request.kwargs, request.dynamic_shapes, request.dims, log, request.file_names
-    )
     with TORCH_STATE, _report_of_failure(type(model).__name__):
-        program, results = follow(model, sample, log)
+        found = follow_where_it_fits(model, request)
+        log, program = found.log, found.program
         check_sample(log)
-    work = Work(model, request, sample, log, program, {})
-    work.note(results)
+    work = Work(model, found.request, found.sample, log, program, {})
+    work.note(found.passes)
     work.timings["capture"] = time.perf_counter() - started - sum(work.timings.values())
     promised = pinned_sizes(GuardLog(sampled=log.sampled, facts=Facts(given=log.facts.given)))
     for name, size in pinned_sizes(log).items():
@@ -162,4 +148,4 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
         raise
 
 
-__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "report_program", "run_callers_passes"]
+__all__ = ["CallersPasses", "Work", "follow_sample", "report_program", "run_callers_passes"]

@@ -22,7 +22,7 @@ import torch
 
 from passes.torch_private import CHECK, CHECK_OF_SIZE, check_holds, check_size
 from passes.values.numbers import OF_SIZES
-from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.number import TracedNumber, itself
 
 # Python's own, also while a forward is traced
 _type, _max, _min, _int, _float, _len = type, max, min, int, float, len
@@ -73,6 +73,16 @@ def _computing(native: Callable[..., Any], function: Callable[..., Any] | None =
     return call
 
 
+def _knowing(native: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numpy's that would fill an array with traced numbers, where it is to have numbers."""
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return native(*map(itself, args), **{key: itself(value) for key, value in kwargs.items()})
+
+    return call
+
+
 # Functions by where they are found, with what stands in for them while a forward is traced.
 REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
     (builtins, "max", _choosing(_max)),
@@ -86,6 +96,7 @@ REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
     (torch, "sym_min", _computing(torch.sym_min, _min)),
     (torch, "sym_int", _computing(torch.sym_int, _int)),
     (torch, "sym_float", _computing(torch.sym_float, _float)),
+    *((np, function.__name__, _knowing(function)) for function in (np.arange, np.linspace, np.logspace, np.full)),
 ]
 
 _DIVIDE = torch.div

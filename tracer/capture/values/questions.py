@@ -83,7 +83,7 @@ class AnsweringTensor(fx.Proxy):
             raise TypeError("len() of a 0-d tensor")
         if self.length() is not None:
             self.tracer.miss(sys._getframe(1))
-        return int(self.shape[0].fixed("len()"))
+        return int(self.shape[0].itself())
 
     def length(self) -> TracedNumber | None:
         """What `len` of the tensor is where that is over named sizes, None for every other value."""

@@ -49,7 +49,7 @@ def _itself(leaf: Any) -> Any:
     """The number in place of a traced one that is fixed, which is noted as a guard."""
     if type(leaf) is not TracedNumber:
         return leaf
-    return bool(leaf) if leaf.kind is bool else leaf.fixed("of a real tensor")
+    return bool(leaf) if leaf.kind is bool else leaf.itself()
 
 
 __all__ = ["following_real"]

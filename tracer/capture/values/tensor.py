@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.errors import CaptureError, ShapeError
+from passes.errors import CaptureError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
-from passes.sizes.dimension import Dim
 from passes.torch_private import OpOverload
 from passes.values.nested import fields_of, is_dataclass_value, leaves
 from passes.values.numbers import is_dynamic
@@ -171,17 +170,9 @@ class TracedTensor(AnsweringTensor):
         return (self[index] for index in reversed(range(self._length())))
 
     def _length(self) -> int:
-        """How many there are to go over one by one. Raises ShapeError where that is a dynamic size."""
+        """How many there are to go over one by one."""
         value = self.tracer.value(self.node)
-        if not isinstance(value, TensorSpec) or not value.shape or not isinstance(value.shape[0], Dim):
-            return len(self)
-        size = value.shape[0]
-        names = ", ".join(size.symbols())
-        raise ShapeError(
-            f"the forward goes over the first axis of {self.node.name} one by one, whose size is the dynamic {size}",
-            remedy=f"give a fixed size for {names}, or compute with all of the axis at once, as a batch",
-            wants_fixed_size=True,
-        )
+        return int(self.shape[0].itself()) if isinstance(value, TensorSpec) and value.shape else len(self)
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
