@@ -37,12 +37,16 @@ _OPPOSITE = {Answer.YES: Answer.NO, Answer.NO: Answer.YES, Answer.UNKNOWN: Answe
 class Facts:
     """The facts that were assumed, in their order, and the answers that follow.
 
-    `given` are those that the caller promised: they hold from the start, and no guard says them again.
+    `given` are those that the caller promised: they hold from the start, and no guard says them again. `of_data` are
+    about sizes that come from data, which nobody chooses.
     """
 
     assumed: list[Fact] = field(default_factory=list)
     given: tuple[Fact, ...] = ()
-    _read: tuple[list[Fact], int, tuple[Fact, ...]] | None = field(default=None, compare=False, repr=False)
+    of_data: tuple[Fact, ...] = ()
+    _read: tuple[list[Fact], int, tuple[Fact, ...], tuple[Fact, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
     _known: _Known | None = field(default=None, compare=False, repr=False)
 
     # Answers ------------------------------------------------------------------------------------
@@ -66,7 +70,7 @@ class Facts:
         return self._state().ranges.least_of(name)[1]
 
     def known(self) -> Iterator[Fact]:
-        """What was promised, then what was assumed."""
+        """What was promised of sizes that the caller chooses, then what was assumed of them."""
         yield from self.given
         yield from self.assumed
 
@@ -79,9 +83,10 @@ class Facts:
             or read[0] is not self.assumed
             or read[1] != len(self.assumed)
             or read[2] is not self.given
+            or read[3] is not self.of_data
         ):
-            known = self._known = _Known(list(self.known()))
-            self._read = (self.assumed, len(self.assumed), self.given)
+            known = self._known = _Known([*self.known(), *self.of_data])
+            self._read = (self.assumed, len(self.assumed), self.given, self.of_data)
         return known
 
     def parted(self, formula: Formula) -> tuple[list[Formula], Used]:
@@ -219,7 +224,7 @@ class _Known:
         """The exact answer, from all that is said of a formula's only name by itself."""
         names = formula.symbols()
         sizes = solutions(formula, relation) if len(names) == 1 else None
-        if sizes is None:
+        if sizes is None or self.ranges.least_of(names[0])[0] < 0:  # sets of sizes begin at 0
             return _UNKNOWN
         if names[0] not in self._admitted:
             self._admitted[names[0]] = self._sizes_of(names[0])
@@ -232,7 +237,7 @@ class _Known:
 
     def _sizes_of(self, name: str) -> tuple[SizeSet, Used]:
         least, facts = self.ranges.least_of(name)
-        sizes, used = at_least(int(least)), list(facts)
+        sizes, used = at_least(max(int(least), 0)), list(facts)
         for fact in self._facts:
             if isinstance(fact.formula, Formula) and fact.formula.symbols() == [name]:
                 found = solutions(fact.formula, fact.relation)

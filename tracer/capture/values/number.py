@@ -20,8 +20,10 @@ import torch
 from torch import fx
 
 from passes.errors import CaptureError, ShapeError
+from passes.program.unknown_sizes import needs_data
 from passes.sizes.dimension import Dim
 from passes.sizes.floating import Floating, UnevenRoundingError
+from passes.sizes.unknown import UnknownSizeError
 from passes.values.numbers import computed, is_dynamic
 from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
 from tracer.edge.source_lines import only_tells
@@ -176,6 +178,8 @@ class TracedNumber:
             self.tracer.locate()
         try:
             result = computed(operation, *values)
+        except UnknownSizeError as error:
+            raise needs_data(error) from error
         except (OverflowError, TypeError) as error:
             if not dynamic:
                 raise
@@ -220,7 +224,10 @@ class TracedNumber:
     def __bool__(self) -> bool:
         if self.is_dynamic:
             self.tracer.locate()
-            return bool(self.value)
+            try:
+                return bool(self.value)
+            except UnknownSizeError as error:
+                raise needs_data(error) from error
         answer = bool(self.value)
         if self._operation is not None and not self._is_of_named_sizes():
             self.tracer.record_guard(self.text() if answer else f"not ({self.text()})")
