@@ -131,7 +131,7 @@ def _of_data(left: Any, right: Any) -> Any:
             return other if size == 1 else size
     if same_size(left, right) or are_equal(left, right):
         return left
-    limits = [size.most if isinstance(size, DataSize) else size for size in (left, right)]
+    limits: list[Any] = [size.most if isinstance(size, DataSize) else size for size in (left, right)]
     return DataSize("size that two others broadcast to", 0, None if None in limits else maximum(*limits))
 
 

@@ -1,4 +1,4 @@
-"""Sizes that come from data get their names: where an op's rule gives a `DataSize`, the program has a `Dim` like `u0`."""
+"""Names for sizes that come from data: where an op's rule gives a `DataSize`, the program has a `Dim` like `u0`."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ def decided(rule: Callable[[], Any], log: GuardLog) -> Any:
     An open question to which one answer ends in torch's refusal has the other one, wherever the model itself runs: that
     is then required of the data. One that both answers leave open is a NeedsDataError.
     """
-    while True:
-        try:
-            return rule()
-        except UnknownSizeError as question:
-            refused = [fact for fact in question.answers() if _is_refused(rule, fact, log)]
-            if len(refused) != 1:
-                raise needs_data(question) from question
-            answer = next(fact for fact in question.answers() if fact not in refused)
-            log.facts.of_data = (*log.facts.of_data, answer)
-            log.required.append(Guard(answer.condition, log.location, True))
+    try:
+        return rule()
+    except UnknownSizeError as question:
+        refused = [fact for fact in question.answers() if _is_refused(rule, fact, log)]
+        if len(refused) != 1:
+            raise needs_data(question) from question
+        answer = next(fact for fact in question.answers() if fact not in refused)
+    log.facts.of_data = (*log.facts.of_data, answer)
+    log.required.append(Guard(answer.condition, log.location, True))
+    return decided(rule, log)
 
 
 def needs_data(question: UnknownSizeError) -> NeedsDataError:

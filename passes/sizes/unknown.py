@@ -29,7 +29,7 @@ LEAST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 class DataSize:
     """A size in the result of a rule that the data say.
 
-    It lies between `least` and `most`, if that is known. `what` says in words what it is: "number of elements that are not zero".
+    It lies between `least` and `most`, if that is known. `what` says what it is: "number of elements that are not zero".
     Two that count the same in one operand, `of`, are one size: `x[mask]` and `y[mask]`.
     """
 
