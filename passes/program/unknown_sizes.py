@@ -9,10 +9,20 @@ from torch import fx
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.program.notes import UNKNOWN, VALUE, location_of
-from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.dimension import Dim, Size, hint, same_size
 from passes.sizes.fact import Fact
+from passes.sizes.formula import Formula
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.unknown import STAND_IN, DataSize, Unknown, UnknownSizeError, is_data_size, of_data
+from passes.sizes.unknown import (
+    LARGEST_INTEGER,
+    LEAST_INTEGER,
+    STAND_IN,
+    DataSize,
+    Unknown,
+    UnknownSizeError,
+    is_data_size,
+    of_data,
+)
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
 
@@ -64,13 +74,22 @@ def _named(size: DataSize, node: fx.Node, log: GuardLog) -> Dim:
         number += 1
     most = size.most
     stand_in = STAND_IN if most is None else min(STAND_IN, hint(most))
-    log.unknown[name] = Unknown(name, size.what, str(location_of(node)), max(stand_in, hint(size.least)), counted)
+    log.unknown[name] = Unknown(
+        name, size.what, str(location_of(node)), max(stand_in, hint(size.least)), _limits(name, size), counted
+    )
     found = Dim.named(name, log)
     facts = [_slack(found - size.least)]
     if most is not None:
         facts.append(_slack(most - found))
     log.facts.of_data = (*log.facts.of_data, *(fact for fact in facts if fact is not None))
     return found
+
+
+def _limits(name: str, size: DataSize) -> str:
+    """`0 <= u0 <= N*T`; a limit that only the dtype sets is left out."""
+    least = "" if same_size(size.least, LEAST_INTEGER) else f"{size.least} <= "
+    most = "" if size.most is None or same_size(size.most, LARGEST_INTEGER) else f" <= {size.most}"
+    return f"{least}{name}{most}" if least or most else ""
 
 
 def _slack(slack: Size) -> Fact | None:
@@ -90,8 +109,11 @@ def decided(rule: Callable[[], Any], log: GuardLog) -> Any:
         if len(refused) != 1:
             raise needs_data(question) from question
         answer = next(fact for fact in question.answers() if fact not in refused)
-    log.facts.of_data = (*log.facts.of_data, answer)
-    log.required.append(Guard(answer.condition, log.location, True))
+    assert isinstance(answer.formula, Formula)
+    parts = log.facts.parted(answer.formula)[0] if answer.relation == "==" else [answer.formula]
+    needed = [of_data(part, answer.relation) for part in parts]
+    log.facts.of_data = (*log.facts.of_data, *needed)
+    log.required += [Guard(fact.condition, log.location, True) for fact in needed]
     return decided(rule, log)
 
 

@@ -32,7 +32,7 @@ class Ranges:
         return self.least_of(name)[0], self.largest_of(name)[0]
 
     def narrow(self, name: str, least: float, largest: float, facts: Iterable[Fact]) -> None:
-        """Says that a name lies between these, where that is new; the caller or the data may say less than LEAST_SIZE."""
+        """Says that a name lies between these, where that is new; the caller and the data may say less than any."""
         facts = tuple(facts)
         known, held = self.least_of(name)
         stated = held[0].origin is Origin.DEFAULT and facts[0].origin in (Origin.GIVEN, Origin.DATA)

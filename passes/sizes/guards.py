@@ -113,6 +113,10 @@ class GuardLog:
         self.required.clear()
         self.facts = Facts(given=self.facts.given)
 
+    def from_data(self) -> list[str]:
+        """What the sizes are that come from data, in words."""
+        return [f"{size}{f'; {size.limits}' if size.limits else ''}" for size in self.unknown.values()]
+
     @property
     def numbers(self) -> dict[str, int]:
         """A number for every name: the sampled size, or what stands for one that comes from data."""

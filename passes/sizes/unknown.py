@@ -29,7 +29,7 @@ LEAST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 class DataSize:
     """A size in the result of a rule that the data say.
 
-    It lies between `least` and `most`, if that is known. `what` says what it is: "number of elements that are not zero".
+    It lies between `least` and `most`, if that is known. `what` says what it is: "number that item() gives".
     Two that count the same in one operand, `of`, are one size: `x[mask]` and `y[mask]`.
     """
 
@@ -48,13 +48,15 @@ def is_data_size(size: object) -> bool:
 class Unknown:
     """An unknown size by its name: what it is, where it was found, and a number that it could be.
 
-    `counted` says what is counted in which node, for sizes that are the same wherever they are.
+    `limits` says between which numbers it lies, and `counted` what is counted in which node, for sizes that are the
+    same wherever they are.
     """
 
     name: str
     what: str
     place: str
     stand_in: int
+    limits: str = ""
     counted: tuple[str, str] | None = None
 
     def __str__(self) -> str:
