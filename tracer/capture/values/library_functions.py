@@ -19,10 +19,13 @@ def library_functions() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Such functions, by the loaded modules in which they are found: their own, and those above it."""
     for name in LIBRARY:
         home, _, function = name.rpartition(".")
-        native: Any = getattr(sys.modules.get(home), function, None)
-        while native is not None and home:
-            if getattr(sys.modules.get(home), function, None) is native:
-                yield sys.modules[home], function, native
+        native = getattr(sys.modules.get(home), function, None)
+        if native is None:
+            continue
+        while home:
+            module = sys.modules.get(home)
+            if getattr(module, function, None) is native:
+                yield module, function, native
             home = home.rpartition(".")[0]
 
 
