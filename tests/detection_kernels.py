@@ -32,7 +32,7 @@ def nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch
 
 
 def _weights(start: float, length: float, bins: int, samples: int, size: int) -> torch.Tensor:
-    """How much each element of an axis counts in each bin of a region: the mean over samples of linear interpolation."""
+    """How much each element of an axis counts in each bin of a region, the mean of samples between elements."""
     weights = torch.zeros(bins, size, dtype=torch.float64)
     for place in range(bins):
         for sample in range(samples):

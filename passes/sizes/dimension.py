@@ -1,6 +1,6 @@
 """Sizes during a capture: whole numbers, and named dimensions that answer Python's questions.
 
-A `Dim` is a formula (`passes.sizes.formulas.formula`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
+A `Dim` is a formula (`passes.sizes.formulas`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
 the capture's facts (`passes.sizes.facts`); what these leave unknown is answered at the sampled sizes (`hint`) and
 assumed from then on, as a guard. This is the one place where unknown becomes a guard.
 """

@@ -19,11 +19,11 @@ def library_functions() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Such functions, by the loaded modules in which they are found: their own, and those above it."""
     for name in LIBRARY:
         home, _, function = name.rpartition(".")
-        native = getattr(sys.modules.get(home), function, None)
+        native: Any = getattr(sys.modules.get(home), function, None)
         if native is None:
             continue
         while home:
-            module = sys.modules.get(home)
+            module: Any = sys.modules.get(home)
             if getattr(module, function, None) is native:
                 yield module, function, native
             home = home.rpartition(".")[0]
