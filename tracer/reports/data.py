@@ -50,7 +50,7 @@ class ReportData:
     says in one sentence for which of them everything here holds, and is empty where that is not known; `from_data`
     are the sizes that only the data say, and `required` what must be so of these, or the model itself fails; `pinned`
     are those that guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask
-    of named sizes; `left_behind` the buffers and attributes that the forward writes, which an exported file does not keep.
+    of named sizes; `left_behind` the buffers and attributes that the forward writes, which a file does not keep.
     """
 
     model: str

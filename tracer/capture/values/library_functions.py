@@ -19,14 +19,15 @@ def library_functions() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Such functions, by the loaded modules in which they are found: their own, and those above it."""
     for name in LIBRARY:
         home, _, function = name.rpartition(".")
-        native: Any = getattr(sys.modules.get(home), function, None)
-        if native is None:
-            continue
-        while home:
-            module: Any = sys.modules.get(home)
-            if getattr(module, function, None) is native:
-                yield module, function, native
+        native = _found(home, function)
+        while home and native is not None:
+            if _found(home, function) is native:
+                yield sys.modules[home], function, native
             home = home.rpartition(".")[0]
+
+
+def _found(home: str, function: str) -> Any:
+    return getattr(sys.modules.get(home), function, None)
 
 
 def recorded(tracer: Recorder, native: Callable[..., Any]) -> Callable[..., Any]:
