@@ -9,6 +9,8 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.constraints  what was promised of the sizes: a file is made for all that meet it, and for no others
     lazytracer.guards       what else has to hold of the sizes, and where in the model that was decided
     lazytracer.statement    for which sizes the file holds, in one sentence; empty where no size is named
+    lazytracer.from_data    the sizes that only the data say: what each is and between which numbers it lies
+    lazytracer.required     what must be so of these, or the model itself fails, and where that was decided
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
     lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
@@ -66,6 +68,8 @@ def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, st
         "constraints": _json(program.log.constraints()),
         "statement": program.log.statement(),
         "guards": _json([guard.to_dict() for guard in program.log.guards]),
+        "from_data": _json(program.log.from_data()),
+        "required": _json([guard.to_dict() for guard in program.log.required]),
         **WeightTable.of(lowered, program).properties(),
     }
     helper.set_model_props(lowered.proto, {**metadata, **{PREFIX + key: value for key, value in ours.items()}})

@@ -18,9 +18,10 @@ from passes.onnx.precision import cast_unsupported
 from passes.onnx.size_checks import refuse_other_sizes
 from passes.onnx.types import onnx_type
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
-from passes.program.notes import CALL, VALUE, location_of
+from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.stages import Eager, Lowered
+from passes.sizes.dimension import Dim
 from passes.sizes.floating import DynamicSizeError
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
@@ -53,7 +54,8 @@ class OnnxLowering:
             spec = VALUE.of(node)
             self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
         for node in program.graph.nodes:
-            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(VALUE.of(node)):
+            computes = _has_tensor(VALUE.of(node)) or UNKNOWN.on(node)
+            if computes and node.op not in ("placeholder", "get_attr", "output"):
                 self._lower(node, program, emit)
         for name, spec in zip(self.names.outputs, tensor_specs(VALUE.of(program.output())), strict=True):
             self._is_typed(f"output {name}", spec)
@@ -100,7 +102,19 @@ class OnnxLowering:
             return
         except TracerError as error:
             raise error.placed(location_of(node), operation_of(node, program)) from error
+        if isinstance(result, Dim):  # a number that comes from data: `item()`
+            emit.counted(result, outputs)
+            return
         self._values[node] = emit.finish(outputs)
+        if UNKNOWN.on(node):
+            self._note_sizes(node, emit)
+
+    def _note_sizes(self, node: fx.Node, emit: Emitter) -> None:
+        """Tells the emitter where the sizes are that this node finds in the data."""
+        for value in _leaves(self._values[node]):
+            for axis, size in enumerate(value.shape):
+                if isinstance(size, Dim) and str(size) in UNKNOWN.of(node):
+                    emit.found(value, axis, size)
 
     def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Program, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):

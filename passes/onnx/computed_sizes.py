@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -17,6 +17,7 @@ from passes.sizes.dimension import Dim
 from passes.sizes.facts import Facts
 from passes.sizes.formulas.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
 from passes.sizes.formulas.real import Real
+from passes.sizes.unknown import DataSize
 
 
 class Graph(Protocol):
@@ -29,6 +30,8 @@ class Graph(Protocol):
     def ints(self, *numbers: int) -> Value: ...
 
     def cast(self, value: Value, dtype: torch.dtype) -> Value: ...
+
+    def unsupported(self, reason: str) -> NoReturn: ...
 
     def axis_size(self, value: Value, axis: int) -> Value: ...
 
@@ -59,10 +62,12 @@ class ComputedSizes:
         other._sources, other._promised = self._sources, self._promised
         return other
 
-    def size(self, size: Whole) -> Value:
+    def size(self, size: Whole | DataSize) -> Value:
         """A size as an int64 value."""
         if isinstance(size, int):
             return self._emit.ints(size)
+        if isinstance(size, DataSize):
+            self._emit.unsupported(f"the {size.what} is known only from the result itself")
         if size not in self.known:
             self.known[size] = self._sum(size)
         return self.known[size]

@@ -293,6 +293,15 @@ class Emitter:
             return self.node("Shape", value, start=axis, end=axis + 1)
         return self.node("Gather", self.node("Shape", value), self.ints(axis))
 
+    def found(self, value: Value, axis: int, size: Dim) -> None:
+        """Notes that an axis of a value has a size that comes from data, which becomes known to `size`."""
+        self._computed.note(value, axis, size)
+
+    def counted(self, size: Dim, value: Value) -> None:
+        """Notes a number that comes from data, an integer tensor of one element, which becomes known to `size`."""
+        whole = self.cast(value, torch.int64)
+        self._computed.known[size.formula] = self.node("Reshape", whole, self.ints(1))
+
     # The graph's frame, for the lowering pass ---------------------------------------------------
 
     def input(self, name: str, spec: TensorSpec) -> Value:

@@ -198,7 +198,8 @@ def scattered(
 
 
 def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
-    """A choice between two tensors; mask and what is assigned are laid along the tensor's own axes."""
+    """A choice between two tensors, mask and what is assigned laid along the tensor's own axes; where each place gets a
+    value of its own, those are put there."""
     ((place, mask),) = found.picks.items()
     flags = emit.cast(mask, torch.bool)
     covered = found.layout[place : place + mask.ndim]
@@ -207,8 +208,7 @@ def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Val
     view = [*found.layout[:place], None, *found.layout[place + mask.ndim :]]
     axis = given.ndim - (len(view) - place)
     if axis >= 0 and not same_size(given.shape[axis], 1):
-        given = spread(emit, given, flags, axis)
-        view = list(found.layout)
+        return _scattered_through(emit, tensor, found, flags, given, axis)
     sizes = {axis: size for axis, size in zip(reversed(view), reversed(given.shape), strict=False) if axis is not None}
     if not same_size(product(given.shape), 1):
         given = emit.reshape(given, [sizes.get(axis, 1) for axis in range(tensor.ndim)])
@@ -216,18 +216,32 @@ def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Val
     return replace(chosen(emit, where, given, tensor), spec=tensor.spec)
 
 
-def spread(emit: Emitter, values: Value, mask: Value, axis: int) -> Value:
-    """The values along an axis, one for each place that a mask lets through; the mask's axes replace it.
+def _scattered_through(emit: Emitter, tensor: Value, found: Subscript, flags: Value, given: Value, axis: int) -> Value:
+    """The tensor with values at the places that a mask lets through, one after the other; `axis` is theirs.
 
-    The place of a value is how many the mask has let through before. What lies at other places has no meaning.
+    One ScatterND, with the axes that the mask covers at the front.
     """
-    passed = emit.cast(emit.reshape(mask, [product(mask.shape)]), torch.int64)
-    order = emit.node("Sub", emit.node("CumSum", passed, emit.scalar(0, torch.int64)), emit.ints(1))
-    laid = emit.node("Gather", values, order, axis=axis)
-    assert values.spec is not None
-    before, behind = values.shape[:axis], values.shape[axis + 1 :]
-    row = values.spec.with_shape(*before, product(mask.shape), *behind)
-    return emit.reshape(replace(laid, spec=row), [*before, *mask.shape, *behind])
+    ((place, mask),) = found.picks.items()
+    if mask.ndim == 0:
+        emit.unsupported("several values for the one place of a mask without axes")
+    view = [1 if source is None else tensor.shape[source] for source in found.layout]
+    before, behind = found.layout[:place], found.layout[place + mask.ndim :]
+    target = [*view[:place], given.shape[axis], *view[place + mask.ndim :]]
+    own = [size for size, source in zip(target, [*before, -1, *behind], strict=True) if source is not None]
+    full = expanded(emit, given, target)
+    full = full if len(own) == len(target) else emit.reshape(full, own)
+    count_axis = sum(source is not None for source in before)
+    covered = [source for source in found.layout[place : place + mask.ndim] if source is not None]
+    order = moved(tensor.ndim, covered, range(len(covered)))
+    front = transposed(emit, tensor, order)
+    updates = transposed(emit, full, moved(full.ndim, [count_axis], [0]))
+    result = emit.node("ScatterND", front, places_of(emit, flags), updates)
+    return transposed(emit, replace(result, spec=front.spec), inverse(order))
+
+
+def places_of(emit: Emitter, flags: Value) -> Value:
+    """The places that a mask lets through, one a row."""
+    return emit.node("Transpose", emit.node("NonZero", flags), perm=[1, 0])
 
 
 def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Value:

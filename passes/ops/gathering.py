@@ -9,7 +9,7 @@ import torch
 
 from passes.errors import check
 from passes.onnx.opsets import scattering
-from passes.ops.assignment import chosen, scattered, spread
+from passes.ops.assignment import places_of, scattered
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast_shapes
@@ -201,9 +201,11 @@ def lower_masked_scatter(emit: Emitter, call: MaskedScatter[Value]) -> Value:
     shape = emit.result.shape
     if same_size(product(call.source.shape), 0):
         return expanded(emit, call.input, shape)
-    flags = expanded(emit, call.mask, shape)
-    laid = spread(emit, emit.reshape(call.source, [product(call.source.shape)]), flags, 0)
-    return chosen(emit, flags, laid, call.input)
+    places = places_of(emit, expanded(emit, call.mask, shape))
+    count = emit.axis_size(places, 0)
+    source = emit.reshape(call.source, [product(call.source.shape)])
+    updates = emit.node("Slice", source, emit.ints(0), count, emit.ints(0))
+    return emit.node("ScatterND", expanded(emit, call.input, shape), places, updates)
 
 
 @dataclass(frozen=True, slots=True)

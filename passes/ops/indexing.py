@@ -21,7 +21,8 @@ from passes.ops.op import Op
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.sizes.dimension import Dim, Size, same_size
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -209,13 +210,47 @@ getitem = Op("getitem", Getitem, functions=(operator.getitem,), methods=("__geti
 @getitem.shape
 def getitem_shape(call: Getitem[TensorSpec]) -> TensorSpec:
     found = read(call.input, call.index)
-    picks = {axis: listed(pick) for axis, pick in found.picks.items()}
-    if any(map(is_mask, picks.values())):
+    view = found.view_shape(call.input.shape)
+    if (masked := _only_mask(found)) is not None:
+        place, mask = masked
+        return call.input.with_shape(*view[:place], mask_count(mask), *view[place + mask.ndim :])
+    return call.input.with_shape(*picked_shape(view, {axis: listed(pick) for axis, pick in found.picks.items()}))
+
+
+def _only_mask(found: Subscript) -> tuple[int, Any] | None:
+    """The axis of the view at which a mask begins whose elements only the data say, and the mask; None for none.
+
+    Raises NeedsDataError where other indices stand beside it.
+    """
+    masks = [(axis, pick) for axis, pick in found.picks.items() if is_mask(listed(pick))]
+    if masks and len(found.picks) > 1:
         raise NeedsDataError(
-            "how many elements a mask lets through depends on data, and so does the shape",
-            remedy="use torch.where, or multiply by the mask",
+            "a mask beside other index tensors gives as many elements as they fit to, which depends on the data",
+            remedy="index with the mask first, and then with the others",
         )
-    return call.input.with_shape(*picked_shape(found.view_shape(call.input.shape), picks))
+    return masks[0] if masks else None
+
+
+def mask_count(mask: TensorSpec, shape: Sequence[Size] | None = None) -> Any:
+    """How many elements a mask lets through, once it is broadcast to a shape."""
+    same = shape is None or tuple(shape) == mask.shape
+    return DataSize(
+        "number of elements that are not zero",
+        0,
+        product(mask.shape if shape is None else shape),
+        mask if same else None,
+    )
+
+
+def through_mask(emit: Emitter, value: Value, mask: Value, axis: int) -> Value:
+    """The parts of a value that a mask lets through, which lies on its axes from `axis` on: one Compress."""
+    if mask.ndim == 0:
+        value, mask = emit.unsqueeze(value, axis), emit.unsqueeze(mask, 0)
+    elif mask.ndim > 1:
+        count = product(mask.shape)
+        value = emit.reshape(value, [*value.shape[:axis], count, *value.shape[axis + mask.ndim :]])
+        mask = emit.reshape(mask, [count])
+    return emit.node("Compress", value, emit.cast(mask, torch.bool), axis=axis)
 
 
 def picked_shape(view: Sequence[Size], picks: dict[int, Any]) -> list[Size]:
@@ -236,7 +271,8 @@ def getitem_identity(result: TensorSpec, call: Getitem[TensorSpec]) -> bool:
 
 @getitem.lower
 def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
-    """Slice, Gather and Unsqueeze for the basic part, one each where possible; Gather or GatherND for the picks."""
+    """Slice, Gather and Unsqueeze for the basic part, one each where possible; for the picks Gather, GatherND, or
+    Compress for a mask."""
     found = read(call.input, call.index)
     value = sliced(emit, call.input, found.spans)
     for axis in sorted(found.points, reverse=True):
@@ -244,6 +280,8 @@ def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
     new = [axis for axis, source in enumerate(found.layout) if source is None]
     if new:
         value = emit.unsqueeze(value, *new)
+    if (masked := _only_mask(found)) is not None:
+        return through_mask(emit, value, masked[1], masked[0])
     picks = {axis: pick_value(emit, pick) for axis, pick in found.picks.items()}
     return _picked(emit, value, picks) if picks else value
 

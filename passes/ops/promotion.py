@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from passes.errors import ShapeError, check
-from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.dimension import Dim, Size, are_equal, hint, is_of_data, maximum, same_size
 from passes.sizes.floating import DynamicNumber, Floating
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -106,9 +107,11 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(result)
 
 
-def _broadcast(left: Size, right: Size) -> Size | None:
+def _broadcast(left: Any, right: Any) -> Any:
     if type(left) is int and type(right) is int:
         return right if left == 1 else left if right in (1, left) else None
+    if is_of_data(left) or is_of_data(right):
+        return _of_data(left, right)
     if isinstance(left, int) and left == 1:
         return right
     if isinstance(right, int) and right == 1:
@@ -122,6 +125,18 @@ def _broadcast(left: Size, right: Size) -> Size | None:
     if left == right:
         return left if isinstance(left, int) else right
     return None
+
+
+def _of_data(left: Any, right: Any) -> Any:
+    """What two sizes broadcast to of which one comes from data: a fixed one from 2 on, as any other but 1 is refused by
+    torch, and by the file; else a new size."""
+    for size, other in ((left, right), (right, left)):
+        if isinstance(size, int):
+            return other if size == 1 else size
+    if same_size(left, right) or are_equal(left, right):
+        return left
+    limits: list[Any] = [size.most if isinstance(size, DataSize) else size for size in (left, right)]
+    return DataSize("size that two others broadcast to", 0, None if None in limits else maximum(*limits))
 
 
 def broadcast(*operands: Any, dtype: torch.dtype | None = None) -> TensorSpec:

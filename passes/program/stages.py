@@ -65,8 +65,9 @@ class Unresolved(Program):
         for name, size in layer.inference.attributes.items():
             if isinstance(size, Dim) and not self.log.explains:
                 symbols = ", ".join(size.symbols())
+                unknown = "".join(f"; {found}" for found in self.log.unknown_of(size.formula))
                 raise LazyResolutionError(
-                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
+                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed{unknown}",
                     remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():

@@ -17,6 +17,7 @@ from passes.sizes.formulas import extremes
 from passes.sizes.formulas.formula import Formula, Monomial, Symbol, Whole, rounded
 from passes.sizes.formulas.real import Real
 from passes.sizes.guards import Guard, GuardLog
+from passes.sizes.unknown import DataSize, UnknownSizeError
 
 Size: TypeAlias = "int | Dim"
 
@@ -43,11 +44,16 @@ class Dim(DynamicSize):
         log.sampled[name] = hint
         return Dim(Formula.symbol(name), log)
 
+    @staticmethod
+    def named(name: str, log: GuardLog) -> Dim:
+        """The dimension of that name, which the capture knows already."""
+        return Dim(Formula.symbol(name), log)
+
     @property
     def hint(self) -> int:
-        """The value at the sampled sizes."""
+        """The value at the sampled sizes, with what stands for those that come from data."""
         if self._hint is None:
-            self._hint = self.formula.at(self.log.sampled)
+            self._hint = self.formula.at(self.log.numbers)
         return self._hint
 
     @property
@@ -182,6 +188,7 @@ class Dim(DynamicSize):
                 self._check_bounds(difference, "!=")
             return answer is Answer.YES
         assert isinstance(difference, Formula)
+        self._refuse_unknown(difference, "==")
         equal = difference.at(self.log.sampled) == 0
         relation = "==" if equal else "!="
         parts, used = self.log.facts.parted(difference) if equal else ([difference], [])
@@ -222,6 +229,7 @@ class Dim(DynamicSize):
         if isinstance(formula, int):
             return answer is Answer.YES
         if answer is Answer.UNKNOWN:
+            self._refuse_unknown(formula, ">=")
             holds_here = formula.at(self.log.sampled) >= 0
             assumed = formula if holds_here else _formula(-formula - 1)
             fact = solved(assumed)
@@ -232,6 +240,11 @@ class Dim(DynamicSize):
         self.log.rely(decision.used)
         self._check_bounds(formula if answer is Answer.YES else -formula - 1, ">=")
         return answer is Answer.YES
+
+    def _refuse_unknown(self, formula: Formula, relation: str) -> None:
+        """Raises UnknownSizeError where an open question is about the data: it must be known, and no guard helps."""
+        if self.log.unknown and (unknown := self.log.unknown_of(formula)):
+            raise UnknownSizeError(formula, relation, unknown)
 
     def _assume(self, formula: Formula, relation: str, condition: str) -> None:
         """Records a guard; it replaces those that it implies."""
@@ -244,7 +257,9 @@ class Dim(DynamicSize):
     def _check_bounds(self, formula: Whole, relation: str) -> None:
         """Notes the bounds that decided an answer where they do not hold in the caller's own data."""
         log = self.log
-        if log.given and isinstance(formula, Formula) and not holds(formula, relation, log.as_given()):
+        if not log.given or not isinstance(formula, Formula) or log.unknown_of(formula):
+            return
+        if not holds(formula, relation, log.as_given()):
             log.refuted += [
                 Guard(f"{name} >= 1", log.location, True) for name in formula.symbols() if log.given.get(name) == 0
             ]
@@ -284,7 +299,7 @@ class Dim(DynamicSize):
         return maximum(0, down) + minimum(0, up)
 
     def float_at(self, real: Real) -> float:
-        return real.at(self.log.sampled)
+        return real.at(self.log.numbers)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -371,6 +386,18 @@ def _is_at_least(log: GuardLog, slack: Whole) -> bool:
     return decision.answer is Answer.YES
 
 
+def is_of_data(size: Any) -> bool:
+    """Whether a size comes from data, and is known to nobody before."""
+    return isinstance(size, DataSize) or (isinstance(size, Dim) and bool(size.log.unknown_of(size.formula)))
+
+
+def are_equal(left: Size, right: Size) -> bool:
+    """Whether two sizes are known to be equal. Asks for no guard."""
+    log = next((size.log for size in (left, right) if isinstance(size, Dim)), None)
+    difference = _whole(left) - _whole(right)
+    return difference == 0 if log is None else log.facts.decide(difference, "==").answer is Answer.YES
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """The product of sizes; 1 for none."""
     result: Size = 1
@@ -405,7 +432,9 @@ __all__ = [
     "Dim",
     "DynamicSizeError",
     "Size",
+    "are_equal",
     "hint",
+    "is_of_data",
     "is_static",
     "known",
     "maximum",

@@ -27,6 +27,7 @@ class Origin(enum.Enum):
     DEFAULT = "default"  # every name is at least LEAST_SIZE, where nothing else is said of it
     GIVEN = "given"  # the caller promised it
     GUARD = "guard"  # a decision at the sampled sizes assumed it
+    DATA = "data"  # an operation that counts in the data gives nothing else, or the model itself fails
 
 
 class Evaluated(Protocol):

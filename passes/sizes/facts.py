@@ -38,12 +38,16 @@ _OPPOSITE = {Answer.YES: Answer.NO, Answer.NO: Answer.YES, Answer.UNKNOWN: Answe
 class Facts:
     """The facts that were assumed, in their order, and the answers that follow.
 
-    `given` are those that the caller promised: they hold from the start, and no guard says them again.
+    `given` are those that the caller promised: they hold from the start, and no guard says them again. `of_data` are
+    about sizes that come from data, which nobody chooses.
     """
 
     assumed: list[Fact] = field(default_factory=list)
     given: tuple[Fact, ...] = ()
-    _read: tuple[list[Fact], int, tuple[Fact, ...]] | None = field(default=None, compare=False, repr=False)
+    of_data: tuple[Fact, ...] = ()
+    _read: tuple[list[Fact], int, tuple[Fact, ...], tuple[Fact, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
     _known: _Known | None = field(default=None, compare=False, repr=False)
 
     # Answers ------------------------------------------------------------------------------------
@@ -86,7 +90,7 @@ class Facts:
         return self._state().claims_of(name)
 
     def known(self) -> Iterator[Fact]:
-        """What was promised, then what was assumed."""
+        """What was promised of sizes that the caller chooses, then what was assumed of them."""
         yield from self.given
         yield from self.assumed
 
@@ -99,9 +103,10 @@ class Facts:
             or read[0] is not self.assumed
             or read[1] != len(self.assumed)
             or read[2] is not self.given
+            or read[3] is not self.of_data
         ):
-            known = self._known = _Known(list(self.known()))
-            self._read = (self.assumed, len(self.assumed), self.given)
+            known = self._known = _Known([*self.known(), *self.of_data])
+            self._read = (self.assumed, len(self.assumed), self.given, self.of_data)
         return known
 
     def parted(self, formula: Formula) -> tuple[list[Formula], Used]:

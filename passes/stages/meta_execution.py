@@ -109,7 +109,7 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kwargs: Any, log: GuardLog) -> MetaResult:
     symbols = sorted(_symbols((args, kwargs)))
-    base = dict(log.sampled)
+    base = dict(log.numbers)
     at_base = _run(call, args, kwargs, base)
     if not symbols:
         return at_base
@@ -133,7 +133,7 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
         except MetaRunError:
             continue
         if not _equal(_at(found, {**base, name: 1}), alone):
-            _ = Dim.symbol(name, base[name], log) > 1  # a single one is often a case of its own: a guard
+            _ = Dim.named(name, log) > 1  # a single one is often a case of its own: a guard
     value, inferences = found
     lazies = [
         replace(layer, inference=Inference(attributes, shapes))
@@ -215,7 +215,7 @@ class _Fit:
             if rest:
                 raise self._refusal(base, corners[together], self._moved(together))
             for name in together if slope else ():
-                slope = slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
+                slope = slope * (Dim.named(name, self.log) - self.base[name])
             formula = formula + slope
         return formula
 

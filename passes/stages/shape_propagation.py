@@ -22,7 +22,9 @@ from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.program.notes import CALL, FAULT, VALUE, location_of
 from passes.program.program import Program, operation_of
 from passes.program.stages import Captured, Shaped, Unresolved
+from passes.program.unknown_sizes import decided, needs_data, with_names
 from passes.sizes.dimension import DynamicSizeError
+from passes.sizes.unknown import UnknownSizeError
 from passes.stages.meta_execution import MetaRunError, run_module, run_op
 from passes.values.numbers import computed
 from passes.values.spec import TensorSpec, describe
@@ -109,11 +111,13 @@ class Propagator:
         try:
             if node.op == "get_attr" and not needed and self._attribute(str(node.target)) is None:
                 return
-            VALUE.put(node, self._evaluate(node))
+            VALUE.put(node, with_names(self._evaluate(node), node, log))
         except CaptureError as error:
             raise self._placed(error, node) from error
         except _UnknownTensorError:
             return
+        except UnknownSizeError as error:
+            raise self._placed(needs_data(error), node) from error
         except DynamicSizeError as error:
             fault = ShapeError(str(error), remedy="give a fixed size for that dimension", wants_fixed_size=True)
             FAULT.put(node, self._placed(fault, node))
@@ -166,7 +170,10 @@ class Propagator:
             if module is not None and (program.awaits(module) or program.has_met(call.path)):
                 self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
-        return call.op.shape_rule(call.record.map(partial(self._leaf, call)))
+        record = call.record.map(partial(self._leaf, call))
+        if not program.log.unknown:
+            return call.op.shape_rule(record)
+        return decided(partial(call.op.shape_rule, record), program.log)
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
         args = map_leaves(node.args, _value_of)

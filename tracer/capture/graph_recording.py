@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from passes.isolation.model_copy import ModelCopy
 from passes.modules.lazy import is_uninitialized, rank_to_be
+from passes.ops.data_numbers import whole_number
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
@@ -221,12 +222,18 @@ class GraphRecorder(Recorder):
                 continue
             if required or self.known.tensor(node) is not None:
                 operation = target if kind == "call_method" else getattr(target, "__name__", str(target))
-                numbers[node] = TracedTensor(node, self).read(f"{name} of {operation}").item()
+                numbers[node] = self._number_in(node, f"{name} of {operation}")
         if not numbers:
             return args, kwargs
         kept = int(is_of_tensor(kind, target))
         rest, named = map_leaves((args[kept:], kwargs), lambda leaf: numbers.get(leaf, leaf))
         return (*args[:kept], *rest), named
+
+    def _number_in(self, node: fx.Node, use: str) -> Any:
+        """The number that a tensor of one element holds: itself where it is known, else a node that gives it."""
+        if self.known.tensor(node) is None and not self.value(node).dtype.is_floating_point:
+            return self.create_node("call_function", whole_number, (node,), {})
+        return TracedTensor(node, self).read(use).item()
 
     def create_arg(self, a: Any) -> Any:
         kind = type(a)

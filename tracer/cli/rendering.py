@@ -18,7 +18,7 @@ from rich.text import Text
 from passes.errors import TracerError
 from passes.printable import printable, printable_lines
 from tracer.cli.report_table import LayerTable
-from tracer.reports.text import cautions, file_size, followed, inferred, promised, stated, totals
+from tracer.reports.text import cautions, file_size, followed, from_data, inferred, promised, stated, totals
 
 if TYPE_CHECKING:
     from tracer.commands.comparison import Comparison
@@ -214,7 +214,7 @@ def _add_conditions(facts: Table, report: Report, verbose: bool) -> None:
     elif verbose:
         for condition in fixed:
             facts.add_row("sample", Text(condition))
-    for name, text in stated(report):
+    for name, text in (*from_data(report), *stated(report)):
         facts.add_row(name, Text(text))
 
 

@@ -7,7 +7,7 @@ from html import escape as escaped
 
 from passes.printable import printable
 from tracer.reports.data import Layer, ReportData
-from tracer.reports.text import COLUMNS, cautions, followed, promised, stated, totals
+from tracer.reports.text import COLUMNS, cautions, followed, from_data, promised, stated, totals
 
 
 def escape(text: str) -> str:
@@ -35,6 +35,7 @@ def _inputs_and_outputs(report: ReportData) -> Iterator[tuple[str, str]]:
 def _conditions(report: ReportData) -> Iterator[tuple[str, str]]:
     yield from promised(report)
     yield from (("holds if", str(guard)) for guard in report.guards if guard.dynamic)
+    yield from from_data(report)
     yield from stated(report)
     yield from cautions(report)
 

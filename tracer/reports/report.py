@@ -86,6 +86,8 @@ def build_report(program: Shaped, model_name: str) -> Report:
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         constraints=program.log.constraints(),
         statement=program.log.statement() if not program.rungs else "",
+        from_data=program.log.from_data(),
+        required=list(program.log.required),
         left_behind=list(program.left_behind),
         _text=lambda: print_program(program),
     )

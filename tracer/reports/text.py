@@ -43,6 +43,12 @@ def stated(report: ReportData) -> Iterator[tuple[str, str]]:
         yield "valid", report.statement.removeprefix("valid ")
 
 
+def from_data(report: ReportData) -> Iterator[tuple[str, str]]:
+    """The sizes that only the data say, and what must be so of them."""
+    yield from (("from data", size) for size in report.from_data)
+    yield from (("model needs", f"{guard}, or fails on that data") for guard in report.required)
+
+
 def followed(report: ReportData) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}

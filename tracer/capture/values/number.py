@@ -21,7 +21,9 @@ import torch
 from torch import fx
 
 from passes.errors import CaptureError
+from passes.program.unknown_sizes import needs_data
 from passes.sizes.dimension import Dim
+from passes.sizes.unknown import UnknownSizeError
 from passes.values.numbers import computed, is_dynamic
 from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
 from tracer.edge.source_lines import only_tells
@@ -175,6 +177,8 @@ class TracedNumber:
             self.tracer.locate()
         try:
             result = computed(operation, *values)
+        except UnknownSizeError as error:
+            raise needs_data(error) from error
         except (OverflowError, TypeError):
             if not dynamic:
                 raise
@@ -189,7 +193,10 @@ class TracedNumber:
         if self.is_dynamic:
             if not only_tells(sys._getframe(1), in_numbers=True):
                 self.tracer.locate()
-                self.value.pin()
+                try:
+                    self.value.pin()
+                except UnknownSizeError as error:
+                    raise needs_data(error) from error
         elif not self._is_of_named_sizes():
             self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.now()
@@ -222,7 +229,10 @@ class TracedNumber:
     def __bool__(self) -> bool:
         if self.is_dynamic:
             self.tracer.locate()
-            return bool(self.value)
+            try:
+                return bool(self.value)
+            except UnknownSizeError as error:
+                raise needs_data(error) from error
         answer = bool(self.value)
         if self._operation is not None and not self._is_of_named_sizes():
             self.tracer.record_guard(self.text() if answer else f"not ({self.text()})")
