@@ -27,10 +27,11 @@ from passes.ops.indexing import (
 )
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import from_front
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, product, same_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -115,12 +116,15 @@ def assigned(emit: Emitter, input: Value, index: Any, value: Any, reduction: str
         given = emit.reshape(given, _without_lead(given.shape, len(target)))
     if None not in target:
         given = expanded(emit, given, target)
-    spans = [*found.spans.items(), *((axis, _point_span(point)) for axis, point in found.points.items())]
+    points = [(axis, _point_span(point, input.shape[axis])) for axis, point in found.points.items()]
+    spans = [*found.spans.items(), *points]
     return _assigned(emit, input, spans, found, given, reduction)
 
 
-def _point_span(point: Size) -> Span:
+def _point_span(point: Size, size: Size) -> Span:
     """One element of an axis as a slice of length 1."""
+    if is_of_data(point):
+        point = from_front(point, size)
     stop: Size = FAR if same_size(point, -1) else point + 1
     return Span(point, stop, 1, point, 1)
 
@@ -147,8 +151,11 @@ def _put_back(emit: Emitter, tensor: Value, part: Value, axis: int, span: Span) 
         return transposed(emit, replace(result, spec=front.spec), inverse(order))
     size = tensor.shape[axis]
     first = span.first + size if isinstance(span.first, int) and span.first < 0 else span.first
-    before = [] if same_size(first, 0) else [emit.slice(tensor, axis, 0, span.start)]
-    after = [] if same_size(first + span.length, size) else [emit.slice(tensor, axis, span.stop, FAR)]
+    start, stop = span.start, span.stop
+    if is_of_data(first) or is_of_data(span.length):  # as written, they may lie in the other order
+        start, stop = first, first + span.length
+    before = [] if same_size(first, 0) else [emit.slice(tensor, axis, 0, start)]
+    after = [] if same_size(first + span.length, size) else [emit.slice(tensor, axis, stop, FAR)]
     if not before and not after:
         return part
     return replace(emit.node("Concat", *before, part, *after, axis=axis), spec=tensor.spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,14 @@ from passes.errors import ShapeError, check
 
 
 def axis_of(dim: Any, ndim: int) -> int:
-    """The axis counted from the front, of a tensor with `ndim` axes; a 0-d tensor counts as one with 1 axis."""
-    if not isinstance(dim, int):
-        raise ShapeError(f"an axis is a whole number, not {dim}")
+    """The axis counted from the front, of a tensor with `ndim` axes; a 0-d tensor counts as one with 1 axis.
+
+    Raises DynamicSizeError where it is a size that is not fixed.
+    """
+    try:
+        dim = operator.index(dim)
+    except TypeError as error:
+        raise ShapeError(f"an axis is a whole number, not {dim}") from error
     axes = max(ndim, 1)
     check(
         -axes <= dim < axes,
@@ -24,7 +30,7 @@ def axis_of(dim: Any, ndim: int) -> int:
 
 def axes_of(dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """One axis or several, counted from the front; each at most once."""
-    axes = tuple(axis_of(dim, ndim) for dim in ([dims] if isinstance(dims, int) else dims))
+    axes = tuple(axis_of(dim, ndim) for dim in (dims if isinstance(dims, Sequence) else [dims]))
     check(len(set(axes)) == len(axes), "the axes {} name one axis twice", dims, remedy="name each axis once")
     return axes
 

@@ -18,6 +18,7 @@ from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import clamped, distance
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
@@ -156,21 +157,12 @@ def _span(entry: slice, size: Size) -> Span | None:
     for bound in (start, stop):
         if not isinstance(bound, (int, Dim)):
             raise NeedsDataError(f"a slice to {bound} has a length that depends on data")
-    first = _clamped(start, size)
+    first = clamped(start, size)
     # An end past every size that can be leaves nothing to ask of a dynamic one.
-    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else _clamped(stop, size)
+    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else clamped(stop, size)
     if step == 1 and same_size(first, 0) and same_size(end, size):
         return None
-    # Asked with >=, which more often needs no guard than >; where they are equal the formula gives 0 as well.
-    length = (end - first + step - 1) // step if end >= first else 0
-    return Span(start, stop, step, first, length)
-
-
-def _clamped(position: Size, size: Size) -> Size:
-    if position < 0:
-        position = position + size
-        return position if position >= 0 else 0
-    return position if position <= size else size
+    return Span(start, stop, step, first, (distance(first, end) + step - 1) // step)
 
 
 def _check_mask(mask: Any, covered: Sequence[Size]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
-from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
+from passes.sizes.floating import DynamicSize, DynamicSizeError, Floating, computed, floor_divided, hint, sampled
 from passes.sizes.formula import Formula, Monomial, Symbol, Whole, divided, rounded
 from passes.sizes.guards import Guard, GuardLog
 from passes.sizes.real import Real
@@ -239,7 +239,7 @@ class Dim(DynamicSize):
 
     def _refuse_unknown(self, formula: Formula, relation: str) -> None:
         """Raises UnknownSizeError where an open question is about the data: it must be known, and no guard helps."""
-        if self.log.unknown and (unknown := self.log.unknown_of(formula)):
+        if unknown := self.log.unknown_of(formula):
             raise UnknownSizeError(formula, relation, unknown)
 
     def _assume(self, formula: Formula, relation: str, condition: str) -> None:
@@ -262,12 +262,12 @@ class Dim(DynamicSize):
         return self != 0
 
     def __index__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.unfixed(self)
 
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.unfixed(self)
 
     # What floats ask ----------------------------------------------------------------------------
 
@@ -285,6 +285,11 @@ class Dim(DynamicSize):
 
     def float_at(self, real: Real) -> float:
         return real.at(self.log.numbers)
+
+    def unfixed(self, number: Dim | Floating) -> DynamicSizeError:
+        value = number.formula if isinstance(number, Dim) else number.real
+        unknown = self.log.unknown_of(value)
+        return UnknownSizeError(value, None, unknown) if unknown else DynamicSizeError(number)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -358,6 +363,11 @@ def is_of_data(size: Any) -> bool:
     return isinstance(size, DataSize) or (isinstance(size, Dim) and bool(size.log.unknown_of(size.formula)))
 
 
+def may_be_zero(size: Any) -> bool:
+    """Whether a size is zero, or may be one for all that is known; sizes of inputs are none. Asks for no guard."""
+    return is_of_data(size) and not size.at_least(1) if isinstance(size, Dim) else size == 0
+
+
 def are_equal(left: Size, right: Size) -> bool:
     """Whether two sizes are known to be equal. Asks for no guard."""
     log = next((size.log for size in (left, right) if isinstance(size, Dim)), None)
@@ -403,6 +413,7 @@ __all__ = [
     "hint",
     "is_of_data",
     "is_static",
+    "may_be_zero",
     "maximum",
     "minimum",
     "product",

@@ -65,6 +65,10 @@ class Facts:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
 
+    def reduced(self, formula: Formula) -> Whole:
+        """The formula with what equalities say of its names: a number, where they say it all."""
+        return self._state().reduced(formula)
+
     def least_by(self, name: str) -> tuple[Fact, ...]:
         """The facts that say which size of a name is the least."""
         return self._state().ranges.least_of(name)[1]
@@ -209,6 +213,9 @@ class _Known:
                 self._unequal.append((reduced, used))
         self._bounds += equality_bounds(rest)
         self._bounds += self._eliminated.limits()
+
+    def reduced(self, formula: Formula) -> Whole:
+        return self._eliminated.applied(formula, [])
 
     def decided(self, formula: Formula, relation: str) -> Decision:
         question = (formula, relation)

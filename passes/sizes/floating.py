@@ -91,6 +91,10 @@ class DynamicSize(DynamicNumber):
     def float_at(self, real: Real) -> float:
         """A float of the same capture at the sampled sizes."""
 
+    @abstractmethod
+    def unfixed(self, number: Any) -> DynamicSizeError:
+        """What is to be raised where a number of the same capture is needed as a fixed one."""
+
 
 def hint(size: int | DynamicSize) -> int:
     """The size at the sampled sizes."""
@@ -102,6 +106,11 @@ def hint(size: int | DynamicSize) -> int:
 def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
     """The sizes at the sampled sizes."""
     return [size if type(size) is int else hint(size) for size in sizes]
+
+
+def fixed(number: Any) -> Any:
+    """A number that an operation takes as it is known now. Raises DynamicSizeError where it is not."""
+    return float(number) if isinstance(number, DynamicNumber) else number
 
 
 class Floating(DynamicNumber):
@@ -244,12 +253,12 @@ class Floating(DynamicNumber):
         return hash(self.real)
 
     def __int__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.size.unfixed(self)
 
     __index__ = __int__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.size.unfixed(self)
 
     def at(self, sizes: Any) -> float:
         """The float where each named dimension has the given size."""
@@ -410,8 +419,10 @@ def _is_at_least(one: Any, other: Any) -> Any:
     """Whether a number is at least another one, of which one is a float over sizes."""
     if not (_is_number(one) and _is_number(other)):
         return NotImplemented
-    for bound, sign in ((one, 1), (other, -1)):
+    for bound, number, sign in ((one, other, 1), (other, one, -1)):
         if isinstance(bound, float) and not math.isfinite(bound):
+            if isinstance(number, Floating) and any(number.real.found()):  # which may be infinite too, or no number
+                raise number.size.unfixed(number)
             return sign * bound > 0
     mine, theirs = _parts(one), _parts(other)
     if mine and theirs:
@@ -437,6 +448,7 @@ __all__ = [
     "Floating",
     "Part",
     "computed",
+    "fixed",
     "floor_divided",
     "hint",
     "sampled",

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.errors import CaptureError, ShapeError
+from passes.errors import CaptureError, NeedsDataError, ShapeError
+from passes.ops.data_numbers import real_number, whole_number
 from passes.program.unknown_sizes import needs_data
 from passes.sizes.dimension import Dim
 from passes.sizes.floating import Floating, UnevenRoundingError
@@ -129,6 +130,10 @@ class TracedNumber:
     def is_dynamic(self) -> bool:
         return is_dynamic(self.value)
 
+    def found_by(self, node: fx.Node) -> None:
+        """Says which node gives the number, where there is one already."""
+        self._node = node
+
     def as_argument(self) -> Any:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
         if not self.is_dynamic:
@@ -147,6 +152,8 @@ class TracedNumber:
                 if len(self._operands) == 1
                 else f"{self._operand_text(0)}.shape[{self._operands[1]}]"
             )
+        if self._operation in (whole_number, real_number):
+            return f"{self._operand_text(0)}.item()"
         symbol = _SYMBOLS.get(self._operation)
         if symbol is None or len(self._operands) != 2:
             name = getattr(self._operation, "__name__", str(self._operation))
@@ -199,6 +206,7 @@ class TracedNumber:
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
         if self.is_dynamic:
+            self._refuse_of_data(f"the forward needs {self.text()} as a fixed number ({use})")
             names = ", ".join(self.value.symbols())
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
@@ -207,6 +215,15 @@ class TracedNumber:
             )
         self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.value
+
+    def _refuse_of_data(self, use: str) -> None:
+        """Raises NeedsDataError where the number comes from data, so that no size could be fixed for it."""
+        unknown = self.tracer.program.log.unknown
+        said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
+        if said:
+            raise NeedsDataError(
+                f"{use}, which depends on the data: {'; '.join(said)}", remedy="compute with tensor operations"
+            )
 
     def __index__(self) -> int:
         return int(self.fixed("as an index or a length"))
@@ -264,6 +281,7 @@ class TracedNumber:
         """
         number = self.value.hint if self.is_dynamic else self.value
         if self.tracer.recording and not only_tells(sys._getframe(2)):
+            self._refuse_of_data(f"the forward makes a text of {self.text()}")
             self.tracer.locate()
             if isinstance(self.value, Floating):
                 assert all(size == size.hint for size in self.value.sizes())
