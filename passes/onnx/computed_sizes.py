@@ -15,8 +15,8 @@ import torch
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
 from passes.sizes.floating import Floating
+from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
 from passes.sizes.real import Found, Real
 from passes.sizes.unknown import DataSize
 

@@ -15,17 +15,17 @@ def axis_of(dim: Any, ndim: int) -> int:
     Raises DynamicSizeError where it is a size that is not fixed.
     """
     try:
-        dim = operator.index(dim)
+        axis = operator.index(dim)
     except TypeError as error:
         raise ShapeError(f"an axis is a whole number, not {dim}") from error
     axes = max(ndim, 1)
     check(
-        -axes <= dim < axes,
+        -axes <= axis < axes,
         "axis {} is out of range for a tensor of {} axes",
-        dim, ndim, axes - 1,
+        axis, ndim, axes - 1,
         remedy="name an axis from 0 to {2}, or from the end with -1",
     )  # fmt: skip
-    return dim % axes
+    return axis % axes
 
 
 def axes_of(dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ from passes.ops.op import Op
 from passes.ops.positions import distance
 from passes.ops.record import Record, T
 from passes.ops.reduction import sum_dtype
-
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:

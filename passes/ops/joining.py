@@ -402,9 +402,10 @@ def lower_tensor_split(emit: Emitter, call: TensorSplit[Value]) -> tuple[Value, 
     the indices is not known."""
     input = call.input
     axis = axis_of(call.dim, input.ndim)
-    if not isinstance(call.indices_or_sections, (int, Dim, tuple, list)):
+    indices: Any = call.indices_or_sections
+    if not isinstance(indices, (int, Dim, tuple, list)):
         last = len(emit.result) - 1
-        bounds = [emit.ints(0), *(emit.split(call.indices_or_sections, [1] * last, 0) if last else ()), emit.ints(FAR)]
+        bounds = [emit.ints(0), *(emit.split(indices, [1] * last, 0) if last else ()), emit.ints(FAR)]
         return tuple(emit.node("Slice", input, *ends, emit.ints(axis)) for ends in pairwise(bounds))
     cuts = call.indices_or_sections if isinstance(call.indices_or_sections, (tuple, list)) else []
     positions = [clamped(index, input.shape[axis]) for index in cuts]

@@ -15,7 +15,7 @@ from passes.ops.ordering import top
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.reduction import check_not_empty, reduced
-from passes.sizes.dimension import Size, may_be_zero, maximum, product, same_size
+from passes.sizes.dimension import Size, maximum, may_be_zero, product, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _median_if_any(emit: Emitter, row: Value) -> Value:
     (size,) = row.shape
     largest = torch.inf if row.dtype.is_floating_point else torch.iinfo(row.dtype).max
     longer = emit.node("Concat", row, emit.constant([largest], row.dtype), axis=0)
-    longer = replace(longer, spec=row.spec.with_shape(size + 1))
+    longer = replace(longer, spec=TensorSpec((size + 1,), row.dtype))
     values, _ = top(emit, longer, maximum((size + 1) // 2, 1), 0, largest=False)
     middle = _not_a_number_if_any(emit, emit.node("Gather", values, emit.ints(-1), axis=0), longer, 0)
     nothing = emit.node("Equal", emit.size(size), emit.ints(0))

@@ -292,8 +292,7 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         if not with_mean:
             return spread
         mean = mean_of(emit, input, input, dim, call.keepdim)
-        # torch goes from element to element, so that after an infinite one the mean is no number, as are its differences
-        # from the elements.
+        # torch goes from element to element, so that after an infinite one the mean is no number.
         return spread, emit.node("Where", emit.node("IsNaN", total), emit.scalar(math.nan, input), mean)
 
     return op

@@ -79,7 +79,8 @@ def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
         check(
             fixed_one
             or is_of_data(found)  # which the file refuses where it is neither
-            or found == target or found == 1,
+            or found == target
+            or found == 1,
             "axis {} of size {} cannot be expanded to {}",
             axis,
             found,

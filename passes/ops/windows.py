@@ -40,7 +40,8 @@ def check_rank(input: TensorSpec, rank: int, may_be_empty: bool = False) -> None
         shape_text(input.shape),
     )
     within = () if may_be_empty else input.shape[1:] if input.ndim == rank + 2 else input.shape
-    check(all(size != 0 for size in within), "a pool needs an input without empty axes, found {}", shape_text(input.shape))
+    full = all(size != 0 for size in within)
+    check(full, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
 
 
 class Windows:

@@ -85,9 +85,7 @@ def _name(size: DataSize | DataFloat, node: fx.Node, log: GuardLog) -> str:
         return name
     most = size.most
     stand_in = STAND_IN if most is None else min(STAND_IN, hint(most))
-    log.unknown[name] = Unknown(
-        name, size.what, place, max(stand_in, hint(size.least)), _limits(name, size), counted
-    )
+    log.unknown[name] = Unknown(name, size.what, place, max(stand_in, hint(size.least)), _limits(name, size), counted)
     found = Dim.named(name, log)
     facts = [_slack(found - size.least)]
     if most is not None:

@@ -262,12 +262,15 @@ class Dim(DynamicSize):
         return self != 0
 
     def __index__(self) -> int:
-        raise self.unfixed(self)
+        raise self.unfixed()
 
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise self.unfixed(self)
+        raise self.unfixed()
+
+    def unfixed(self) -> DynamicSizeError:
+        return self._unfixed(self, self.formula)
 
     # What floats ask ----------------------------------------------------------------------------
 
@@ -286,8 +289,10 @@ class Dim(DynamicSize):
     def float_at(self, real: Real) -> float:
         return real.at(self.log.numbers)
 
-    def unfixed(self, number: Dim | Floating) -> DynamicSizeError:
-        value = number.formula if isinstance(number, Dim) else number.real
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        return self._unfixed(number, number.real)
+
+    def _unfixed(self, number: object, value: Formula | Real) -> DynamicSizeError:
         unknown = self.log.unknown_of(value)
         return UnknownSizeError(value, None, unknown) if unknown else DynamicSizeError(number)
 
@@ -413,8 +418,8 @@ __all__ = [
     "hint",
     "is_of_data",
     "is_static",
-    "may_be_zero",
     "maximum",
+    "may_be_zero",
     "minimum",
     "product",
     "same_size",

@@ -58,6 +58,10 @@ class DynamicNumber:
     def symbols(self) -> list[str]:
         """Names of the dimensions that it depends on, in order of their names."""
 
+    @abstractmethod
+    def unfixed(self) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in its place."""
+
 
 class DynamicSize(DynamicNumber):
     """A dynamic size: `Dim` says what it is and how it computes, floats only compute with it."""
@@ -92,8 +96,8 @@ class DynamicSize(DynamicNumber):
         """A float of the same capture at the sampled sizes."""
 
     @abstractmethod
-    def unfixed(self, number: Any) -> DynamicSizeError:
-        """What is to be raised where a number of the same capture is needed as a fixed one."""
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in the place of a float of the same capture."""
 
 
 def hint(size: int | DynamicSize) -> int:
@@ -110,7 +114,14 @@ def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
 
 def fixed(number: Any) -> Any:
     """A number that an operation takes as it is known now. Raises DynamicSizeError where it is not."""
-    return float(number) if isinstance(number, DynamicNumber) else number
+    if isinstance(number, DynamicNumber):
+        raise number.unfixed()
+    return number
+
+
+def is_exactly(number: Any, value: float) -> bool:
+    """Whether a number is known to be this one; a dynamic one is not asked."""
+    return not isinstance(number, DynamicNumber) and bool(number == value)
 
 
 class Floating(DynamicNumber):
@@ -252,13 +263,16 @@ class Floating(DynamicNumber):
     def __hash__(self) -> int:
         return hash(self.real)
 
+    def unfixed(self) -> DynamicSizeError:
+        return self.size.unfixed_float(self)
+
     def __int__(self) -> int:
-        raise self.size.unfixed(self)
+        raise self.unfixed()
 
     __index__ = __int__
 
     def __float__(self) -> float:
-        raise self.size.unfixed(self)
+        raise self.unfixed()
 
     def at(self, sizes: Any) -> float:
         """The float where each named dimension has the given size."""
@@ -422,7 +436,7 @@ def _is_at_least(one: Any, other: Any) -> Any:
     for bound, number, sign in ((one, other, 1), (other, one, -1)):
         if isinstance(bound, float) and not math.isfinite(bound):
             if isinstance(number, Floating) and any(number.real.found()):  # which may be infinite too, or no number
-                raise number.size.unfixed(number)
+                raise number.unfixed()
             return sign * bound > 0
     mine, theirs = _parts(one), _parts(other)
     if mine and theirs:
@@ -451,5 +465,6 @@ __all__ = [
     "fixed",
     "floor_divided",
     "hint",
+    "is_exactly",
     "sampled",
 ]

@@ -26,9 +26,9 @@ STAND_IN = 5
 LEAST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DataSize:
-    """A size in the result of a rule that the data say.
+    """A size in the result of a rule that the data say. Each is one of its own, equal to no other.
 
     It lies between `least` and `most`, if that is known. `what` says what it is: "number that item() gives".
     Two that count the same in one operand, `of`, are one size: `x[mask]` and `y[mask]`.
@@ -40,7 +40,7 @@ class DataSize:
     of: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DataFloat:
     """A float in the result of a rule that the data say; `what` and `of` are those of a `DataSize`."""
 
@@ -84,8 +84,9 @@ class UnknownSizeError(DynamicSizeError):
         self.relation = relation
         self.unknown = tuple(unknown)
         said = "; ".join(map(str, unknown))
-        is_question = relation is not None and isinstance(formula, Formula)
-        asked = f"whether {condition_text(formula, relation)}" if is_question else f"which number {formula} is"
+        asked = f"which number {formula} is"
+        if relation is not None and isinstance(formula, Formula):
+            asked = f"whether {condition_text(formula, relation)}"
         Exception.__init__(self, f"{asked} depends on the data: {said}")
 
     def answers(self) -> tuple[Fact, ...]:

@@ -28,7 +28,7 @@ class _StandIn(type):
     native: type
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        number = args[0] if _len(args) == 1 else None
+        number: Any = args[0] if _len(args) == 1 else None
         if _type(number) is TracedTensor and number.holds_unknown_number():
             number = number.number_within()
         if _type(number) is TracedNumber:

@@ -123,7 +123,7 @@ class AnsweringTensor(fx.Proxy):
         """The numbers in nested lists; those that depend on an input, only where it is fixed how many there are."""
         if self.tracer.known.tensor(self.node) is not None or any(map(is_dynamic, self.spec.shape)):
             return self.read("tolist()").tolist()
-        return [self[place].tolist() for place in range(self.spec.shape[0])] if self.spec.shape else self.item()
+        return [part.tolist() for part in self.unbind()] if self.spec.shape else self.item()
 
     def holds_unknown_number(self) -> bool:
         """Whether a number of Python's can stand for this, a tensor that depends on an input."""
@@ -132,7 +132,7 @@ class AnsweringTensor(fx.Proxy):
         return is_real and self.tracer.known.tensor(self.node) is None
 
     def number_within(self) -> TracedNumber:
-        """The one number in this tensor, which depends on an input: an int, or a float where the tensor is of floats."""
+        """The one number in this tensor, which depends on an input: an int, or a float in a tensor of floats."""
         function = real_number if self.spec.dtype.is_floating_point else whole_number
         node = self.tracer.create_node("call_function", function, (self.node,), {})
         number = self.number(self.tracer.value(node), function, self.node)
