@@ -22,7 +22,7 @@ from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.stages import Eager, Lowered
 from passes.sizes.dimension import Dim
-from passes.sizes.floating import DynamicSizeError
+from passes.sizes.floating import DynamicSizeError, Floating
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
@@ -102,7 +102,7 @@ class OnnxLowering:
             return
         except TracerError as error:
             raise error.placed(location_of(node), operation_of(node, program)) from error
-        if isinstance(result, Dim):  # a number that comes from data: `item()`
+        if isinstance(result, (Dim, Floating)):  # a number that comes from data: `item()`
             emit.counted(result, outputs)
             return
         self._values[node] = emit.finish(outputs)

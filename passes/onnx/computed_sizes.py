@@ -15,8 +15,9 @@ import torch
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Facts
+from passes.sizes.floating import Floating
 from passes.sizes.formulas.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
-from passes.sizes.formulas.real import Real
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.unknown import DataSize
 
 
@@ -43,6 +44,7 @@ class ComputedSizes:
         self._emit = emit
         self.known: dict[Formula | Real, Value] = {}
         self._sources: dict[str, tuple[Formula, Value, int]] = {}
+        self._numbers: dict[str, Value] = {}
         self._promised = Facts()
 
     def note(self, value: Value, axis: int, size: Dim) -> None:
@@ -50,11 +52,23 @@ class ComputedSizes:
 
         A name is taken from an axis that it is the size of, where there is one.
         """
-        self._promised = Facts(given=size.log.facts.given)
+        self._promise(size)
         for symbol in size.symbols():
             known = self._sources.setdefault(symbol, (size.formula, value, axis))
             if size.formula == Formula.symbol(symbol) != known[0]:
                 self._sources[symbol] = size.formula, value, axis
+
+    def note_number(self, number: Dim | Floating, value: Value) -> None:
+        """Notes a number that comes from data: a name, of an integer or a float, and a value of shape [1]."""
+        if isinstance(number, Dim):
+            self._promise(number)
+            self._numbers[number.symbols()[0]] = self._emit.cast(value, torch.int64)
+        else:
+            self._numbers[number.symbols()[0]] = self._emit.cast(value, torch.float64)
+
+    def _promise(self, size: Dim) -> None:
+        facts = size.log.facts
+        self._promised = Facts(given=facts.given, of_data=facts.of_data)
 
     def afresh(self) -> ComputedSizes:
         """Of the same inputs, with nothing computed yet."""
@@ -80,6 +94,8 @@ class ComputedSizes:
                 if isinstance(operand, Real)
                 else self._number(operand)
                 if isinstance(operand, (int, float))
+                else self._numbers[operand.name]
+                if isinstance(operand, Found)
                 else self._emit.cast(self.size(operand), torch.float64)
                 for operand in real.operands
             ]
@@ -118,7 +134,9 @@ class ComputedSizes:
         return emit.node("Div", above, below)
 
     def _named(self, symbol: Symbol) -> Value:
-        """A name's size, from an input's axis."""
+        """A name's size, from an input's axis; or the number that was found in data."""
+        if symbol.name in self._numbers:
+            return self._numbers[symbol.name]
         size, source, axis = self._sources[symbol.name]
         found = self._emit.axis_size(source, axis)
         more = size.constant

@@ -297,10 +297,9 @@ class Emitter:
         """Notes that an axis of a value has a size that comes from data, which becomes known to `size`."""
         self._computed.note(value, axis, size)
 
-    def counted(self, size: Dim, value: Value) -> None:
-        """Notes a number that comes from data, an integer tensor of one element, which becomes known to `size`."""
-        whole = self.cast(value, torch.int64)
-        self._computed.known[size.formula] = self.node("Reshape", whole, self.ints(1))
+    def counted(self, number: Dim | Floating, value: Value) -> None:
+        """Notes a number that comes from data, a tensor of one element, which becomes known to `size`."""
+        self._computed.note_number(number, self.reshape(value, [1]))
 
     # The graph's frame, for the lowering pass ---------------------------------------------------
 

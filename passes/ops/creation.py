@@ -14,7 +14,7 @@ from passes.errors import NeedsDataError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype, promote_types
 from passes.ops.record import Record, T, star
-from passes.sizes.dimension import Dim, Size, is_static
+from passes.sizes.dimension import Dim, Size, is_of_data, is_static
 from passes.values.nested import leaves
 from passes.values.numbers import is_dynamic
 from passes.values.spec import CPU, TensorSpec
@@ -296,8 +296,10 @@ def arange_shape(call: Arange[TensorSpec]) -> TensorSpec:
     if dtype == torch.int64 and not whole:
         start, end, step, whole = math.trunc(start), math.trunc(end), math.trunc(step), True
     truncated = dtype is not None and not dtype.is_floating_point and not is_dynamic(step)
+    if is_of_data(step):
+        check(step != 0, "a range cannot move by {}", step)
     check(is_dynamic(step) or (int(step) if truncated else step) != 0, "a range cannot move by {}", step)
-    forward = is_dynamic(step) or step > 0
+    forward = (is_dynamic(step) and not is_of_data(step)) or step > 0
     check(
         start <= end if forward else end <= start,
         "a range from {} to {} cannot be walked in steps of {}",

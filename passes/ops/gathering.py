@@ -12,10 +12,11 @@ from passes.onnx.opsets import scattering
 from passes.ops.assignment import places_of, scattered
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
-from passes.ops.promotion import as_value, broadcast_shapes
+from passes.ops.promotion import as_value, broadcast_shapes, is_number
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, is_static, product, same_size, sampled
+from passes.sizes.dimension import Size, is_static, product, same_size, sampled
+from passes.sizes.floating import is_exactly
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
     axis = axis_of(dim, input.ndim)
     lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
     updates = as_value(emit, source, input.dtype)
-    if isinstance(source, (int, float, Dim)):
+    if is_number(source):
         updates = expanded(emit, updates, positions.shape)
     updates = _at_least_1d(emit, updates)
     for other, (size, found) in enumerate(zip(positions.shape, updates.shape, strict=True)):
@@ -419,7 +420,7 @@ def index_add_shape(call: IndexAdd[TensorSpec]) -> TensorSpec:
 @index_add.lower
 def lower_index_add(emit: Emitter, call: IndexAdd[Value]) -> Value:
     source = call.source
-    if call.alpha != 1:
+    if not is_exactly(call.alpha, 1):
         scaled = emit.node("And" if source.dtype == torch.bool else "Mul", source, emit.scalar(call.alpha, source))
         source = replace(scaled, spec=source.spec)
     return _lower_slices(emit, call.input, call.dim, call.index, source, None, "add")

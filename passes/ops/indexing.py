@@ -8,8 +8,9 @@ on, in place where these are neighbours, else at the front.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +19,12 @@ from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import clamped, distance
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
 from passes.sizes.dimension import Dim, Size, product, same_size
-from passes.sizes.unknown import DataSize
+from passes.sizes.unknown import DataSize, is_data_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -156,21 +158,12 @@ def _span(entry: slice, size: Size) -> Span | None:
     for bound in (start, stop):
         if not isinstance(bound, (int, Dim)):
             raise NeedsDataError(f"a slice to {bound} has a length that depends on data")
-    first = _clamped(start, size)
+    first = clamped(start, size)
     # An end past every size that can be leaves nothing to ask of a dynamic one.
-    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else _clamped(stop, size)
+    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else clamped(stop, size)
     if step == 1 and same_size(first, 0) and same_size(end, size):
         return None
-    # Asked with >=, which more often needs no guard than >; where they are equal the formula gives 0 as well.
-    length = (end - first + step - 1) // step if end >= first else 0
-    return Span(start, stop, step, first, length)
-
-
-def _clamped(position: Size, size: Size) -> Size:
-    if position < 0:
-        position = position + size
-        return position if position >= 0 else 0
-    return position if position <= size else size
+    return Span(start, stop, step, first, (distance(first, end) + step - 1) // step)
 
 
 def _check_mask(mask: Any, covered: Sequence[Size]) -> None:
@@ -211,24 +204,39 @@ getitem = Op("getitem", Getitem, functions=(operator.getitem,), methods=("__geti
 def getitem_shape(call: Getitem[TensorSpec]) -> TensorSpec:
     found = read(call.input, call.index)
     view = found.view_shape(call.input.shape)
-    if (masked := _only_mask(found)) is not None:
+    if (masked := only_mask(found)) is not None:
         place, mask = masked
         return call.input.with_shape(*view[:place], mask_count(mask), *view[place + mask.ndim :])
-    return call.input.with_shape(*picked_shape(view, {axis: listed(pick) for axis, pick in found.picks.items()}))
+    return call.input.with_shape(*picked_shape(view, spread_masks(found, counts_of)))
 
 
-def _only_mask(found: Subscript) -> tuple[int, Any] | None:
-    """The axis of the view at which a mask begins whose elements only the data say, and the mask; None for none.
+def only_mask(found: Subscript) -> tuple[int, Any] | None:
+    """The axis of the view at which a mask begins whose elements only the data say, and the mask, where there is no
+    other index beside it."""
+    ((axis, pick), *others) = found.picks.items() or [(0, None)]
+    return (axis, pick) if pick is not None and not others and is_mask(listed(pick)) else None
 
-    Raises NeedsDataError where other indices stand beside it.
+
+def spread_masks(found: Subscript, indices_of: Callable[[Any], Sequence[Any]]) -> dict[int, Any]:
+    """The picks with `indices_of(mask)` in place of each mask: an index for each of the axes that it is on.
+
+    That is what a mask beside other indices stands for.
     """
-    masks = [(axis, pick) for axis, pick in found.picks.items() if is_mask(listed(pick))]
-    if masks and len(found.picks) > 1:
-        raise NeedsDataError(
-            "a mask beside other index tensors gives as many elements as they fit to, which depends on the data",
-            remedy="index with the mask first, and then with the others",
-        )
-    return masks[0] if masks else None
+    spread: dict[int, Any] = {}
+    for axis, pick in found.picks.items():
+        pick = listed(pick)
+        if not is_mask(pick):
+            spread[axis] = pick
+        elif not pick.ndim:
+            raise UnsupportedOpError("a mask without axes beside other indices is not known")
+        else:
+            spread |= dict(enumerate(indices_of(pick), start=axis))
+    return spread
+
+
+def counts_of(mask: Any) -> list[TensorSpec]:
+    """The indices that a mask stands for, as far as they are known before it is."""
+    return [TensorSpec((mask_count(mask),), torch.int64)] * mask.ndim
 
 
 def mask_count(mask: TensorSpec, shape: Sequence[Size] | None = None) -> Any:
@@ -280,10 +288,20 @@ def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
     new = [axis for axis, source in enumerate(found.layout) if source is None]
     if new:
         value = emit.unsqueeze(value, *new)
-    if (masked := _only_mask(found)) is not None:
+    if (masked := only_mask(found)) is not None:
         return through_mask(emit, value, masked[1], masked[0])
-    picks = {axis: pick_value(emit, pick) for axis, pick in found.picks.items()}
+    picks = {axis: pick_value(emit, pick) for axis, pick in spread_masks(found, partial(places_on, emit)).items()}
     return _picked(emit, value, picks) if picks else value
+
+
+def places_on(emit: Emitter, mask: Value) -> list[Value]:
+    """The places that a mask lets through: an index for each of its axes."""
+    rows = emit.node("NonZero", emit.cast(mask, torch.bool))
+    each = emit.split(rows, [1] * mask.ndim, 0) if mask.ndim > 1 else [rows]
+    return [
+        replace(emit.node("Squeeze", row, emit.ints(0)), spec=spec)
+        for row, spec in zip(each, counts_of(mask), strict=True)
+    ]
 
 
 def sliced(emit: Emitter, value: Value, spans: dict[int, Span]) -> Value:
@@ -325,7 +343,11 @@ def _gathered(emit: Emitter, value: Value, index: Value, axis: int) -> Value:
 def coordinates_of(emit: Emitter, picks: Sequence[Value]) -> Value:
     """Indices side by side along a new last axis, as GatherND and ScatterND take them."""
     shape = broadcast_shapes(*(pick.shape for pick in picks))
-    columns = [emit.unsqueeze(expanded(emit, emit.cast(pick, torch.int64), shape), len(shape)) for pick in picks]
+    whole = [emit.cast(pick, torch.int64) for pick in picks]
+    if any(map(is_data_size, shape)):
+        together = emit.node("Shape", reduce(partial(emit.node, "Add"), whole))
+        whole = [replace(emit.node("Expand", pick, together), spec=TensorSpec(shape, torch.int64)) for pick in whole]
+    columns = [emit.unsqueeze(expanded(emit, pick, shape), len(shape)) for pick in whole]
     spec = TensorSpec((*shape, len(picks)), torch.int64)
     return columns[0] if len(columns) == 1 else replace(emit.node("Concat", *columns, axis=-1), spec=spec)
 

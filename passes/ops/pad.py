@@ -18,6 +18,7 @@ from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Dim, Size
+from passes.sizes.floating import is_exactly
 from passes.torch_private import ConstantPadNd, native_nn
 from passes.values.spec import TensorSpec
 
@@ -137,7 +138,8 @@ def lower_pad(emit: Emitter, call: Pad[Value]) -> Value:
             result = _wrapped(emit, result, grows)
         else:
             amounts = emit.sizes([before for before, _ in grows] + [after for _, after in grows])
-            fill = emit.scalar(call.value, input) if mode == "constant" and call.value else None
+            number = 0 if call.value is None or mode != "constant" else call.value
+            fill = None if is_exactly(number, 0) else emit.scalar(number, input)
             result = emit.node("Pad", result, amounts, fill, mode=ONNX_MODES[mode])
     return result if crop_first else _cropped(emit, result, crops)
 

@@ -14,9 +14,10 @@ from passes.ops.axes import axis_of, moved
 from passes.ops.indexing import Getitem, along, getitem_shape, lower_getitem
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import from_front
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR
-from passes.sizes.dimension import Size, same_size
+from passes.sizes.dimension import Size, is_of_data, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def narrow_shape(call: Narrow[TensorSpec]) -> TensorSpec:
     size = input.shape[axis]
     check(-size <= start and start <= size, "start {} is out of range for axis {} of size {}", start, axis, size)
     check(length >= 0, "a part cannot have the length {}", length)
-    first = start + size if start < 0 else start
+    first = from_front(start, size)
     check(
         first + length <= size,
         "{} elements from {} do not fit axis {} of size {}",
@@ -82,6 +83,8 @@ def narrow_shape(call: Narrow[TensorSpec]) -> TensorSpec:
 def lower_narrow(emit: Emitter, call: Narrow[Value]) -> Value:
     start = call.start
     axis = axis_of(call.dim, call.input.ndim)
+    if is_of_data(start):
+        start = from_front(start, call.input.shape[axis])
     backwards = isinstance(start, int) and start < 0
     end = FAR if backwards and same_size(start + call.length, 0) else start + call.length
     return emit.slice(call.input, axis, start, end)

@@ -17,7 +17,7 @@ import torch
 from passes.errors import ShapeError, check
 from passes.sizes.dimension import Dim, Size, are_equal, hint, is_of_data, maximum, same_size
 from passes.sizes.floating import DynamicNumber, Floating
-from passes.sizes.unknown import DataSize
+from passes.sizes.unknown import DataSize, is_data_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _of_data(left: Any, right: Any) -> Any:
     for size, other in ((left, right), (right, left)):
         if isinstance(size, int):
             return other if size == 1 else size
-    if same_size(left, right) or are_equal(left, right):
+    unnamed = is_data_size(left) or is_data_size(right)
+    if left is right or (not unnamed and (same_size(left, right) or are_equal(left, right))):
         return left
     limits: list[Any] = [size.most if isinstance(size, DataSize) else size for size in (left, right)]
     return DataSize("size that two others broadcast to", 0, None if None in limits else maximum(*limits))

@@ -283,7 +283,7 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         difference = emit.node("Sub", input, centre)
         count = reduced_size(input, dim)
         if call.correction == 0:
-            spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, call.keepdim)
+            total = spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, call.keepdim)
         else:
             total = reduce(emit, "ReduceSumSquare", input, difference, dim, call.keepdim)
             spread = emit.node("Div", total, _freedom(emit, count, call.correction, input.dtype))
@@ -292,8 +292,8 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         if not with_mean:
             return spread
         mean = mean_of(emit, input, input, dim, call.keepdim)
-        # torch goes from element to element, so that after an infinite one the mean is no number, as is the spread.
-        return spread, emit.node("Add", mean, emit.node("Sub", spread, spread))
+        # torch goes from element to element, so that after an infinite one the mean is no number.
+        return spread, emit.node("Where", emit.node("IsNaN", total), emit.scalar(math.nan, input), mean)
 
     return op
 

@@ -12,9 +12,10 @@ from passes.errors import NeedsDataError, check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.layout import Transpose, keeps_shape, swapped, transpose_shape, transposed
 from passes.ops.op import Op
+from passes.ops.positions import may_be_negative
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T, star
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, maximum, product, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
     shape: list[Size] = []
     for axis, target in enumerate(size):
         if axis < lead:
-            check(isinstance(target, Dim) or target >= 0, "{} is no size of a new axis", target)
+            check(not may_be_negative(target) or target >= 0, "{} is no size of a new axis", target)
             shape.append(target)
             continue
         found = input.shape[axis - lead]
@@ -74,9 +75,12 @@ def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
             shape.append(found)
             continue
         fixed_one = not isinstance(found, Dim) and found == 1
-        check(isinstance(target, Dim) or target >= 0, "{} is no size", target)
+        check(not may_be_negative(target) or target >= 0, "{} is no size", target)
         check(
-            fixed_one or found == target or found == 1,
+            fixed_one
+            or is_of_data(found)  # which the file refuses where it is neither
+            or found == target
+            or found == 1,
             "axis {} of size {} cannot be expanded to {}",
             axis,
             found,
@@ -140,7 +144,7 @@ def lower_broadcast_tensors(emit: Emitter, call: BroadcastTensors[Value]) -> tup
 
 def _tiled(input: TensorSpec, counts: Sequence[Size]) -> TensorSpec:
     for count in counts:
-        check(isinstance(count, Dim) or count >= 0, "a tensor cannot be repeated {} times", count)
+        check(not may_be_negative(count) or count >= 0, "a tensor cannot be repeated {} times", count)
     shape = (1,) * (len(counts) - input.ndim) + input.shape
     return input.with_shape(*(size * count for size, count in zip(shape, counts, strict=True)))
 
@@ -374,17 +378,11 @@ def lower_roll(emit: Emitter, call: Roll[Value]) -> Value:
     shape = value.shape
     for axis, shift in rolls:
         size = shape[axis]
-        if not isinstance(size, Dim):
-            shift = shift % max(size, 1)
-        elif not _within(shift, size):
-            emit.unsupported(f"a roll by {shift} along an axis of the dynamic size {size} may wrap more than once")
+        if not (isinstance(size, Dim) and isinstance(shift, int) and size.at_least(abs(shift) + 1)):
+            shift = shift % maximum(size, 1)
         if not isinstance(shift, Dim) and shift == 0:
             continue
         last = emit.slice(value, axis, -shift, FAR)
         first = emit.slice(value, axis, 0, -shift)
         value = emit.node("Concat", last, first, axis=axis)
     return emit.reshape(value, emit.result.shape) if flat and input.ndim != 1 else value
-
-
-def _within(shift: Size, size: Size) -> bool:
-    return -size < shift < size

@@ -22,7 +22,7 @@ from passes.errors import UnsupportedOpError, check
 from passes.ops.adaptive_pool import AdaptiveAvgPool, lower_adaptive_avg_pool
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Size, hint, is_static
+from passes.sizes.dimension import Size, hint, is_of_data, is_static
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def interpolate_shape(call: Interpolate[TensorSpec]) -> TensorSpec:
         list(input.shape[2:]),
         remedy=_SCALE,
     )
-    check(0 not in [old for old in input.shape[1:] if isinstance(old, int)], "the input {} is empty", input)
+    asked = [old for old in input.shape[1:] if isinstance(old, int) or is_of_data(old)]
+    check(all(old != 0 for old in asked), "the input {} is empty", input)
     return input.with_shape(*input.shape[:2], *after)
 
 

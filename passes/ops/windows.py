@@ -29,7 +29,8 @@ def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     return given * rank if len(given) == 1 else given
 
 
-def check_rank(input: TensorSpec, rank: int) -> None:
+def check_rank(input: TensorSpec, rank: int, may_be_empty: bool = False) -> None:
+    """An input of a pool has its spatial axes, channels, and mostly a batch, and no axis but this may be empty."""
     check(
         input.ndim in (rank + 1, rank + 2),
         "a {}d pool needs an input of {} or {} axes, found {}",
@@ -38,8 +39,9 @@ def check_rank(input: TensorSpec, rank: int) -> None:
         rank + 2,
         shape_text(input.shape),
     )
-    empty = [axis for axis, size in enumerate(input.shape) if size == 0 and not (axis == 0 and input.ndim == rank + 2)]
-    check(not empty, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
+    within = () if may_be_empty else input.shape[1:] if input.ndim == rank + 2 else input.shape
+    full = all(size != 0 for size in within)
+    check(full, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
 
 
 class Windows:

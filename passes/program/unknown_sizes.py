@@ -1,4 +1,7 @@
-"""Names for sizes that come from data: where an op's rule gives a `DataSize`, the program has a `Dim` like `u0`."""
+"""Names for sizes that come from data: where an op's rule gives a `DataSize`, the program has a `Dim` like `u0`.
+
+Where it gives a `DataFloat`, that is a `Floating` of such a name.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from torch import fx
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.program.notes import UNKNOWN, VALUE, location_of
-from passes.sizes.dimension import Dim, Size, hint
-from passes.sizes.fact import Fact
+from passes.sizes.dimension import Dim, Size, hint, is_of_data, same_size
+from passes.sizes.fact import Fact, solved
+from passes.sizes.floating import DynamicNumber
 from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.guards import Guard, GuardLog
 from passes.sizes.unknown import (
     LARGEST_INTEGER,
     LEAST_INTEGER,
     STAND_IN,
+    DataFloat,
     DataSize,
     Unknown,
     UnknownSizeError,
@@ -24,6 +30,7 @@ from passes.sizes.unknown import (
     of_data,
 )
 from passes.values.nested import leaves, map_structure
+from passes.values.numbers import floating_of
 from passes.values.spec import TensorSpec
 
 
@@ -34,14 +41,17 @@ def with_names(value: Any, node: fx.Node, log: GuardLog) -> Any:
     if not any(map(_has_data_size, leaves(value))):
         return value
     names = iter(UNKNOWN.get(node) or ())
-    given: dict[int, Dim] = {}
+    given: dict[int, DynamicNumber] = {}
 
     def named(size: Any) -> Any:
         if not is_data_size(size):
             return size
         if id(size) not in given:
             name = next(names, None)
-            given[id(size)] = Dim.named(name, log) if name in log.unknown else _named(size, node, log)
+            if name is None or name not in log.unknown:
+                name = _name(size, node, log)
+            is_float = isinstance(size, DataFloat)
+            given[id(size)] = floating_of(Real("float", (Found(name),)), log) if is_float else Dim.named(name, log)
         return given[id(size)]
 
     def leaf(part: Any) -> Any:
@@ -58,31 +68,38 @@ def _has_data_size(leaf: Any) -> bool:
     return is_data_size(leaf)
 
 
-def _named(size: DataSize, node: fx.Node, log: GuardLog) -> Dim:
+def _name(size: DataSize | DataFloat, node: fx.Node, log: GuardLog) -> str:
     """A name for a size: that of an earlier one which counts the same in the same operand, else a new one."""
-    operand = next(
-        (operand for operand in node.all_input_nodes if size.of is not None and VALUE.get(operand) is size.of), None
-    )
-    counted = (size.what, operand.name) if operand is not None else None
+    counted = _counted(size, node)
     known = next(
         (other.name for other in log.unknown.values() if counted is not None and other.counted == counted), None
     )
     if known is not None:
-        return Dim.named(known, log)
+        return known
     number = len(log.unknown)
     while (name := f"u{number}") in log.sampled:
         number += 1
+    place = str(location_of(node))
+    if isinstance(size, DataFloat):
+        log.unknown[name] = Unknown(name, size.what, place, STAND_IN, counted=counted)
+        return name
     most = size.most
     stand_in = STAND_IN if most is None else min(STAND_IN, hint(most))
-    log.unknown[name] = Unknown(
-        name, size.what, str(location_of(node)), max(stand_in, hint(size.least)), _limits(name, size), counted
-    )
+    log.unknown[name] = Unknown(name, size.what, place, max(stand_in, hint(size.least)), _limits(name, size), counted)
     found = Dim.named(name, log)
     facts = [_slack(found - size.least)]
     if most is not None:
         facts.append(_slack(most - found))
     log.facts.of_data = (*log.facts.of_data, *(fact for fact in facts if fact is not None))
-    return found
+    return name
+
+
+def _counted(size: DataSize | DataFloat, node: fx.Node) -> tuple[str, str] | None:
+    """What is counted in which operand; None where that cannot be told, as where two operands have one spec."""
+    if size.of is None:
+        return None
+    operands = [operand for operand in node.all_input_nodes if VALUE.get(operand) is size.of]
+    return (size.what, operands[0].name) if len(operands) == 1 else None
 
 
 def _limits(name: str, size: DataSize) -> str:
@@ -101,21 +118,50 @@ def decided(rule: Callable[[], Any], log: GuardLog) -> Any:
     """What a rule gives, where it may ask about sizes that come from data.
 
     An open question to which one answer ends in torch's refusal has the other one, wherever the model itself runs: that
-    is then required of the data. One that both answers leave open is a NeedsDataError.
+    is then required of the data. One that both answers leave open is a NeedsDataError. So is required that no size of a
+    result is negative.
     """
     try:
-        return rule()
+        found = rule()
     except UnknownSizeError as question:
-        refused = [fact for fact in question.answers() if _is_refused(rule, fact, log)]
+        refusals = [_refusal(rule, fact, log) for fact in question.answers()]
+        refused = [refusal for refusal in refusals if refusal is not None]
+        if refused and len(refused) == len(refusals):
+            raise refused[0] from question
         if len(refused) != 1:
             raise needs_data(question) from question
-        answer = next(fact for fact in question.answers() if fact not in refused)
+        answer = next(fact for fact, refusal in zip(question.answers(), refusals, strict=True) if refusal is None)
+    else:
+        return map_structure(found, lambda leaf: _sized(leaf, log))
+    _require(answer, log)
+    return decided(rule, log)
+
+
+def _sized(leaf: Any, log: GuardLog) -> Any:
+    """A result, of which no size is negative; one that is known by now is the number itself."""
+    if not isinstance(leaf, TensorSpec) or not any(isinstance(size, Dim) and is_of_data(size) for size in leaf.shape):
+        return leaf
+    shape: list[Size] = []
+    for size in leaf.shape:
+        if isinstance(size, Dim) and is_of_data(size):
+            if not size.at_least(0):
+                _require(of_data(size.formula, ">="), log)
+            known = log.facts.reduced(size.formula)
+            size = known if isinstance(known, int) else size
+        shape.append(size)
+    return leaf.with_shape(*shape)
+
+
+def _require(answer: Fact, log: GuardLog) -> None:
+    """Takes for granted what must be so of the data."""
     assert isinstance(answer.formula, Formula)
-    parts = log.facts.parted(answer.formula)[0] if answer.relation == "==" else [answer.formula]
+    if answer.relation == "==":
+        parts: list[Formula] = log.facts.parted(answer.formula)[0]
+    else:
+        parts = [solved(answer.formula) if answer.relation == ">=" else answer.formula]
     needed = [of_data(part, answer.relation) for part in parts]
     log.facts.of_data = (*log.facts.of_data, *needed)
     log.required += [Guard(fact.condition, log.location, True) for fact in needed]
-    return decided(rule, log)
 
 
 def needs_data(question: UnknownSizeError) -> NeedsDataError:
@@ -126,16 +172,16 @@ def needs_data(question: UnknownSizeError) -> NeedsDataError:
     )
 
 
-def _is_refused(rule: Callable[[], Any], fact: Fact, log: GuardLog) -> bool:
-    """Whether torch refuses the operands if something is so; nothing of the question stays in the log."""
+def _refusal(rule: Callable[[], Any], fact: Fact, log: GuardLog) -> ShapeError | None:
+    """How torch refuses the operands if something is so, or None; nothing of the question stays in the log."""
     with log.supposing(fact):
         try:
             rule()
-        except ShapeError:
-            return True
+        except ShapeError as refusal:
+            return refusal
         except UnknownSizeError:
-            return False
-    return False
+            return None
+    return None
 
 
 __all__ = ["decided", "needs_data", "with_names"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
-from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
+from passes.sizes.floating import DynamicSize, DynamicSizeError, Floating, computed, floor_divided, hint, sampled
 from passes.sizes.formulas import extremes
 from passes.sizes.formulas.formula import Formula, Monomial, Symbol, Whole, rounded
 from passes.sizes.formulas.real import Real
@@ -243,7 +243,7 @@ class Dim(DynamicSize):
 
     def _refuse_unknown(self, formula: Formula, relation: str) -> None:
         """Raises UnknownSizeError where an open question is about the data: it must be known, and no guard helps."""
-        if self.log.unknown and (unknown := self.log.unknown_of(formula)):
+        if unknown := self.log.unknown_of(formula):
             raise UnknownSizeError(formula, relation, unknown)
 
     def _assume(self, formula: Formula, relation: str, condition: str) -> None:
@@ -268,12 +268,15 @@ class Dim(DynamicSize):
         return self != 0
 
     def __index__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
+
+    def unfixed(self) -> DynamicSizeError:
+        return self._unfixed(self, self.formula)
 
     def pin(self) -> None:
         """Assumes the sampled size to be the only one, as a guard: for whatever must know it."""
@@ -300,6 +303,13 @@ class Dim(DynamicSize):
 
     def float_at(self, real: Real) -> float:
         return real.at(self.log.numbers)
+
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        return self._unfixed(number, number.real)
+
+    def _unfixed(self, number: object, value: Formula | Real) -> DynamicSizeError:
+        unknown = self.log.unknown_of(value)
+        return UnknownSizeError(value, None, unknown) if unknown else DynamicSizeError(number)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -391,6 +401,11 @@ def is_of_data(size: Any) -> bool:
     return isinstance(size, DataSize) or (isinstance(size, Dim) and bool(size.log.unknown_of(size.formula)))
 
 
+def may_be_zero(size: Any) -> bool:
+    """Whether a size is zero, or may be one for all that is known; sizes of inputs are none. Asks for no guard."""
+    return is_of_data(size) and not size.at_least(1) if isinstance(size, Dim) else size == 0
+
+
 def are_equal(left: Size, right: Size) -> bool:
     """Whether two sizes are known to be equal. Asks for no guard."""
     log = next((size.log for size in (left, right) if isinstance(size, Dim)), None)
@@ -438,6 +453,7 @@ __all__ = [
     "is_static",
     "known",
     "maximum",
+    "may_be_zero",
     "minimum",
     "pinned",
     "product",

@@ -80,6 +80,10 @@ class Facts:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
 
+    def reduced(self, formula: Formula) -> Whole:
+        """The formula with what equalities say of its names: a number, where they say it all."""
+        return self._state().reduced(formula, [])
+
     def least_by(self, name: str) -> tuple[Fact, ...]:
         """The facts that say which size of a name is the least."""
         return self._state().ranges.least_of(name)[1]

@@ -59,6 +59,10 @@ class DynamicNumber:
     def is_pinned(self) -> bool:
         """Whether the value at the sampled sizes is known to be the only one; asks for no guard."""
 
+    @abstractmethod
+    def unfixed(self) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in its place."""
+
 
 class DynamicSize(DynamicNumber):
     """A dynamic size: `Dim` says what it is and how it computes, floats only compute with it."""
@@ -92,6 +96,10 @@ class DynamicSize(DynamicNumber):
     def float_at(self, real: Real) -> float:
         """A float of the same capture at the sampled sizes."""
 
+    @abstractmethod
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in the place of a float of the same capture."""
+
 
 def hint(size: int | DynamicSize) -> int:
     """A size, or any other number, at the sampled sizes."""
@@ -103,6 +111,18 @@ def hint(size: int | DynamicSize) -> int:
 def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
     """The sizes at the sampled sizes."""
     return [size if type(size) is int else hint(size) for size in sizes]
+
+
+def fixed(number: Any) -> Any:
+    """A number that an operation takes as it is known now. Raises DynamicSizeError where it is not."""
+    if isinstance(number, DynamicNumber):
+        raise number.unfixed()
+    return number
+
+
+def is_exactly(number: Any, value: float) -> bool:
+    """Whether a number is known to be this one; a dynamic one is not asked."""
+    return not isinstance(number, DynamicNumber) and bool(number == value)
 
 
 class Floating(DynamicNumber):
@@ -252,13 +272,16 @@ class Floating(DynamicNumber):
     def __hash__(self) -> int:
         return hash(self.real)
 
+    def unfixed(self) -> DynamicSizeError:
+        return self.size.unfixed_float(self)
+
     def __int__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     __index__ = __int__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     def at(self, sizes: Any) -> float:
         """The float where each named dimension has the given size."""
@@ -419,8 +442,10 @@ def _is_at_least(one: Any, other: Any) -> Any:
     """Whether a number is at least another one, of which one is a float over sizes."""
     if not (_is_number(one) and _is_number(other)):
         return NotImplemented
-    for bound, sign in ((one, 1), (other, -1)):
+    for bound, number, sign in ((one, other, 1), (other, one, -1)):
         if isinstance(bound, float) and not math.isfinite(bound):
+            if isinstance(number, Floating) and any(number.real.found()):  # which may be infinite too, or no number
+                raise number.unfixed()
             return sign * bound > 0
     mine, theirs = _parts(one), _parts(other)
     if mine and theirs:
@@ -446,7 +471,9 @@ __all__ = [
     "Floating",
     "Part",
     "computed",
+    "fixed",
     "floor_divided",
     "hint",
+    "is_exactly",
     "sampled",
 ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from passes.printable import printable
 from passes.sizes.facts import Fact, Facts, Origin
 from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 from passes.sizes.statement import needed, statement
 from passes.sizes.unknown import Unknown
 
@@ -128,9 +129,9 @@ class GuardLog:
             return self.sampled
         return {**self.sampled, **{name: size.stand_in for name, size in self.unknown.items()}}
 
-    def unknown_of(self, formula: Formula) -> list[Unknown]:
-        """The sizes in a formula that come from data."""
-        return [self.unknown[name] for name in formula.symbols() if name in self.unknown] if self.unknown else []
+    def unknown_of(self, number: Formula | Real) -> list[Unknown]:
+        """The sizes in a formula, or a float, that come from data."""
+        return [self.unknown[name] for name in number.symbols() if name in self.unknown] if self.unknown else []
 
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""

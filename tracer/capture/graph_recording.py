@@ -17,7 +17,6 @@ from torch import fx, nn
 
 from passes.isolation.model_copy import ModelCopy
 from passes.modules.lazy import is_uninitialized, rank_to_be
-from passes.ops.data_numbers import whole_number
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
@@ -231,9 +230,8 @@ class GraphRecorder(Recorder):
 
     def _number_in(self, node: fx.Node, use: str) -> Any:
         """The number that a tensor of one element holds: itself where it is known, else a node that gives it."""
-        if self.known.tensor(node) is None and not self.value(node).dtype.is_floating_point:
-            return self.create_node("call_function", whole_number, (node,), {})
-        return TracedTensor(node, self).read(use).item()
+        tensor = TracedTensor(node, self)
+        return tensor.number_within().as_argument() if tensor.holds_unknown_number() else tensor.read(use).item()
 
     def create_arg(self, a: Any) -> Any:
         kind = type(a)

@@ -348,6 +348,8 @@ def _names(size: Whole) -> set[str]:
         for atom in monomial:
             if isinstance(atom, Symbol):
                 names.add(atom.name)
+            elif isinstance(atom, Rounded):
+                names.update(atom.real.symbols())
             else:
                 names.update(*map(_names, parts_of(atom)))
     return names

@@ -1,4 +1,4 @@
-"""`int`, `float` and `len` of numbers over named sizes, and cached functions of them, in the code that asks for them.
+"""`int`, `float` and `len` of numbers over named sizes and of tensors, and cached functions, in code that asks for them.
 
 These functions are used too widely to be replaced for everybody, and two of them are types, which are compared and
 asked about. So they are replaced in the globals of those modules alone whose code has asked a number over named sizes
@@ -30,8 +30,11 @@ class _StandIn(type):
     native: type
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if _len(args) == 1 and _type(args[0]) is TracedNumber:
-            return args[0].combined(cls.native, *args)
+        number: Any = args[0] if _len(args) == 1 else None
+        if _type(number) is TracedTensor and number.holds_unknown_number():
+            number = number.number_within()
+        if _type(number) is TracedNumber:
+            return number.combined(cls.native, number)
         return cls.native(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.errors import CaptureError
+from passes.errors import CaptureError, NeedsDataError
+from passes.ops.data_numbers import real_number, whole_number
 from passes.program.unknown_sizes import needs_data
 from passes.sizes.dimension import Dim
 from passes.sizes.unknown import UnknownSizeError
@@ -133,6 +134,10 @@ class TracedNumber:
     def is_dynamic(self) -> bool:
         return is_dynamic(self.value)
 
+    def found_by(self, node: fx.Node) -> None:
+        """Says which node gives the number, where there is one already."""
+        self._node = node
+
     def as_argument(self) -> Any:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
         if not self.is_dynamic:
@@ -151,6 +156,8 @@ class TracedNumber:
                 if len(self._operands) == 1
                 else f"{self._operand_text(0)}.shape[{self._operands[1]}]"
             )
+        if self._operation in (whole_number, real_number):
+            return f"{self._operand_text(0)}.item()"
         symbol = _SYMBOLS.get(self._operation)
         if symbol is None or len(self._operands) != 2:
             name = getattr(self._operation, "__name__", str(self._operation))
@@ -191,12 +198,10 @@ class TracedNumber:
         The forward is followed for this number alone from here on, which is recorded as a guard.
         """
         if self.is_dynamic:
+            self._refuse_of_data(f"the forward needs {self.text()} as a fixed number")
             if not only_tells(sys._getframe(1), in_numbers=True):
                 self.tracer.locate()
-                try:
-                    self.value.pin()
-                except UnknownSizeError as error:
-                    raise needs_data(error) from error
+                self.value.pin()
         elif not self._is_of_named_sizes():
             self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.now()
@@ -212,6 +217,15 @@ class TracedNumber:
     def is_known(self) -> bool:
         """Whether there is one number only that this stands for."""
         return not self.is_dynamic or self.value.is_pinned()
+
+    def _refuse_of_data(self, use: str) -> None:
+        """Raises NeedsDataError where the number comes from data, so that no size could be fixed for it."""
+        unknown = self.tracer.program.log.unknown
+        said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
+        if said:
+            raise NeedsDataError(
+                f"{use}, which depends on the data: {'; '.join(said)}", remedy="compute with tensor operations"
+            )
 
     def __index__(self) -> int:
         return int(self.itself())
