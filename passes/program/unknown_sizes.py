@@ -12,7 +12,7 @@ from torch import fx
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.program.notes import UNKNOWN, VALUE, location_of
-from passes.sizes.dimension import Dim, Size, hint, is_of_data, same_size
+from passes.sizes.dimension import Dim, Size, hint, is_of_data
 from passes.sizes.fact import Fact, solved
 from passes.sizes.floating import DynamicNumber
 from passes.sizes.formulas.formula import Formula

@@ -1,4 +1,4 @@
-"""`int`, `float` and `len` of numbers over named sizes and of tensors, and cached functions, in code that asks for them.
+"""`int`, `float`, `len` of numbers over named sizes and of tensors, and cached functions, in code that asks for them.
 
 These functions are used too widely to be replaced for everybody, and two of them are types, which are compared and
 asked about. So they are replaced in the globals of those modules alone whose code has asked a number over named sizes
