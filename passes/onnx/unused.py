@@ -10,20 +10,18 @@ from onnx import GraphProto
 
 
 def drop_unused(graph: GraphProto, weights: dict[str, torch.Tensor]) -> None:
-    """Takes out of a graph, whose nodes are in order, the nodes that no output depends on, and what only they use."""
-    used = {name for node in graph.node for name in _used_in(node)}
+    """Takes out of a graph, whose nodes are in order, the nodes that no output depends on; then constants and weights
+    that no node uses."""
     needed = {output.name for output in graph.output}
     kept = []
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
             needed.update(_used_in(node))
             kept.append(node)
-    if len(kept) == len(graph.node):
-        return
     _replace(graph.node, kept[::-1])
     _replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-    for name in used - needed:
-        weights.pop(name, None)
+    for name in weights.keys() - needed:
+        del weights[name]
 
 
 def _used_in(node: Any) -> Iterator[str]:

@@ -96,8 +96,8 @@ class Op:
     (a `star` takes sizes either one by one or as one sequence). A spelling with other parameters is declared
     with `function` or `method` and an adapter. `of_numbers` are the arguments that take no tensor, `of_either` those
     that take a size or a tensor, as the record's types have it.
-    `view` says that the result may lie in an operand's memory, `container` that it is the operands themselves, together;
-    `random` that computing it may move torch's random state, or with which arguments it may.
+    `view` says that the result may lie in an operand's memory, `container` that it is the operands themselves, `random`
+    that computing it may move torch's random state, or with which arguments it may.
     """
 
     def __init__(

@@ -8,7 +8,8 @@ torch packs rows whose lengths fall into one tensor, `data`, and notes how many 
 
 Both have sizes that the lengths decide. A graph takes them for what they are, so that anything may be done with them.
 But where a file packs what is padded, it keeps the padded form beside it (`PackedValue`): a recurrent layer computes
-with that and with the lengths, as ONNX's operators do, and so a file that packs only for a recurrent layer packs nothing.
+with that and with the lengths, as ONNX's operators do, so that a file which packs only for a recurrent layer packs
+nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size, product, same_size
 from passes.torch_private import pack_padded, pad_packed
-from passes.values.spec import TensorSpec
+from passes.values.spec import PackedSpec, TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter
@@ -36,14 +37,17 @@ if TYPE_CHECKING:
 # What the graph calls -------------------------------------------------------------------------------
 
 
-def packed_data(input: torch.Tensor, lengths: torch.Tensor, batch_first: bool, total: int) -> torch.Tensor:
-    """The data of padded rows, packed. `total` is how many elements that are, or may be at most."""
-    return pack_padded(input, lengths, batch_first)[0]
+def packed_data(
+    input: torch.Tensor, lengths: torch.Tensor, batch_first: bool, total: int | None = None
+) -> torch.Tensor:
+    """The data of padded rows, packed. `total` is the sum of the lengths, where it is known."""
+    data: torch.Tensor = pack_padded(input, lengths, batch_first)[0]
+    return data
 
 
-def step_counts(lengths: torch.Tensor, longest: int) -> torch.Tensor:
-    """The batch sizes: how many of these lengths reach each step. `longest` is how many steps there are, or may be at
-    most."""
+def step_counts(lengths: torch.Tensor, steps: int, longest: int | None = None) -> torch.Tensor:
+    """The batch sizes: how many of these lengths reach each of the steps, up to the `longest` of them, if that is
+    known."""
     return (torch.arange(int(lengths.max())).unsqueeze(1) < lengths).sum(1)
 
 
@@ -51,35 +55,36 @@ def padded_rows(
     data: torch.Tensor, batch_sizes: torch.Tensor, batch_first: bool, padding_value: float, total_length: int, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows of a packed sequence, padded to `total_length`, and their lengths; `rows` is how many there are."""
-    return pad_packed(data, batch_sizes, batch_first, padding_value, total_length)
+    padded: tuple[torch.Tensor, torch.Tensor] = pad_packed(data, batch_sizes, batch_first, padding_value, total_length)
+    return padded
 
 
 def packed_sequence(
-    data: torch.Tensor, batch_sizes: torch.Tensor, sorted_indices: Any, unsorted_indices: Any
+    data: torch.Tensor, batch_sizes: torch.Tensor, sorted_indices: Any, unsorted_indices: Any, rows: int
 ) -> PackedSequence:
-    """A packed sequence of its parts."""
+    """A packed sequence of its parts, of so many rows."""
     return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
 
 
 # Values ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackedValue(Value):
-    """Packed data whose padded form is known too: `steps` [steps, rows, ...], of which `mask` [steps, rows] says what is
-    no padding, and the `lengths` of the rows. `zeroed` says that the padding is zeros."""
+    """Packed data whose padded form is known too: `steps` [steps, rows, ...], of which `mask` [steps, rows] says what
+    is no padding, and the `lengths` of the rows. `zeroed` says that the padding is zeros."""
 
-    steps: Value = Value("")
-    mask: Value = Value("")
-    lengths: Value = Value("")
-    zeroed: bool = False
+    steps: Value
+    mask: Value
+    lengths: Value
+    zeroed: bool
 
 
 def packed_value(emit: Emitter, steps: Value, mask: Value, lengths: Value, zeroed: bool = False) -> PackedValue:
     """Padded rows packed. What is not used of it, the packed form say, is left out of the file in the end."""
     flat = emit.reshape(steps, [product(steps.shape[:2]), *steps.shape[2:]])
     data = emit.node("Compress", flat, emit.node("Reshape", mask, emit.ints(-1)), axis=0)
-    return PackedValue(data.name, None, steps, mask, lengths, zeroed)
+    return PackedValue(data.name, None, steps=steps, mask=mask, lengths=lengths, zeroed=zeroed)
 
 
 def in_steps(emit: Emitter, data: Value, batch_sizes: Value, rows: Size) -> PackedValue:
@@ -93,7 +98,8 @@ def in_steps(emit: Emitter, data: Value, batch_sizes: Value, rows: Size) -> Pack
     places = emit.node("Add", before, emit.unsqueeze(counted(emit, 0, rows), 0))
     steps = emit.node("Gather", data, emit.node("Where", mask, places, emit.scalar(0, torch.int64)), axis=0)
     spec = data.known.with_shape(batch_sizes.shape[0], rows, *data.shape[1:])
-    return PackedValue(data.name, data.spec, replace(steps, spec=spec), mask, lengths)
+    steps = replace(steps, spec=spec)
+    return PackedValue(data.name, data.spec, steps=steps, mask=mask, lengths=lengths, zeroed=False)
 
 
 def reaches(emit: Emitter, lengths: Value, steps: Value) -> Value:
@@ -104,12 +110,20 @@ def reaches(emit: Emitter, lengths: Value, steps: Value) -> Value:
 # Packing --------------------------------------------------------------------------------------------
 
 
+def size_of_data(most: Size) -> Size:
+    """What stands in a shape for a size that the lengths decide, where these are data: the most that it can be.
+
+    It is wrong as a size. So whoever captures a forward must not give such a tensor to what asks for it.
+    """
+    return most
+
+
 @dataclass(frozen=True, slots=True)
 class PackedData(Record[T]):
     input: T
     lengths: T
     batch_first: bool
-    total: Size
+    total: Size | None = None
 
 
 data = Op("packed_data", PackedData, functions=(packed_data,))
@@ -117,7 +131,10 @@ data = Op("packed_data", PackedData, functions=(packed_data,))
 
 @data.shape
 def data_shape(call: PackedData[TensorSpec]) -> TensorSpec:
-    return call.input.with_shape(call.total, *call.input.shape[2:])
+    input, total = call.input, call.total
+    if total is None:
+        total = size_of_data(input.shape[0] * input.shape[1])
+    return input.with_shape(total, *input.shape[2:])
 
 
 @data.lower
@@ -130,7 +147,8 @@ def lower_data(emit: Emitter, call: PackedData[Value]) -> Value:
 @dataclass(frozen=True, slots=True)
 class StepCounts(Record[T]):
     lengths: T
-    longest: Size
+    steps: Size
+    longest: Size | None = None
 
 
 counts = Op("step_counts", StepCounts, functions=(step_counts,))
@@ -138,7 +156,7 @@ counts = Op("step_counts", StepCounts, functions=(step_counts,))
 
 @counts.shape
 def counts_shape(call: StepCounts[TensorSpec]) -> TensorSpec:
-    return TensorSpec((call.longest,), torch.int64)
+    return TensorSpec((size_of_data(call.steps) if call.longest is None else call.longest,), torch.int64)
 
 
 @counts.lower
@@ -152,8 +170,9 @@ def lower_counts(emit: Emitter, call: StepCounts[Value]) -> Value:
 class Parts(Record[T]):
     data: T
     batch_sizes: T
-    sorted_indices: T | None = None
-    unsorted_indices: T | None = None
+    sorted_indices: T | None
+    unsorted_indices: T | None
+    rows: Size
 
 
 whole = Op("packed_sequence", Parts, functions=(packed_sequence,), container=True)
@@ -161,12 +180,19 @@ whole = Op("packed_sequence", Parts, functions=(packed_sequence,), container=Tru
 
 @whole.shape
 def whole_shape(call: Parts[TensorSpec]) -> Any:
-    return packed_sequence(call.data, call.batch_sizes, call.sorted_indices, call.unsorted_indices)  # type: ignore[arg-type]  # specs
+    return of_rows(call.data, call.rows, (call.batch_sizes, call.sorted_indices, call.unsorted_indices))
+
+
+def of_rows(data: TensorSpec, rows: Size, others: Any) -> Any:
+    """The value of a packed sequence: its data, and its other parts."""
+    packed: Any = PackedSpec(data.shape, data.dtype, data.device, rows=rows)
+    return PackedSequence(packed, *others)
 
 
 @whole.lower
 def lower_whole(emit: Emitter, call: Parts[Value]) -> Any:
-    return call.data, call.batch_sizes, call.sorted_indices, call.unsorted_indices
+    data = in_steps(emit, call.data, call.batch_sizes, call.rows)
+    return data, call.batch_sizes, call.sorted_indices, call.unsorted_indices
 
 
 # Padding --------------------------------------------------------------------------------------------
@@ -214,5 +240,6 @@ def lower_padding(emit: Emitter, call: PaddedRows[Value]) -> tuple[Value, Value]
 
 
 __all__ = [
-    "PackedValue", "in_steps", "packed_data", "packed_sequence", "packed_value", "padded_rows", "step_counts",
+    "PackedValue", "in_steps", "of_rows", "packed_data", "packed_sequence", "packed_value", "padded_rows",
+    "step_counts",
 ]  # fmt: skip

@@ -5,8 +5,8 @@ output has as many axes, with one block of features per direction. States are [l
 whatever `batch_first` says, without the batch where the input has none. Each layer reads the output of the one
 below. With `proj_size`, an LSTM's hidden state is multiplied by a matrix before it is passed on; its cell state is not.
 
-Of a packed sequence (`packed_sequences.py`) each row is as long as it is: its last states are those at its own end, where
-the backward direction begins. The result is packed in the same way; states are in the order of the rows before packing.
+Of a packed sequence (`packed_sequences.py`) each row is as long as it is: its last states are those at its own end,
+where the backward direction begins. The result is packed alike, and states are in the order of the rows before packing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 from passes.errors import check
 from passes.ops.layout import transposed
 from passes.ops.op import Op, Owned
-from passes.ops.packed_sequences import PackedValue, in_steps, packed_sequence, packed_value
+from passes.ops.packed_sequences import PackedValue, in_steps, of_rows, packed_value
 from passes.ops.record import Record, T
 from passes.ops.recurrent_cell import (
     GRU,
@@ -40,7 +40,7 @@ from passes.ops.recurrent_cell import (
     states_of,
 )
 from passes.sizes.dimension import Size, product
-from passes.values.spec import TensorSpec
+from passes.values.spec import PackedSpec, TensorSpec
 
 if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
@@ -140,13 +140,11 @@ def recurrent_shape(call: Recurrent[TensorSpec]) -> Any:
             check_weights(kind, weights, features, input.dtype)
             sizes = state_sizes(kind, weights)
         features = directions * sizes[0]
-    states = tuple(
-        input.with_shape(call.num_layers * directions, *lead, size) for size in sizes[: kind.states]
-    )
+    states = tuple(input.with_shape(call.num_layers * directions, *lead, size) for size in sizes[: kind.states])
     check_states(kind, call.hx, [state.shape for state in states], input.dtype)
     output: Any = input.with_shape(*input.shape[:-1], features)
     if call.as_module and isinstance(call.input, tuple):
-        output = packed_sequence(output, *call.input[1:])
+        output = of_rows(output, lead[0], call.input[1:])
     return (output, states) if call.as_module and kind.states > 1 else (output, *states)
 
 
@@ -157,12 +155,10 @@ def _elements(call: Recurrent[T]) -> T:
 
 
 def _leading_sizes(call: Recurrent[TensorSpec], input: TensorSpec) -> list[Size]:
-    """The batch, as a list of one; nothing where the input has none. A packed sequence does not say it: its states do."""
+    """The batch, as a list of one; nothing where the input has none."""
     if isinstance(call.input, tuple):
         check(input.ndim == 2, "a recurrent layer takes packed sequences of 1 axis of features, found {}", input)
-        states = states_of(call.kind, call.hx)
-        check(states is not None and states[0].ndim == 3, "packed sequences need initial states of 3 axes")
-        return [states[0].shape[1]] if states is not None else []
+        return [_rows(call)]
     ranks = (2, 3) if call.as_module else (3,)
     check(
         input.ndim in ranks,
@@ -172,6 +168,16 @@ def _leading_sizes(call: Recurrent[TensorSpec], input: TensorSpec) -> list[Size]
     steps = input.shape[1 if input.ndim == 3 and call.batch_first else 0]
     check(steps >= 1, "a sequence needs at least 1 step, found {}", steps)
     return [input.shape[0 if call.batch_first else 1]] if input.ndim == 3 else []
+
+
+def _rows(call: Recurrent[Any]) -> Size:
+    """How many rows are packed. torch's functions are given no packed sequence as such: their states say it."""
+    if isinstance(call.input[0], PackedSpec):
+        return call.input[0].rows
+    states = states_of(call.kind, call.hx) or ()
+    check(all(state.ndim == 3 for state in states), "packed sequences need initial states of 3 axes")
+    rows: Size = states[0].shape[1]
+    return rows
 
 
 @recurrent.cost
@@ -198,7 +204,7 @@ def lower_recurrent(emit: Emitter, call: Recurrent[Value]) -> Any:
 
     packed = _packed(emit, call)
     sequence = _time_first(emit, input, call.batch_first) if packed is None else packed.steps
-    sequence, batch = emit.cast(sequence, dtype), sequence.shape[1]
+    sequence, batch = _widened(emit, sequence, dtype), sequence.shape[1]
     extent = Extent(batch) if packed is None else Extent(batch, packed.mask, packed.lengths)
     initials = _initial(emit, call, dtype, directions)
     may_be_empty = not is_scan and not (isinstance(batch, int) and batch > 0)
@@ -227,9 +233,15 @@ def lower_recurrent(emit: Emitter, call: Recurrent[Value]) -> Any:
     return (output, tuple(states)) if call.as_module and call.kind.states > 1 else (output, *states)
 
 
+def _widened(emit: Emitter, sequence: Value, dtype: torch.dtype) -> Value:
+    """The sequence in another dtype; by way of float64 from float16, as onnxruntime crashes where it fuses a product
+    with a transposition behind which there is one cast."""
+    return emit.cast(emit.cast(sequence, torch.float64) if sequence.dtype == torch.float16 else sequence, dtype)
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How many rows there are, and, where each is as long as it is, which of them reach which step, and their lengths."""
+    """How many rows there are; where they are packed, also which of them reach which step, and their lengths."""
 
     batch: Size
     mask: Value | None = None
@@ -246,9 +258,8 @@ class Extent:
 def _packed(emit: Emitter, call: Recurrent[Value]) -> PackedValue | None:
     if not isinstance(call.input, tuple):
         return None
-    states = states_of(call.kind, call.hx)
-    assert states is not None, "the shape rule asks for them"
-    return in_steps(emit, call.input[0], call.input[1], states[0].shape[1])
+    data, batch_sizes, *_ = call.input
+    return data if isinstance(data, PackedValue) else in_steps(emit, data, batch_sizes, _rows(call))
 
 
 def _packed_again(

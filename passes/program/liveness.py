@@ -53,7 +53,7 @@ def peak_activation(program: Program) -> Peak:
 
 def byte_count(value: Any) -> int:
     """The bytes of all tensors in a propagated value, at the sampled sizes."""
-    if type(value) is TensorSpec:  # as most are
+    if isinstance(value, TensorSpec):  # as most are
         return hint(value.numel()) * value.dtype.itemsize
     return sum(map(byte_count, tensor_specs(value)))
 

@@ -32,6 +32,7 @@ from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
 from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import rows_of
 from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.tensor import TracedTensor
 from tracer.capture.values.uncounted import Count, Uncounted
@@ -246,7 +247,8 @@ class GraphRecorder(Recorder):
         if a is ... or isinstance(a, _LITERALS):
             return a
         if kind is PackedSequence:
-            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, a)), {})
+            parts = (*a, rows_of(self, a.batch_sizes))
+            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, parts)), {})
         if kind in (Count, Uncounted):
             return a.refuse("as an argument or an output")
         if isinstance(a, tuple):

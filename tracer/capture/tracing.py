@@ -249,7 +249,7 @@ class CapturingTracer(GraphRecorder):
         return written
 
     def _packed_call(self, net: nn.Module, path: str, packed: PackedSequence, *args: Any, **kwargs: Any) -> Any:
-        call = PackedCall(self, net, packed, *args, **kwargs)
+        call = PackedCall(self, packed, *args, **kwargs)
         return call.result(self._called(net, path, call.arguments, {}))
 
     def _called(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -10,19 +10,18 @@ stands in for the native functions is here. How many steps and elements there ar
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.ops.packed_sequences import packed_data, packed_sequence, padded_rows, step_counts
-from passes.program.notes import CALL
+from passes.program.packed_lengths import arguments_of, origin_of_lengths
 from passes.sizes.dimension import Dim
 from passes.torch_private import pack_padded, pad_packed, pad_rows
 from tracer.capture.values.number import TracedNumber
@@ -56,19 +55,18 @@ def pack(tracer: Recorder, input: Any, lengths: Any, batch_first: bool) -> tuple
     known = tracer.known.tensor(lengths.node) if isinstance(lengths, fx.Proxy) else lengths
     if known is not None:
         return _packed_by_numbers(tracer, input, known, steps, batch_first)
-    of_sizes = _of_sizes(tracer, lengths)
-    longest, total = of_sizes or (steps, steps * rows)
-    if of_sizes is not None:
+    longest, total = _of_sizes(tracer, lengths)
+    if longest is not None:
         _check_longest(longest, steps)
-    batch_sizes = tracer.create_proxy("call_function", step_counts, (lengths, longest), {})
+    batch_sizes = tracer.create_proxy("call_function", step_counts, (lengths, steps, longest), {})
     data = tracer.create_proxy("call_function", packed_data, (input, lengths, batch_first, total), {})
-    if of_sizes is not None:
+    if longest is not None:
         return data, batch_sizes
     elements = Count("the number of elements of a packed sequence", rows, steps * rows, _USE_PADDED)
     reached = Count("the length of the longest packed sequence", 1, steps, _GIVE_LENGTH)
     return (
         Uncounted(data, elements, "the data of a packed sequence", _USE_PADDED),
-        Uncounted(batch_sizes, reached, "the batch sizes of a packed sequence", _USE_PADDED),
+        Uncounted(batch_sizes, reached, "the batch sizes of a packed sequence", _USE_PADDED, {0: rows}),
     )
 
 
@@ -80,7 +78,7 @@ def _packed_by_numbers(
     _check_falling(numbers)
     _check_longest(numbers[0], steps)
     with tracer.computing():
-        batch_sizes = step_counts(lengths, numbers[0])
+        batch_sizes = step_counts(lengths, numbers[0], numbers[0])
     data = tracer.create_proxy("call_function", packed_data, (input, lengths, batch_first, sum(numbers)), {})
     return data, batch_sizes
 
@@ -100,43 +98,21 @@ def _check_longest(longest: Any, steps: Any) -> None:
         raise ShapeError(f"a sequence of length {_plain(longest)} is packed, but there are only {_plain(steps)} steps")
 
 
-def _of_sizes(tracer: Recorder, lengths: fx.Proxy) -> tuple[Any, Any] | None:
+def _of_sizes(tracer: Recorder, lengths: fx.Proxy) -> tuple[Any, Any]:
     """The greatest and the sum of lengths that are sizes, which fall; None where they are something else."""
-    node, is_sorted = _origin(tracer, lengths.node)
-    call = CALL.get(node)
-    if call is None:
-        return None
-    if call.op.name == "full" and (length := _number(tracer, call.record.fill_value)) is not None:
+    tracer.value(lengths.node)
+    node, is_sorted = origin_of_lengths(lengths.node)
+    arguments = arguments_of(node, "full") or arguments_of(node, "tensor") or {}
+    if "fill_value" in arguments and (length := _number(tracer, arguments["fill_value"])) is not None:
         _check_falling([length])
         return length, length * _rows(tracer, node)
-    if call.op.name != "tensor" or not isinstance(call.record.data, (list, tuple)):
-        return None
-    numbers = [_number(tracer, item) for item in call.record.data]
+    data = arguments.get("data")
+    numbers = [_number(tracer, item) for item in data] if isinstance(data, (list, tuple)) else []
     if not numbers or any(number is None for number in numbers):
-        return None
+        return None, None
     for part in [[number] for number in numbers] if is_sorted else [numbers]:
         _check_falling(part)
     return (max(numbers) if is_sorted else numbers[0]), sum(numbers)
-
-
-def _origin(tracer: Recorder, node: fx.Node) -> tuple[fx.Node, bool]:
-    """The node whose numbers these are, in the same or in falling order; and whether they were sorted."""
-    is_sorted = False
-    while True:
-        value, call = tracer.value(node), CALL.get(node)
-        if call is None and node.target is operator.getitem and node.args[1] == 0:
-            sort = CALL.get(node.args[0])  # type: ignore[arg-type]  # what is indexed
-            if sort is None or sort.op.name != "sort" or not sort.record.descending:
-                return node, is_sorted
-            node, is_sorted = sort.record.input, True
-        elif call is not None and call.op.name in _THE_SAME_NUMBERS and value.dtype in _WHOLE:
-            node = call.record.input
-        else:
-            return node, is_sorted
-
-
-_THE_SAME_NUMBERS = frozenset({"to", "same"})
-_WHOLE = frozenset({torch.int64, torch.int32})
 
 
 def _number(tracer: Recorder, item: Any) -> Any:
@@ -199,8 +175,26 @@ def pad_list(
     return torch.stack(padded, 0 if batch_first else 1)
 
 
+def _recurrent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One of torch's recurrent functions, which take packed data as it is, and give as much."""
+
+    def call(tracer: Recorder, *args: Any, **kwargs: Any) -> Any:
+        result = tracer.create_proxy("call_function", function, tuple(map(in_graph, args)), kwargs)
+        if _type(args[0]) is not Uncounted:
+            return result
+        data, *states = result
+        return _as_counted(args[0], data), *states
+
+    return call
+
+
 # What is called in place of a native function, with the tracer and the function's arguments.
-STAND_INS: dict[Any, Callable[..., Any]] = {pack_padded: pack, pad_packed: pad, pad_rows: pad_list}
+STAND_INS: dict[Any, Callable[..., Any]] = {
+    pack_padded: pack,
+    pad_packed: pad,
+    pad_rows: pad_list,
+    **{function: _recurrent(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
+}
 
 
 # Calls of recurrent layers --------------------------------------------------------------------------
@@ -215,11 +209,10 @@ def given_packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedSequenc
 class PackedCall:
     """A call of a recurrent layer on a packed sequence, as one node: its arguments, and what its result is.
 
-    As torch's own forward does it: without states of the caller's they are zeros, and the result has the batch sizes
-    and the order of the input.
+    As torch's own forward does it, the result has the batch sizes and the order of the input.
     """
 
-    def __init__(self, tracer: Recorder, net: Any, packed: PackedSequence, hx: Any = None):
+    def __init__(self, tracer: Recorder, packed: PackedSequence, hx: Any = None):
         self._packed = packed
         rows = rows_of(tracer, packed.batch_sizes)
         for state in hx if isinstance(hx, tuple) else [] if hx is None else [hx]:
@@ -228,24 +221,21 @@ class PackedCall:
                     f"the initial state is of {_plain(state.shape[1])} rows, but {_plain(rows)} were packed",
                     remedy="give it a state for each row: [layers * directions, rows, size]",
                 )
-        if hx is None:
-            hx = _zeros(net, rows, packed.data)
-        parts = tuple(map(in_graph, packed))
-        self.arguments = (tracer.create_proxy("call_function", packed_sequence, parts, {}), hx)
+        parts = (*map(in_graph, packed), rows)
+        self.arguments = (
+            tracer.create_proxy("call_function", packed_sequence, parts, {}),
+            *([] if hx is None else [hx]),
+        )
 
     def result(self, of_node: Any) -> tuple[PackedSequence, Any]:
         """What the caller gets, from what the node gives."""
-        data, given = of_node[0][0], self._packed.data
-        if _type(given) is Uncounted:
-            data = given.replaced(data)
-        return PackedSequence(data, *self._packed[1:]), of_node[1]
+        data, given = of_node[0][0], self._packed[0]
+        return PackedSequence(_as_counted(given, data), *self._packed[1:]), of_node[1]
 
 
-def _zeros(net: Any, rows: Any, like: Any) -> Any:
-    layers = net.num_layers * (2 if net.bidirectional else 1)
-    sizes = [net.proj_size or net.hidden_size, *([net.hidden_size] if isinstance(net, nn.LSTM) else [])]
-    states = [torch.zeros(layers, rows, size, dtype=like.dtype, device=like.device) for size in sizes]
-    return tuple(states) if len(states) > 1 else states[0]
+def _as_counted(given: Any, data: Any) -> Any:
+    """Packed data of as many elements as other data."""
+    return given.replaced(data) if _type(given) is Uncounted else data
 
 
 # Words ----------------------------------------------------------------------------------------------

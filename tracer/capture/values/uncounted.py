@@ -5,14 +5,13 @@ An operation on such a tensor has no shape. So only what knows of them takes the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
-
-from torch import fx
 
 from passes.errors import NeedsDataError
 from passes.sizes.dimension import maximum, same_size
 from passes.values.nested import leaves
+from tracer.capture.values.native_number import SYMBOLIC
 from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.memory.recorder import Recorder
 
@@ -62,6 +61,16 @@ class Count(_Refusing):
         self._most = _value(most)
         self._remedy = remedy
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What torch's native code takes this for, so that it hands its calls over."""
+        return SYMBOLIC[int]
+
+    @property
+    def node(self) -> NoReturn:
+        """What torch's native code asks where it does not."""
+        self.refuse("in native code")
+
     def refuse(self, use: str) -> NoReturn:
         raise NeedsDataError(f"the forward asks for {self._what} ({use}), which data decides", remedy=self._remedy)
 
@@ -94,15 +103,19 @@ def _is_at_least(size: Any, other: Any) -> bool:
 
 
 class Uncounted(_Refusing):
-    """A tensor the first of whose sizes is a `Count`; `traced` is what it is in the graph, `what` it is called."""
+    """A tensor the first of whose sizes is a `Count`.
+
+    `traced` is what it is in the graph, `what` it is called. The elements that are known, by their place, are numbers.
+    """
 
     __hash__ = object.__hash__
 
-    def __init__(self, traced: Any, rows: Count, what: str, remedy: str):
+    def __init__(self, traced: Any, rows: Count, what: str, remedy: str, known: Mapping[int, Any] | None = None):
         self.traced = traced
         self.rows = rows
         self.what = what
         self._remedy = remedy
+        self._known = known or {}
 
     @property
     def tracer(self) -> Recorder:
@@ -110,9 +123,7 @@ class Uncounted(_Refusing):
         return found
 
     def refuse(self, use: str) -> NoReturn:
-        raise NeedsDataError(
-            f"the forward uses {self.what} ({use}), whose size data decides", remedy=self._remedy
-        )
+        raise NeedsDataError(f"the forward uses {self.what} ({use}), whose size data decides", remedy=self._remedy)
 
     def __getattr__(self, name: str) -> Any:
         if name in _ANSWERS:
@@ -129,6 +140,8 @@ class Uncounted(_Refusing):
         return self.shape if dim is None else self.shape[dim]
 
     def __getitem__(self, index: Any) -> Any:
+        if _type(index) is int and index in self._known:
+            return self._known[index]
         return self.refuse("its elements")
 
     def replaced(self, traced: Any) -> Uncounted:
@@ -137,7 +150,7 @@ class Uncounted(_Refusing):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """A function of torch's that is called out of sight of the tracer."""
+        """A function of torch's that is called on such tensors, and knows nothing of them."""
         first = next(leaf for leaf in leaves((args, kwargs or {})) if _type(leaf) is cls)
         first.refuse(getattr(function, "__name__", str(function)))
 
