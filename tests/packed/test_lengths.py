@@ -119,6 +119,15 @@ def test_a_layer_of_ones_own_over_the_batch_sizes() -> None:
     assert_agrees(Of(forward, cell=nn.GRUCell(3, 4)), tracer.spec(3, "T", 3), runs)
 
 
+def test_the_lengths_that_come_back_are_numbers() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        rows, lengths = pad_packed_sequence(pack_padded_sequence(x, [2, 5, 3], True, enforce_sorted=False), True)
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)], lengths
+
+    runs = [(torch.randn(3, steps, 3),) for steps in (5, 9)]
+    assert_agrees(Of(forward), tracer.spec(3, "T", 3), runs)
+
+
 def test_torchs_functions() -> None:
     net = nn.GRU(3, 4, bidirectional=True)
     batch_sizes = torch.tensor([3, 2, 2])

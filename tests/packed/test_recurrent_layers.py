@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import tracer
+from passes.ops import recurrent
+from passes.program.notes import VALUE
+from passes.sizes.guards import GuardLog
+from passes.text.parsing import parse_program
+from passes.text.printing import print_program
 from tests.packed.files import Of, Packs, assert_agrees, assert_packs
+from tracer.capture.ladder import follow
+from tracer.checking import verification
+from tracer.inputs.sample import bind_sample
 
 # Torch's notice that it computes a projection in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
@@ -173,6 +182,27 @@ def test_it_is_one_operator_with_lengths_and_packs_nothing() -> None:
 # What is said of it ---------------------------------------------------------------------------------
 
 
+def test_its_program_is_read_back_from_its_text() -> None:
+    model, log = Of(encoded, net=nn.LSTM(3, 4, 2, batch_first=True)), GuardLog()
+    program, _ = follow(model, bind_sample(model, SAMPLE, None, None, None, log), log)
+    text = print_program(program)
+    assert "data=float32[N*T, 4] of rows N" in text
+    read = parse_program(text, model)
+    assert print_program(read) == text
+    assert [VALUE.of(node) for node in read.graph.nodes] == [VALUE.of(node) for node in program.graph.nodes]
+
+
+def test_a_wrong_layer_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = recurrent._operator_layer
+
+    def without_lengths(emit: Any, kind: Any, weights: Any, sequence: Any, initial: Any, extent: Any) -> Any:
+        return layer(emit, kind, weights, sequence, initial, replace(extent, lengths=None))
+
+    monkeypatch.setattr(recurrent, "_operator_layer", without_lengths)
+    with pytest.raises(tracer.VerificationError, match=r"^net \(.*LSTM\).*it begins here"):
+        tracer.convert(Of(encoded, net=nn.LSTM(3, 4, batch_first=True)), SAMPLE, route="direct")
+
+
 def test_the_report_has_the_layer() -> None:
     report = tracer.inspect(Of(encoded, net=nn.LSTM(3, 4, 2, batch_first=True)), SAMPLE)
     (layer,) = report.layers
@@ -194,8 +224,6 @@ def test_why_a_layer_behind_it_has_its_sizes() -> None:
 
 
 def test_it_is_verified_with_lengths_that_may_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracer.checking import verification
-
     tried: list[list[int]] = []
     attempts = verification.attempts
 

@@ -130,12 +130,17 @@ def _number(tracer: Recorder, item: Any) -> Any:
 def pad(
     tracer: Recorder, data: Any, batch_sizes: Any, batch_first: bool, padding_value: float, total_length: Any
 ) -> Any:
-    """The padded rows of a packed sequence and their lengths, as the native function gives them."""
+    """The padded rows of a packed sequence and their lengths, as the native function gives them; lengths are real where
+    the batch sizes are."""
     if _type(total_length) is Count:
         total_length.refuse("to pad to it")
-    packed = in_graph(data), in_graph(batch_sizes)
-    arguments = (*packed, batch_first, padding_value, total_length, rows_of(tracer, batch_sizes))
-    return tracer.create_proxy("call_function", padded_rows, arguments, {})
+    packed, rows = (in_graph(data), in_graph(batch_sizes)), rows_of(tracer, batch_sizes)
+    arguments = (*packed, batch_first, padding_value, total_length, rows)
+    padded: Any = tracer.create_proxy("call_function", padded_rows, arguments, {})
+    if isinstance(packed[1], fx.Proxy):
+        return padded
+    with tracer.computing():
+        return padded[0], (torch.arange(rows) < packed[1].unsqueeze(1)).sum(0)
 
 
 def rows_of(tracer: Recorder, batch_sizes: Any) -> Any:
