@@ -65,7 +65,10 @@ native_functions: Any = torch._C._VariableFunctions
 native_nn: Any = torch._C._nn
 # Functions that have an op, and no public name.
 assertions: tuple[Callable[..., Any], ...] = (torch._assert, torch._assert_async)
-packings: tuple[Callable[..., Any], ...] = (torch._pack_padded_sequence, torch._pad_packed_sequence)
+# What the functions of `torch.nn.utils.rnn` come down to.
+pack_padded: Callable[..., Any] = torch._pack_padded_sequence
+pad_packed: Callable[..., Any] = torch._pad_packed_sequence
+pad_rows: Callable[..., Any] = torch._C._nn.pad_sequence
 normed_weight: Callable[..., Any] = torch._weight_norm
 
 # What the checks that `torch._check` ends in are called by, and what they do: raise where a condition does not hold.
@@ -166,6 +169,6 @@ __all__ = [
     "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions",
     "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode",
     "native_functions", "native_nn", "normed_weight", "note_device_functions",
-    "overrides_are_off", "packings", "registered_name", "set_gradients",
+    "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_name", "set_gradients",
     "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

@@ -190,7 +190,8 @@ def test_sequences_are_packed_by_these_functions() -> None:
     with FunctionsSeen() as mode:
         packed = nn.utils.rnn.pack_padded_sequence(torch.rand(3, 2, 4), torch.tensor([3, 2]))
         nn.utils.rnn.pad_packed_sequence(packed)
-    assert set(torch_private.packings) <= set(mode.seen)
+        nn.utils.rnn.pad_sequence([torch.rand(3), torch.rand(2)])
+    assert {torch_private.pack_padded, torch_private.pad_packed, torch_private.pad_rows} <= set(mode.seen)
 
 
 def test_weights_are_normed_by_this_function() -> None:

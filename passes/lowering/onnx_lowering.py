@@ -17,6 +17,7 @@ from passes.onnx.lowered_model import LoweredModel, NodeResult
 from passes.onnx.precision import cast_unsupported
 from passes.onnx.size_checks import refuse_other_sizes
 from passes.onnx.types import onnx_type
+from passes.onnx.unused import drop_unused
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
@@ -62,6 +63,7 @@ class OnnxLowering:
         if self._blockers:
             raise unsupported(self._blockers)
         renamed = self._declare_outputs(program, emit)
+        drop_unused(emit.graph, emit.weights)
         if self.refuses_other_sizes:
             inputs = [self._values[node] for node in program.inputs()]
             refuse_other_sizes(emit, inputs, stated(program.log.facts, program.log.sampled))

@@ -11,6 +11,7 @@ within the module where it is no module call (`layer1.0/add`); where an op needs
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -216,35 +217,34 @@ class Emitter:
         self,
         step: Callable[..., Sequence[Value]],
         states: Sequence[Value],
-        sequence: Value,
-        *,
+        *sequences: Value,
         backwards: bool = False,
     ) -> tuple[Value, ...]:
-        """A Scan over the first axis of `sequence`: the final states, then what the steps gave, stacked.
+        """A Scan over the first axis of the sequences: the final states, then what the steps gave, stacked.
 
-        `step(*states, slice)` emits one step into a graph of its own, and returns the next states and a result;
+        `step(*states, *slices)` emits one step into a graph of its own, and returns the next states and a result;
         each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
         """
         body = GraphProto(name=self._fresh(f"{self._base}/step"))
         outside, known = self.graph, self._computed.known
         self.graph, self._computed.known = body, dict(known)
         try:
-            inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in [*["state"] * len(states), "slice"]]
+            roles = ["state"] * len(states) + ["slice"] * len(sequences)
+            inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in roles]
             results = step(*inputs)
         finally:
             self.graph, self._computed.known = outside, known
         body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
         body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
-        direction = [1] if backwards else None
         return self.nodes(
             "Scan",
             *states,
-            sequence,
+            *sequences,
             outputs=len(results),
             body=body,
-            num_scan_inputs=1,
-            scan_input_directions=direction,
-            scan_output_directions=direction,
+            num_scan_inputs=len(sequences),
+            scan_input_directions=[1] * len(sequences) if backwards else None,
+            scan_output_directions=[1] if backwards else None,
         )
 
     # Sizes --------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def _leaves(outputs: Any) -> list[Value]:
 
 def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
     if isinstance(outputs, Value):
-        return Value(renamed.get(outputs.name, outputs.name), result)
+        return replace(outputs, name=renamed.get(outputs.name, outputs.name), spec=result)
     if outputs is None:
         return None
     return tuple(_with_specs(output, spec, renamed) for output, spec in zip(outputs, result, strict=True))

@@ -103,8 +103,8 @@ class Op:
     `torchvision::nms` where they are registered with torch, else `torchvision.ops.boxes.batched_nms`. A spelling with
     other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the arguments that take no
     tensor, `of_either` those that take a size or a tensor, as the record's types have it.
-    `view` says that the result may lie in an operand's memory, `random` that computing it may move torch's
-    random state, or with which arguments it may.
+    `view` says that the result may lie in an operand's memory, `container` that it is the operands themselves, `random`
+    that computing it may move torch's random state, or with which arguments it may.
     """
 
     def __init__(
@@ -116,11 +116,13 @@ class Op:
         methods: tuple[str, ...] = (),
         library: tuple[str, ...] = (),
         view: bool = False,
+        container: bool = False,
         random: bool | Callable[[Any], bool] = False,
     ):
         self.name = name
         self.record = record
-        self.view = view
+        self.view = view or container
+        self.container = container
         self.random = random
         self.shape_rule: Callable[..., Any] | None = None
         self.lowering: Callable[..., Any] | None = None

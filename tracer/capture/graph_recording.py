@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from passes.isolation.model_copy import ModelCopy
 from passes.modules.lazy import is_uninitialized, rank_to_be
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
+from passes.ops.packed_sequences import packed_sequence
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog
@@ -32,8 +34,10 @@ from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
 from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import rows_of
 from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.tensor import TracedTensor
+from tracer.capture.values.uncounted import Count, Uncounted
 from tracer.inputs.sample import Sample
 from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
@@ -155,6 +159,8 @@ class GraphRecorder(Recorder):
             return self.value(value.node)
         if type(value) is TracedNumber:
             return value.value
+        if type(value) in (Count, Uncounted):
+            return value.refuse("as an argument")
         return TensorSpec.of(value) if isinstance(value, torch.Tensor) else value
 
     def record_guard(self, condition: str) -> None:
@@ -247,6 +253,11 @@ class GraphRecorder(Recorder):
             return a.node
         if a is ... or isinstance(a, _LITERALS):
             return a
+        if kind is PackedSequence:
+            parts = (*a, rows_of(self, a.batch_sizes))
+            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, parts)), {})
+        if kind in (Count, Uncounted):
+            return a.refuse("as an argument or an output")
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]
             return kind(*items) if hasattr(a, "_fields") else tuple(items)

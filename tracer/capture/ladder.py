@@ -115,7 +115,8 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
         value, lazies, left_behind = _run_on_data(model, data, location)
     except (Exception, SystemExit) as error:  # the forward fails on data too: what tracing saw is the user's own error
         refused_alike = isinstance(error, CaptureError) and error.message == fault.message
-        if isinstance(error, InputError) or refused_alike:  # that there is no data says nothing of the model
+        # Of the model it says nothing that there are no data, nor that it fails on integers that were made up.
+        if isinstance(error, InputError) or refused_alike or _makes_up_integers(sample):
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
@@ -156,6 +157,11 @@ def _data(sample: Sample, log: GuardLog) -> Data:
     """The sample's arguments as tensors."""
     with own_randomness():
         return sample.data(log.sampled)
+
+
+def _makes_up_integers(sample: Sample) -> bool:
+    """Whether the sample's data hold integers of nobody's choice, which may be lengths or indices out of range."""
+    return any(leaf.tensor is None and not leaf.spec.dtype.is_floating_point for leaf in sample.leaves())
 
 
 def _dry_run(scratch: nn.Module, data: Data) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerError, noted_errors
 from passes.isolation.frames import forget_frames
@@ -29,6 +30,7 @@ from tracer.capture.leaf_condition import LeafCondition
 from tracer.capture.values.aliasing import refuse_unfollowed
 from tracer.capture.values.namespaces import Namespaces
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import PackedCall, given_packed
 from tracer.capture.values.tensor import TracedTensor
 from tracer.edge.source_lines import current_source
 from tracer.inputs.sample import Sample
@@ -232,19 +234,30 @@ class CapturingTracer(GraphRecorder):
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if m is self._model.copy:
             path = self.program.whole = "model"
+        packed = given_packed(args, kwargs)
+        if packed is not None:
+            return self._packed_call(m, path, packed, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         inplace = getattr(m, "inplace", False)
         if inplace:
             place: int | str = 0 if args else "input"
             args, kwargs = with_written(self, place, args, kwargs)
-        result = self.create_proxy("call_module", path, args, kwargs)
-        with self.computing():
-            self.propagator.advance(result.node)  # with the attributes that the module has now
-            self._first_calls.settle_leaf(m, result.node)
+        result = self._called(m, path, args, kwargs)
         if not inplace:
             return result
         written = args[0] if args else kwargs["input"]
         self.aliases.write(written, result.node)
         return written
+
+    def _packed_call(self, net: nn.Module, path: str, packed: PackedSequence, *args: Any, **kwargs: Any) -> Any:
+        call = PackedCall(self, packed, *args, **kwargs)
+        return call.result(self._called(net, path, call.arguments, {}))
+
+    def _called(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = self.create_proxy("call_module", path, args, kwargs)
+        with self.computing():
+            self.propagator.advance(result.node)  # with the attributes that the module has now
+            self._first_calls.settle_leaf(m, result.node)
+        return result
 
     def _traced_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The submodule's forward, traced; or, where that fails, the submodule as one node on meta tensors."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from passes.lowering.pinned_sizes import pinned_sizes
+from passes.program.packed_lengths import LengthsInput
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Fact
 from passes.sizes.formulas.formula import Formula
@@ -103,16 +104,24 @@ def _allowed(log: GuardLog, steps: Mapping[str, int], start: Mapping[str, int] |
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def attempts(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Arguments]:
+def attempts(
+    sample: Sample, sizes: Mapping[str, int], lengths: Mapping[str, LengthsInput] | None = None
+) -> Iterator[Arguments]:
     """The sample's arguments as tensors at some sizes: first the data given, random where there is none; then, where
     any was made up, other data, for a module that takes not just any.
 
-    The caller's own data is tiled or cut to size. Integers that were made up may be indices, divisors or lengths:
-    ones, zeros, small numbers. Raises InputError where torch can make none.
+    The caller's own data is tiled or cut to size. Integers that were made up may be indices or divisors: ones, zeros,
+    small numbers. Of inputs that are known to be `lengths`, they are lengths. Raises InputError where torch can make
+    none.
     """
-    yield sample.data(sizes)
     leaves = sample.leaves()
-    if all(leaf.tensor is not None and tuple(leaf.tensor.shape) == _shape(leaf, sizes) for leaf in leaves):
+    all_given = all(leaf.tensor is not None and tuple(leaf.tensor.shape) == _shape(leaf, sizes) for leaf in leaves)
+    if lengths and not all_given:
+        yield sample.data(
+            sizes, {each.name: _lengths(each, sizes, lengths[each.name]) for each in leaves if each.name in lengths}
+        )
+    yield sample.data(sizes)
+    if all_given:
         return
     yield sample.filled([_fitted(leaf, sizes, 0, 2) for leaf in leaves])
     for low, high in _RANGES:
@@ -127,6 +136,16 @@ _RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 
 
 def _shape(leaf: Leaf, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
+
+
+def _lengths(leaf: Leaf, sizes: Mapping[str, int], lengths: LengthsInput) -> torch.Tensor:
+    """Lengths that may be packed: the leaf's own as far as there are so many steps, random ones where it has none."""
+    shape = _shape(leaf, sizes)
+    most = max(1, lengths.most.at(sizes) if isinstance(lengths.most, Dim) else lengths.most)
+    if leaf.tensor is not None and tuple(leaf.tensor.shape) == shape:
+        return leaf.tensor.detach().clamp(max=most)
+    made = torch.randint(1, most + 1, shape).to(leaf.spec.dtype)
+    return made.sort(descending=True).values if lengths.falls else made
 
 
 def _fitted(leaf: Leaf, sizes: Mapping[str, int], low: int, high: int, positive: bool = False) -> torch.Tensor:

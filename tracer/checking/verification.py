@@ -22,6 +22,7 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
+from passes.program.packed_lengths import lengths_among_inputs
 from passes.program.stages import Eager
 from passes.sizes.guards import Location
 from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
@@ -178,6 +179,7 @@ class _Check:
         self.file = file
         self.locate = locate
         self.names = sample.dimensions()
+        self.lengths = lengths_among_inputs(program)
         self.result = Verification("")
         self._session: Session | None = None
 
@@ -208,7 +210,7 @@ class _Check:
         """
         failure: BaseException | None = None
         tried = 0
-        for arguments in attempts(self.sample, sizes):
+        for arguments in attempts(self.sample, sizes, self.lengths):
             state = torch.get_rng_state()
             try:
                 return _Run(sizes, arguments, state, self.eager(arguments))

@@ -56,13 +56,18 @@ class Sample:
         """The arguments with `replace(name, spec)` in place of each leaf, in order."""
         return self._map(lambda leaf: replace(leaf.name, leaf.spec))
 
-    def data(self, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments as tensors: copies of the caller's own where they have these sizes, random ones elsewhere.
+    def data(
+        self, sizes: Mapping[str, int], chosen: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as tensors: those `chosen` for leaves of these names, copies of the caller's own where they
+        have these sizes, random ones elsewhere.
 
         Raises InputError where torch cannot make one: too large, or of a dtype without data.
         """
 
         def tensor(leaf: Leaf) -> torch.Tensor:
+            if chosen and leaf.name in chosen:
+                return chosen[leaf.name]
             shape = tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
             if leaf.tensor is not None and tuple(leaf.tensor.shape) == shape:
                 return leaf.tensor.detach().clone()

@@ -106,6 +106,13 @@ class TracedNumber:
         self._node: fx.Node | None = None
         tracer.made.append(weakref.ref(self))
 
+    @classmethod
+    def of(cls, tracer: Recorder, node: fx.Node) -> TracedNumber:
+        """The number that a node gives."""
+        number = cls(tracer, tracer.value(node), node.target, node.args)
+        number._node = node
+        return number
+
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What torch's native code takes this for."""

@@ -196,7 +196,10 @@ def _without_gradients(tensor: AnsweringTensor, question: str, answer: Any) -> A
 
 
 # What to do in place of a question about a tensor's data.
-_REMEDIES = {"control flow": "choose with torch.where instead of if, or give the choice to the model as an argument"}
+_REMEDIES = {
+    "control flow": "choose with torch.where instead of if, or give the choice to the model as an argument",
+    "tolist()": "compute with the tensor itself, as pack_padded_sequence and torch's other functions can",
+}
 
 # Answers that need no graph node: attributes and methods by name, and functions about a tensor's type.
 ATTRIBUTES: dict[str, Callable[[AnsweringTensor], Any]] = {

@@ -17,13 +17,16 @@ from torch import fx
 from passes.errors import CaptureError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
+from passes.ops.packed_sequences import step_counts
 from passes.torch_private import OpOverload
 from passes.values.nested import fields_of, is_dataclass_value, leaves
 from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import STAND_INS, rows_of
 from tracer.capture.values.python_functions import on_numbers
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
+from tracer.capture.values.uncounted import Uncounted
 from tracer.edge.source_lines import is_user_code, only_tells
 from tracer.memory.real_tensors import with_written, written_place
 from tracer.memory.recorder import Recorder
@@ -185,6 +188,8 @@ class TracedTensor(AnsweringTensor):
             if not any(isinstance(leaf, TensorSpec) for leaf in leaves(item)):
                 return item
             return self._member(index if isinstance(value, dict) else range(len(value))[index])
+        if self.node.target is step_counts and builtins.type(index) is int and index == 0:
+            return rows_of(self.tracer, self)
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     # Functions of torch --------------------------------------------------------------------------
@@ -202,6 +207,10 @@ class TracedTensor(AnsweringTensor):
         question = FUNCTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
+        stands_in = STAND_INS.get(orig_method)
+        if stands_in is not None:
+            with tracer.following_real():
+                return stands_in(tracer, *args, **kwargs)
         number = on_numbers(orig_method, args, kwargs)
         if number is not None:
             return number
@@ -279,7 +288,7 @@ def has_traced(value: Any) -> bool:
 def _first_traced(value: Any) -> Any:
     """The first traced thing among the arguments. One that stands for a tuple is not asked for its items."""
     kind = type(value)
-    if kind in (TracedTensor, TracedNumber, fx.proxy.Attribute):
+    if kind in (TracedTensor, TracedNumber, Uncounted, fx.proxy.Attribute):
         return value
     items: Any = ()
     if issubclass(kind, (tuple, list)):
