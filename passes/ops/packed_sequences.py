@@ -27,6 +27,7 @@ from passes.ops.layout import transposed
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size, product, same_size
+from passes.sizes.unknown import DataSize
 from passes.torch_private import pack_padded, pad_packed
 from passes.values.spec import PackedSpec, TensorSpec
 
@@ -110,12 +111,9 @@ def reaches(emit: Emitter, lengths: Value, steps: Value) -> Value:
 # Packing --------------------------------------------------------------------------------------------
 
 
-def size_of_data(most: Size) -> Size:
-    """What stands in a shape for a size that the lengths decide, where these are data: the most that it can be.
-
-    It is wrong as a size. So whoever captures a forward must not give such a tensor to what asks for it.
-    """
-    return most
+def _size(what: str, known: Size | None, least: Size, most: Size, lengths: TensorSpec) -> Any:
+    """A size that lengths decide, where it is not known beforehand: it comes from data."""
+    return DataSize(what, least, most, lengths) if known is None else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +129,9 @@ data = Op("packed_data", PackedData, functions=(packed_data,))
 
 @data.shape
 def data_shape(call: PackedData[TensorSpec]) -> TensorSpec:
-    input, total = call.input, call.total
-    if total is None:
-        total = size_of_data(input.shape[0] * input.shape[1])
-    return input.with_shape(total, *input.shape[2:])
+    input, total, (rows,) = call.input, call.total, call.lengths.shape
+    most = input.shape[0] * input.shape[1]
+    return input.with_shape(_size("number of packed elements", total, rows, most, call.lengths), *input.shape[2:])
 
 
 @data.lower
@@ -156,7 +153,8 @@ counts = Op("step_counts", StepCounts, functions=(step_counts,))
 
 @counts.shape
 def counts_shape(call: StepCounts[TensorSpec]) -> TensorSpec:
-    return TensorSpec((size_of_data(call.steps) if call.longest is None else call.longest,), torch.int64)
+    longest = _size("length of the longest sequence", call.longest, 1, call.steps, call.lengths)
+    return TensorSpec((longest,), torch.int64)
 
 
 @counts.lower

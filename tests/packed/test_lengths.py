@@ -15,10 +15,11 @@ from torch.nn.utils.rnn import (
     pack_sequence,
     pad_packed_sequence,
     pad_sequence,
+    unpack_sequence,
 )
 
 import tracer
-from passes.errors import InputError, NeedsDataError, ShapeError, TracerError
+from passes.errors import InputError, ShapeError, TracerError
 from tests.ops.oracle import propagated
 from tests.packed.files import Of, assert_agrees
 
@@ -213,54 +214,100 @@ def test_a_total_length_that_is_known_to_do() -> None:
         assert_agrees(model, sample, [RUN])
 
 
-_WITHOUT = {
-    "batch sizes one by one": lambda p, x: [x[: int(rows)] for rows in p.batch_sizes],
-    "batch sizes as numbers": lambda p, x: p.batch_sizes.tolist(),
-    "batch sizes summed": lambda p, x: p.batch_sizes.sum(),
+USES = {
+    "the sum of the batch sizes": lambda p, x: p.batch_sizes.sum(),
     "batch sizes as an operand": lambda p, x: x.sum() + p.batch_sizes,
     "how many batch sizes there are": lambda p, x: torch.zeros(len(p.batch_sizes)),
-    "how many steps there are": lambda p, x: torch.zeros(p.batch_sizes.size(0)),
-    "one step more": lambda p, x: x[:, : p.batch_sizes.shape[0] + 1],
-    "a branch on the steps": lambda p, x: x if p.batch_sizes.size(0) > 3 else -x,
+    "how many steps there are": lambda p, x: x[:, : p.batch_sizes.size(0)],
+    "one step less": lambda p, x: x[:, : p.batch_sizes.shape[0] - 1],
     "data in a function": lambda p, x: torch.relu(p.data),
     "data in a method": lambda p, x: p.data.exp(),
     "data in an operator": lambda p, x: 2 - p.data,
     "data among others": lambda p, x: torch.cat([x[0], p.data]),
     "data converted": lambda p, x: p.to(torch.float64).data,
-    "data in a subscript": lambda p, x: p.data[0],
-    "its elements": lambda p, x: p.data.numel(),
+    "data in a subscript": lambda p, x: (p.data[0], p.data[-1]),
+    "data reduced": lambda p, x: (p.data.mean(0), p.data.softmax(0)),
+    "how many elements there are": lambda p, x: torch.zeros(p.data.numel()),
     "an output": lambda p, x: p,
-    "padded to what is longest": lambda p, x: pad_packed_sequence(p, True)[0],
+    "padded to what is longest": lambda p, x: (pad_packed_sequence(p, True), pad_packed_sequence(p, False, 3.0)),
+    "padded to more": lambda p, x: pad_packed_sequence(p, True, 3.0, x.shape[1] + 1),
+    "unpacked": lambda p, x: pad_packed_sequence(p, True)[0][:, -1],
 }
+FALLING = [(torch.randn(4, 5, 3), torch.tensor(numbers)) for numbers in ([5, 5, 1, 1], [4, 2, 2, 1], [1, 1, 1, 1])]
 
 
-@pytest.mark.parametrize("use", _WITHOUT)
-def test_what_data_decides_is_refused_where_it_is_asked(use: str) -> None:
+@pytest.mark.parametrize("use", USES)
+def test_what_is_packed_is_used(use: str) -> None:
+    """Sizes that the lengths decide are sizes that come from data, with which anything can be computed."""
+
     def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
-        return _WITHOUT[use](pack_padded_sequence(x, lengths, True), x)
+        return USES[use](pack_padded_sequence(x, lengths, True), x)
 
-    with pytest.raises(NeedsDataError, match=r"(which|whose size) data decides") as info:
+    runs = [*FALLING, (torch.randn(1, 2, 3), torch.tensor([2]))]
+    assert_agrees(Of(forward), (ROWS, LENGTHS), runs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_with_others_between_them(dtype: torch.dtype) -> None:
+    """The elements pass through lazy layers while they are packed, and are padded to what is longest."""
+
+    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
+        packed = pack_padded_sequence(x, lengths, True, enforce_sorted=False)
+        packed = PackedSequence(torch.relu(m.before(packed.data)), *packed[1:])
+        packed, states = m.net(packed)
+        packed = PackedSequence(m.behind(packed.data), *packed[1:])
+        return pad_packed_sequence(packed, True), states
+
+    parts = {"before": nn.LazyLinear(3), "net": lstm(bidirectional=True), "behind": nn.LazyLinear(2)}
+    runs = [RUN, (torch.randn(3, 9, 3), torch.tensor([3, 8, 8])), (torch.randn(1, 2, 3), torch.tensor([1]))]
+    sample = (tracer.spec("N", "T", 3, dtype=dtype), LENGTHS)
+    conversion = assert_agrees(Of(forward, **parts).to(dtype), sample, [(x.to(dtype), each) for x, each in runs])
+    assert conversion.report.resolved == {"before": {"in_features": 3}, "behind": {"in_features": 8}}
+    assert conversion.report.outputs[0].endswith("[N, u0, 2]")
+
+
+def test_rows_unpacked() -> None:
+    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
+        return unpack_sequence(pack_padded_sequence(x, lengths, True, enforce_sorted=False))
+
+    sample = (tracer.spec(3, "T", 3), tracer.spec(3, dtype=torch.int64))
+    assert_agrees(Of(forward), sample, [(torch.randn(3, 9, 3), torch.tensor([3, 8, 7]))])
+
+
+def test_attention_over_the_steps_that_there_are() -> None:
+    """Whole and verified, at sizes and lengths of the verification's own."""
+
+    def forward(m: Any, x: Tensor, lengths: Tensor) -> Tensor:
+        (rows, found), _ = padded(m, x, lengths)
+        mask = torch.arange(rows.shape[1]) < found.unsqueeze(1)
+        weights = m.score(rows).squeeze(-1).masked_fill(~mask, -1e9).softmax(1)
+        return (weights.unsqueeze(-1) * rows).sum(1)
+
+    conversion = tracer.convert(Of(forward, net=lstm(), score=nn.LazyLinear(1)), (ROWS, LENGTHS), route="direct")
+    assert conversion.verification is not None
+    assert conversion.report.outputs == ["float32[N, 4]"]
+
+
+@pytest.mark.parametrize(
+    ("use", "fault"),
+    [
+        (lambda p, x: [x[: int(rows)] for rows in p.batch_sizes], "one by one, whose size is the dynamic u0"),
+        (lambda p, x: p.batch_sizes.tolist(), r"needs the data of step_counts int64\[u0\]"),
+        (lambda p, x: x if p.batch_sizes.size(0) > 3 else -x, "whether u0 >= 4 depends on the data"),
+        (
+            lambda p, x: pad_packed_sequence(p, True, total_length=x.shape[1] - 1),
+            "depends on the data: u0 is the length",
+        ),
+        (lambda p, x: pad_packed_sequence(p, True, total_length=4), "whether u0 >= 5 depends on the data"),
+    ],
+)
+def test_what_asks_for_the_data_is_refused(use: Any, fault: str) -> None:
+    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
+        return use(pack_padded_sequence(x, lengths, True), x)
+
+    with pytest.raises(TracerError, match=fault) as info:
         propagated(Of(forward), *RUN)
     assert "test_lengths.py:" in str(info.value)
-    remedy = info.value.remedy
-    assert "total_length=x.shape[1]" in remedy or remedy.startswith("compute with the padded tensor")
-
-
-def test_linear_layers_and_others_take_no_packed_data() -> None:
-    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
-        return m.fc(pack_padded_sequence(x, lengths, True).data)
-
-    with pytest.raises(NeedsDataError, match="data of a packed sequence"):
-        propagated(Of(forward, fc=nn.LazyLinear(2)), *RUN)
-
-
-@pytest.mark.parametrize("total", [4, "half"])
-def test_a_total_length_that_may_be_too_little(total: Any) -> None:
-    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
-        return padded(m, x, lengths, total_length=x.shape[1] // 2 if total == "half" else total)
-
-    with pytest.raises(NeedsDataError, match=r"length of the longest packed sequence \(whether it is greater than"):
-        propagated(Of(forward, net=lstm()), *RUN)
 
 
 def test_lengths_as_a_list_of_numbers_that_data_decides() -> None:
@@ -268,17 +315,6 @@ def test_lengths_as_a_list_of_numbers_that_data_decides() -> None:
     with pytest.raises(TracerError, match=r"needs the data of tensors_1|needs the data of inputs_1") as info:
         tracer.inspect(model, (ROWS, LENGTHS))
     assert "pack_padded_sequence" in info.value.remedy
-
-
-def test_lazy_layers_behind_it_resolve_on_data_all_the_same() -> None:
-    def forward(m: Any, x: Tensor, lengths: Tensor) -> Any:
-        return m.out(padded(m, x, lengths)[0][0])
-
-    model = Of(forward, net=lstm(), out=nn.LazyLinear(2))
-    report = tracer.inspect(model, (torch.randn(2, 5, 3), torch.tensor([5, 2])))
-    assert report.resolved == {"out": {"in_features": 4}}
-    (rung,) = report.rungs
-    assert rung.level == "real"
 
 
 # What does not fit ----------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.packed_sequences import rows_of
 from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.tensor import TracedTensor
-from tracer.capture.values.uncounted import Count, Uncounted
 from tracer.inputs.sample import Sample
 from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
@@ -159,8 +158,6 @@ class GraphRecorder(Recorder):
             return self.value(value.node)
         if type(value) is TracedNumber:
             return value.value
-        if type(value) in (Count, Uncounted):
-            return value.refuse("as an argument")
         return TensorSpec.of(value) if isinstance(value, torch.Tensor) else value
 
     def record_guard(self, condition: str) -> None:
@@ -256,8 +253,6 @@ class GraphRecorder(Recorder):
         if kind is PackedSequence:
             parts = (*a, rows_of(self, a.batch_sizes))
             return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, parts)), {})
-        if kind in (Count, Uncounted):
-            return a.refuse("as an argument or an output")
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]
             return kind(*items) if hasattr(a, "_fields") else tuple(items)

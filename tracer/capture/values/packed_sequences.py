@@ -5,7 +5,7 @@ stands in for the native functions is here. How many steps and elements there ar
 
   lengths that are known       numbers; the batch sizes are a real tensor, as in eager PyTorch
   lengths that are sizes       formulas over named sizes
-  lengths that are an input    data: `Uncounted` tensors
+  lengths that are an input    data, and so are these
 """
 
 from __future__ import annotations
@@ -25,16 +25,9 @@ from passes.program.packed_lengths import arguments_of, origin_of_lengths
 from passes.sizes.dimension import Dim
 from passes.torch_private import pack_padded, pad_packed, pad_rows
 from tracer.capture.values.number import TracedNumber
-from tracer.capture.values.uncounted import Count, Uncounted, in_graph
 from tracer.memory.recorder import Recorder
 
 _type = type  # Python's own, also while a forward is traced
-
-_USE_PADDED = "compute with the padded tensor, before pack_padded_sequence or behind pad_packed_sequence"
-_GIVE_LENGTH = (
-    "give pad_packed_sequence a total_length, the steps of what was packed: total_length=x.shape[1], or x.shape[0] "
-    "without batch_first"
-)
 
 
 # Packing --------------------------------------------------------------------------------------------
@@ -60,14 +53,7 @@ def pack(tracer: Recorder, input: Any, lengths: Any, batch_first: bool) -> tuple
         _check_longest(longest, steps)
     batch_sizes = tracer.create_proxy("call_function", step_counts, (lengths, steps, longest), {})
     data = tracer.create_proxy("call_function", packed_data, (input, lengths, batch_first, total), {})
-    if longest is not None:
-        return data, batch_sizes
-    elements = Count("the number of elements of a packed sequence", rows, steps * rows, _USE_PADDED)
-    reached = Count("the length of the longest packed sequence", 1, steps, _GIVE_LENGTH)
-    return (
-        Uncounted(data, elements, "the data of a packed sequence", _USE_PADDED),
-        Uncounted(batch_sizes, reached, "the batch sizes of a packed sequence", _USE_PADDED, {0: rows}),
-    )
+    return data, batch_sizes
 
 
 def _packed_by_numbers(
@@ -132,28 +118,25 @@ def pad(
 ) -> Any:
     """The padded rows of a packed sequence and their lengths, as the native function gives them; lengths are real where
     the batch sizes are."""
-    if _type(total_length) is Count:
-        total_length.refuse("to pad to it")
-    packed, rows = (in_graph(data), in_graph(batch_sizes)), rows_of(tracer, batch_sizes)
-    arguments = (*packed, batch_first, padding_value, total_length, rows)
+    rows = rows_of(tracer, batch_sizes)
+    arguments = (data, batch_sizes, batch_first, padding_value, total_length, rows)
     padded: Any = tracer.create_proxy("call_function", padded_rows, arguments, {})
-    if isinstance(packed[1], fx.Proxy):
+    if isinstance(batch_sizes, fx.Proxy):
         return padded
     with tracer.computing():
-        return padded[0], (torch.arange(rows) < packed[1].unsqueeze(1)).sum(0)
+        return padded[0], (torch.arange(rows) < batch_sizes.unsqueeze(1)).sum(0)
 
 
 def rows_of(tracer: Recorder, batch_sizes: Any) -> Any:
     """How many rows were packed: the first batch size."""
-    traced = in_graph(batch_sizes)
-    if not isinstance(traced, fx.Proxy):
-        return int(traced[0])
-    if traced.node.target is step_counts:
-        return _rows(tracer, traced.node.args[0])
-    known = tracer.known.tensor(traced.node)
+    if not isinstance(batch_sizes, fx.Proxy):
+        return int(batch_sizes[0])
+    if batch_sizes.node.target is step_counts:
+        return _rows(tracer, batch_sizes.node.args[0])
+    known = tracer.known.tensor(batch_sizes.node)
     if known is None:
         raise NeedsDataError(
-            f"the forward computes {traced.node.name}, which is taken for the batch sizes of a packed sequence",
+            f"the forward computes {batch_sizes.node.name}, which is taken for the batch sizes of a packed sequence",
             remedy="pass on the batch_sizes that the packed sequence has",
         )
     return int(known[0])
@@ -180,25 +163,11 @@ def pad_list(
     return torch.stack(padded, 0 if batch_first else 1)
 
 
-def _recurrent(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of torch's recurrent functions, which take packed data as it is, and give as much."""
-
-    def call(tracer: Recorder, *args: Any, **kwargs: Any) -> Any:
-        result = tracer.create_proxy("call_function", function, tuple(map(in_graph, args)), kwargs)
-        if _type(args[0]) is not Uncounted:
-            return result
-        data, *states = result
-        return _as_counted(args[0], data), *states
-
-    return call
-
-
 # What is called in place of a native function, with the tracer and the function's arguments.
 STAND_INS: dict[Any, Callable[..., Any]] = {
     pack_padded: pack,
     pad_packed: pad,
     pad_rows: pad_list,
-    **{function: _recurrent(function) for function in (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)},
 }
 
 
@@ -226,7 +195,7 @@ class PackedCall:
                     f"the initial state is of {_plain(state.shape[1])} rows, but {_plain(rows)} were packed",
                     remedy="give it a state for each row: [layers * directions, rows, size]",
                 )
-        parts = (*map(in_graph, packed), rows)
+        parts = (*packed, rows)
         self.arguments = (
             tracer.create_proxy("call_function", packed_sequence, parts, {}),
             *([] if hx is None else [hx]),
@@ -234,13 +203,7 @@ class PackedCall:
 
     def result(self, of_node: Any) -> tuple[PackedSequence, Any]:
         """What the caller gets, from what the node gives."""
-        data, given = of_node[0][0], self._packed[0]
-        return PackedSequence(_as_counted(given, data), *self._packed[1:]), of_node[1]
-
-
-def _as_counted(given: Any, data: Any) -> Any:
-    """Packed data of as many elements as other data."""
-    return given.replaced(data) if _type(given) is Uncounted else data
+        return PackedSequence(of_node[0][0], *self._packed[1:]), of_node[1]
 
 
 # Words ----------------------------------------------------------------------------------------------

@@ -14,9 +14,7 @@ import torch
 
 from passes.values.nested import leaves, map_structure
 from tracer.capture.values.number import TracedNumber
-from tracer.capture.values.packed_sequences import STAND_INS
 from tracer.capture.values.tensor import TracedTensor
-from tracer.capture.values.uncounted import Uncounted
 from tracer.memory.real_tensors import FollowingReal
 from tracer.memory.recorder import Recorder
 
@@ -35,7 +33,7 @@ def _run(tracer: Recorder, function: Callable[..., Any], args: tuple[Any, ...], 
     """A call that writes to no real tensor, and uses none that was written to."""
     is_traced = bool(args) and type(args[0]) is TracedTensor
     kinds = {TracedTensor} if is_traced else {type(leaf) for leaf in leaves((args, kwargs))}
-    if TracedTensor in kinds or (Uncounted in kinds and function in STAND_INS):
+    if TracedTensor in kinds:
         return TracedTensor.__torch_function__(function, (), args, kwargs)
     if function in _CREATION:
         return tracer.create_proxy("call_function", function, args, kwargs)

@@ -26,7 +26,6 @@ from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.packed_sequences import STAND_INS, rows_of
 from tracer.capture.values.python_functions import on_numbers
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
-from tracer.capture.values.uncounted import Uncounted
 from tracer.edge.source_lines import is_user_code, only_tells
 from tracer.memory.real_tensors import with_written, written_place
 from tracer.memory.recorder import Recorder
@@ -288,7 +287,7 @@ def has_traced(value: Any) -> bool:
 def _first_traced(value: Any) -> Any:
     """The first traced thing among the arguments. One that stands for a tuple is not asked for its items."""
     kind = type(value)
-    if kind in (TracedTensor, TracedNumber, Uncounted, fx.proxy.Attribute):
+    if kind in (TracedTensor, TracedNumber, fx.proxy.Attribute):
         return value
     items: Any = ()
     if issubclass(kind, (tuple, list)):
