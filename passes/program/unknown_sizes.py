@@ -6,6 +6,7 @@ Where it gives a `DataFloat`, that is a `Floating` of such a name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -55,7 +56,7 @@ def with_names(value: Any, node: fx.Node, log: GuardLog) -> Any:
         return given[id(size)]
 
     def leaf(part: Any) -> Any:
-        return part.with_shape(*map(named, part.shape)) if isinstance(part, TensorSpec) else named(part)
+        return replace(part, shape=tuple(map(named, part.shape))) if isinstance(part, TensorSpec) else named(part)
 
     found = map_structure(value, leaf)
     UNKNOWN.put(node, tuple(size.symbols()[0] for size in given.values()))
@@ -149,7 +150,7 @@ def _sized(leaf: Any, log: GuardLog) -> Any:
             known = log.facts.reduced(size.formula)
             size = known if isinstance(known, int) else size
         shape.append(size)
-    return leaf.with_shape(*shape)
+    return replace(leaf, shape=tuple(shape))
 
 
 def _require(answer: Fact, log: GuardLog) -> None:

@@ -291,7 +291,7 @@ def test_attention_over_the_steps_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("use", "fault"),
     [
-        (lambda p, x: [x[: int(rows)] for rows in p.batch_sizes], "one by one, whose size is the dynamic u0"),
+        (lambda p, x: [x[: int(rows)] for rows in p.batch_sizes], "as a fixed number, which depends on the data"),
         (lambda p, x: p.batch_sizes.tolist(), r"needs the data of step_counts int64\[u0\]"),
         (lambda p, x: x if p.batch_sizes.size(0) > 3 else -x, "whether u0 >= 4 depends on the data"),
         (
