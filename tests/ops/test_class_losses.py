@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -66,8 +66,9 @@ floats = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int
 kinds = st.sampled_from([torch.int64, torch.int64, torch.int32, torch.uint8, torch.float32, torch.float64])
 
 
-@pytest.mark.parametrize("loss", [F.nll_loss, partial(F.cross_entropy, label_smoothing=0.1), F.cross_entropy])
+@settings(max_examples=40)
 @given(
+    loss=st.sampled_from([F.nll_loss, partial(F.cross_entropy, label_smoothing=0.1), F.cross_entropy]),
     shape=inputs, of_labels=targets, a=floats, b=kinds, weight=st.sampled_from([None, 3, 2]), c=floats,
     reduction=st.sampled_from(REDUCTIONS),
 )  # fmt: skip
@@ -111,8 +112,7 @@ def test_messages_name_the_operands(call: Loss, message: str) -> None:
 # Values ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shapes", SHAPES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("shapes", "weighted"), [(SHAPES[0], False), (SHAPES[1], True), (SHAPES[3], True)], ids=str)
 def test_labels(shapes: Any, weighted: bool) -> None:
     loss = together(F.cross_entropy, options(0.0, 0.2), weighted)
     assert_lowering_matches(loss, *sample(*shapes), opset=13)
@@ -122,7 +122,7 @@ def test_labels(shapes: Any, weighted: bool) -> None:
 def test_dtypes(dtype: torch.dtype) -> None:
     x, y, z, w = sample((4, 3), (4,))
     tolerance = TIGHT if dtype == torch.float64 else LOOSE
-    loss = together(F.cross_entropy, options(0.0, 0.2), True)
+    loss = together(F.cross_entropy, options(0.2, ignored=(-100,)), True)
     assert_lowering_matches(loss, x.to(dtype), y, z, w.to(dtype), opset=23, **tolerance)
 
 
@@ -154,19 +154,19 @@ def of_probabilities() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("shape", [(4, 3), (3,), (2, 3, 2, 4)], ids=str)
 def test_probabilities(shape: Any) -> None:
     x, p, w = torch.randn(shape), torch.rand(shape), torch.rand(3)
-    for weighted in (False, True):
-        loss = together(F.cross_entropy, of_probabilities(), weighted)
-        assert_lowering_matches(loss, x.half(), p.double(), p, w.half(), **LOOSE)
-        assert_lowering_matches(loss, x, p, p, w, opset=13)
+    assert_lowering_matches(together(F.cross_entropy, of_probabilities(), True), x, p, p, w, opset=13)
+    if len(shape) == 2:
+        loss = together(F.cross_entropy, of_probabilities())
+        assert_lowering_matches(loss, x.half(), p.double(), p, w, **LOOSE)
 
 
 IMAGES = {0: {0: "N", 1: "C", 2: "H", 3: "W"}, 1: {0: "N", 1: "H", 2: "W"}, 2: {0: "N", 1: "H", 2: "W"}, 3: {0: "C"}}
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_dynamic_and_empty(weighted: bool) -> None:
     """Of no label, and where every label is ignored, the mean is nan."""
-    loss = together(F.cross_entropy, options(0.0, 0.2), weighted)
+    loss = together(F.cross_entropy, options(0.2, ignored=(-100,)), weighted)
     given = sample((2, 3, 2, 4), (2, 2, 4))
     ignored = torch.randn(1, 5, 4, 3), torch.full((1, 4, 3), -100), torch.ones(1, 4, 3).long(), torch.rand(5)
     assert_lowering_matches(loss, *given, dynamic=IMAGES, also=ignored)
