@@ -70,6 +70,9 @@ pack_padded: Callable[..., Any] = torch._pack_padded_sequence
 pad_packed: Callable[..., Any] = torch._pad_packed_sequence
 pad_rows: Callable[..., Any] = torch._C._nn.pad_sequence
 normed_weight: Callable[..., Any] = torch._weight_norm
+# `torch.all` and `torch.any`, as torch's own checks ask for them.
+all_true: Callable[..., Any] = torch._is_all_true
+any_true: Callable[..., Any] = torch._is_any_true
 
 # What the checks that `torch._check` ends in are called by, and what they do: raise where a condition does not hold.
 CHECK: Place = (torch, "_check_with")
@@ -165,10 +168,10 @@ def interpreted_frames() -> Sequence[FrameSummary]:
 __all__ = [
     "CAUSAL_DETECTION", "CHECK", "CHECK_OF_SIZE", "COMPILER", "CUSTOM_FUNCTION_ARGUMENTS", "FX_NOTES", "HOOKS_OF_ALL",
     "BatchNorm", "ConstantPadNd", "ConvNd", "CustomFunction", "LazyConvMixin", "LazyNormBase", "NormBase",
-    "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "apart_from_compiler", "assertions", "check_holds",
-    "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions",
-    "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode",
-    "native_functions", "native_nn", "normed_weight", "note_device_functions",
+    "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "all_true", "any_true", "apart_from_compiler",
+    "assertions", "check_holds", "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors",
+    "forget_wrapped_functions", "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode",
+    "leave_function_mode", "native_functions", "native_nn", "normed_weight", "note_device_functions",
     "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_name", "set_gradients",
     "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

@@ -238,3 +238,13 @@ def test_an_in_feature_over_a_dynamic_size_shows_the_formula() -> None:
 def test_an_assertion_that_fails_is_told_in_its_own_words() -> None:
     with pytest.raises(tracer.TracerError, match="AssertionError: the width 6 must be a multiple of 4"):
         convert(asserted, spec("N", 6))
+
+
+def test_guards_say_how_a_tensor_was_asked() -> None:
+    def call(net: Net, x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 2 and x.ndim == net.scale.ndim + 1 and x.numel() == 24 and x.size(0) == 3:
+            x = x + 1
+        return net.fc(x)
+
+    found = [text.replace("args_0", "x") for text in conditions(convert(call, torch.randn(3, 8)))]
+    assert found == ["x.ndim == 2", "x.ndim == scale.ndim + 1", "x.numel() == 24", "x.shape[0] == 3"]

@@ -203,6 +203,46 @@ def test_weights_are_normed_by_this_function() -> None:
     assert torch_private.normed_weight in mode.seen
 
 
+def test_truth_is_asked_for_by_these_functions() -> None:
+    for values in ([True, True], [True, False], [False, False]):
+        tensor = torch.tensor(values)
+        assert (bool(torch_private.all_true(tensor)), bool(torch_private.any_true(tensor))) == (
+            all(values),
+            any(values),
+        )
+    with FunctionsSeen() as mode:
+        torch.distributions.Normal(0.0, torch.ones(2))
+    assert torch_private.all_true in mode.seen
+
+
+def test_native_losses_reduce_by_a_number_and_nothing_where_none_is_given() -> None:
+    x, y = torch.rand(3), torch.rand(3)
+    for loss in (torch_private.native_nn.mse_loss, torch.kl_div):
+        assert [loss(x, y, number).ndim for number in (0, 1, 2)] == [1, 0, 0]
+        torch.testing.assert_close(loss(x, y, 1) * 3, loss(x, y, 2))
+        assert loss(x, y).ndim == 1
+    assert torch.ops.aten.mse_loss(x, y).ndim == torch.ops.aten.kl_div(x, y).ndim == 0
+
+
+class Arguments(TorchFunctionMode):
+    """Notes the keyword arguments that a function hands itself over with."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.named = kwargs or {}
+
+
+def test_torch_hands_a_weighted_distance_over_without_its_weight() -> None:
+    """What `tracer/memory/handed_over.py` makes up for; a torch that hands it over needs nothing of that."""
+    x = torch.rand(3)
+    with Arguments() as mode:
+        F.l1_loss(x, x, weight=x)
+    assert "reduction" in mode.named
+    assert "weight" not in mode.named
+    with Arguments() as mode:
+        F.mse_loss(x, x, weight=x)
+    assert mode.named["weight"] is x
+
+
 def test_overrides_that_are_off_are_told() -> None:
     assert not torch_private.overrides_are_off()
     with torch_private.without_overrides():

@@ -176,7 +176,8 @@ def take_shape(call: Take[TensorSpec]) -> TensorSpec:
 
 @take.lower
 def lower_take(emit: Emitter, call: Take[Value]) -> Value:
-    return emit.node("Gather", emit.reshape(call.input, [product(call.input.shape)]), call.index, axis=0)
+    flat = call.input if call.input.ndim == 1 else emit.reshape(call.input, [product(call.input.shape)])
+    return emit.node("Gather", flat, call.index, axis=0)
 
 
 @dataclass(frozen=True, slots=True)

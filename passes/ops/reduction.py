@@ -18,6 +18,7 @@ from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, category, float_dtype
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size, product
+from passes.torch_private import all_true, any_true
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -321,8 +322,9 @@ class Truth(Record[T]):
     keepdim: bool = False
 
 
-def _truth(name: str, op_type: str) -> None:
-    op = Op(name, Truth, functions=(getattr(torch, name),), methods=(name,))
+def _truth(name: str, op_type: str, in_checks: Callable[..., Any]) -> None:
+    """`all` or `any`, and what torch's checks ask for in its place."""
+    op = Op(name, Truth, functions=(getattr(torch, name), in_checks), methods=(name, in_checks.__name__))
 
     @op.shape
     def shape(call: Truth[TensorSpec]) -> TensorSpec:
@@ -346,8 +348,8 @@ def _truth(name: str, op_type: str) -> None:
         return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)
 
 
-_truth("all", "ReduceMin")
-_truth("any", "ReduceMax")
+_truth("all", "ReduceMin", all_true)
+_truth("any", "ReduceMax", any_true)
 
 
 __all__ = ["reduce", "reduced", "reduced_axes"]

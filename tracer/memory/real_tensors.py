@@ -23,6 +23,7 @@ from passes.ops.op import is_inplace
 from passes.ops.parts import strided
 from passes.torch_private import without_overrides
 from passes.values.nested import leaves, map_structure
+from tracer.memory.handed_over import with_all_arguments
 from tracer.memory.recorder import Recorder
 from tracer.memory.writing_functions import spelled_out
 
@@ -201,7 +202,7 @@ class FollowingReal(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = with_all_arguments(func, kwargs or {})
         tracer = self._tracer
         if not tracer.recording or func.__name__ in _ANY_WAY:
             return func(*args, **kwargs)

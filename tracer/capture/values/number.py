@@ -30,6 +30,8 @@ from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
 from tracer.edge.source_lines import only_tells
 from tracer.memory.recorder import Recorder
 
+# How a tensor is asked for a number of its own, by the method that gives it.
+_ASKED = {"dim": "ndim", "numel": "numel()"}
 _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.add: "+",
     operator.sub: "-",
@@ -158,11 +160,8 @@ class TracedNumber:
     def text(self) -> str:
         """The number as an expression over the traced tensors: `x.shape[1] % 2`."""
         if isinstance(self._operation, str):
-            return (
-                self._operand_text(0)
-                if len(self._operands) == 1
-                else f"{self._operand_text(0)}.shape[{self._operands[1]}]"
-            )
+            asked = f"shape[{self._operands[1]}]" if len(self._operands) == 2 else _ASKED[self._operation]
+            return f"{self._operand_text(0)}.{asked}"
         if self._operation in (whole_number, real_number):
             return f"{self._operand_text(0)}.item()"
         symbol = _SYMBOLS.get(self._operation)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from passes.torch_private import CHECK, CHECK_OF_SIZE, check_holds, check_size
 from passes.values.numbers import OF_SIZES
@@ -130,10 +131,13 @@ def on_numbers(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _checking(native: Callable[..., Any]) -> Callable[..., Any]:
-    """torch's checks: one of sizes is a branch that ends in an error, and so a guard."""
+    """torch's checks: one of sizes is a branch that ends in an error, and so a guard; one of data computes nothing."""
 
     @wraps(native)
     def check(error_type: Any, cond: Any, message: Any) -> Any:
+        if issubclass(_type(cond), fx.Proxy):
+            known = cond.tracer.known.tensor(cond.node)
+            return native(error_type, known is None or bool(known), message)
         return native(error_type, bool(cond) if _type(cond) is TracedNumber else cond, message)
 
     return check

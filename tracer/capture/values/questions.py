@@ -19,6 +19,7 @@ from passes.sizes.dimension import product
 from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber, TracedShape
+from tracer.edge.torchs_checks import passing_answer
 from tracer.memory.recorder import Recorder
 
 
@@ -98,7 +99,12 @@ class AnsweringTensor(fx.Proxy):
 
     def __bool__(self) -> bool:
         value = self.tracer.value(self.node)
-        return bool(self.read("control flow")) if isinstance(value, TensorSpec) else bool(value)
+        if not isinstance(value, TensorSpec):
+            return bool(value)
+        answer = passing_answer(sys._getframe(1))
+        if answer is not None and self.tracer.known.tensor(self.node) is None:
+            return answer
+        return bool(self.read("control flow"))
 
     def __index__(self) -> int:
         return int(self.read("an index"))
