@@ -7,9 +7,10 @@ are read where they are needed, and checked in `tests/test_torch_attributes.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from traceback import FrameSummary
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -122,6 +123,24 @@ def note_device_functions() -> None:
     device_context._device_constructors()
 
 
+# Control flow -------------------------------------------------------------------------------------
+
+
+def control_flow_functions() -> dict[str, FunctionType]:
+    """The functions by which callers branch and loop, those of them that there are."""
+    return _of_control_flow({"cond": "cond", "while_loop": "while_loop", "scan": "scan", "map": "map"})
+
+
+def control_flow_operators() -> dict[str, Any]:
+    """The classes of the operators that these end in, and that a graph of torch's own has in their place."""
+    return _of_control_flow({"cond": "CondOp", "while_loop": "WhileLoopOp", "scan": "ScanOp", "map": "MapImpl"})
+
+
+def _of_control_flow(names: Mapping[str, str]) -> dict[str, Any]:
+    homes = {name: sys.modules.get(f"torch._higher_order_ops.{name}") for name in names}
+    return {name: getattr(home, names[name]) for name, home in homes.items() if hasattr(home, names[name])}
+
+
 # The compiler -------------------------------------------------------------------------------------
 
 # Its module, which takes seconds to load, and is left until something else has loaded it.
@@ -169,9 +188,10 @@ __all__ = [
     "CAUSAL_DETECTION", "CHECK", "CHECK_OF_SIZE", "COMPILER", "CUSTOM_FUNCTION_ARGUMENTS", "FX_NOTES", "HOOKS_OF_ALL",
     "BatchNorm", "ConstantPadNd", "ConvNd", "CustomFunction", "LazyConvMixin", "LazyNormBase", "NormBase",
     "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "all_true", "any_true", "apart_from_compiler",
-    "assertions", "check_holds", "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors",
-    "forget_wrapped_functions", "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode",
-    "leave_function_mode", "native_functions", "native_nn", "normed_weight", "note_device_functions",
+    "assertions", "check_holds", "check_size", "control_flow_functions", "control_flow_operators", "cpu_generator",
+    "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions", "function_modes",
+    "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode", "native_functions",
+    "native_nn", "normed_weight", "note_device_functions",
     "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_name", "set_gradients",
     "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

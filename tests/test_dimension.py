@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from passes.sizes.dimension import Dim, DynamicSizeError, Size, hint, product
 from passes.sizes.facts import Facts
 from passes.sizes.floating import Floating
-from passes.sizes.guards import GuardLog
+from passes.sizes.guards import GuardLog, Location
 from tracer.capture.values.number import TracedNumber
 
 SIZES = {"N": 5, "H": 28, "W": 31}
@@ -102,7 +102,10 @@ class Asking:
     def __init__(self) -> None:
         self.made: list[Any] = []
 
-    def locate(self) -> None:
+    def here(self) -> Location:
+        return Location()
+
+    def locate(self, place: Location | None = None) -> None:
         pass
 
     def record_guard(self, condition: str) -> None:
@@ -119,8 +122,7 @@ def sampled(n: int, h: int) -> tuple[GuardLog, TracedNumber, TracedNumber]:
     return (log, *(TracedNumber(tracer, size, "size", ("x", axis)) for axis, size in enumerate(sizes)))  # type: ignore
 
 
-def at(number: Any, sizes: dict[str, int]) -> Any:
-    value = number.value if type(number) is TracedNumber else number
+def at(value: Any, sizes: dict[str, int]) -> Any:
     return value.at(sizes) if isinstance(value, (Dim, Floating)) else value
 
 
@@ -129,6 +131,7 @@ def at(number: Any, sizes: dict[str, int]) -> Any:
 def test_a_number_is_pythons_wherever_the_guards_hold(expression: str, sample: tuple[int, int]) -> None:
     log, n, h = sampled(*sample)
     found = evaluated(expression, n, h)
+    found = found.value if type(found) is TracedNumber else found  # a comparison is decided, and guarded, here
     tried = 0
     for sizes in ({"N": n, "H": h} for n in range(1, 12) for h in range(1, 9)):
         if not log.facts.hold(sizes):

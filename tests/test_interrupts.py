@@ -48,7 +48,7 @@ def everything() -> dict[str, Any]:
         "creation": (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn),
         "module": {name: vars(nn.Module).get(name) for name in ("training", "__call__", "__getattr__")},
         "fx": (symbolic_trace._is_fx_tracing_flag, symbolic_trace._wrapped_fns_to_patch),
-        "functions": (torch.cond, torch.autocast.__enter__, transformer._detect_is_causal_mask),
+        "functions": (torch.cond.__code__, torch.autocast.__enter__, transformer._detect_is_causal_mask),
         "apply": "apply" in vars(torch.autograd.function._SingleLevelFunction),
         "unwrap": torch._functorch.utils.unwrap_dead_wrappers,
         "fastpath": torch.backends.mha.get_fastpath_enabled(),

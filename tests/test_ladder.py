@@ -146,17 +146,26 @@ def test_a_bug_of_ours_is_never_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         tracer.resolve(nn.Sequential(nn.LazyLinear(3), Picky()), spec(2, 8))
 
 
-def test_a_branch_on_data_in_torchs_own_words_is_followed_on_data() -> None:
-    class Branches(nn.Module):
+class AfterReshaping(nn.Module):
+    """Takes a size, and cannot be traced."""
+
+    def forward(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        flat = x.reshape(count)
+        if hasattr(flat, "node"):
+            raise TypeError("only real tensors")
+        return flat + 1
+
+
+def test_a_number_that_was_first_used_in_vain_is_computed_again() -> None:
+    class Numbers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc = nn.LazyLinear(3)
+            self.odd = AfterReshaping()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.fc(x)
-            return torch.cond(y.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (y,))
+            count = x.shape[0] * 4
+            return self.odd(x, count).reshape(count) + x.reshape(count)
 
-    report = tracer.inspect(Branches(), tracer.spec(2, 5))
-    assert report.resolved == {"fc": {"in_features": 5}}
-    (rung,) = report.rungs
-    assert (rung.level, rung.reason) == ("real", "the forward needs data for torch.cond")
+    report = tracer.inspect(Numbers(), spec("N", 4))
+    assert [rung.path for rung in report.rungs] == ["odd"]
+    assert report.outputs == ["float32[4*N]"]

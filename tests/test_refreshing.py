@@ -336,3 +336,18 @@ def test_a_failure_leaves_the_old_file(limit: int | None, tmp_path: Path, monkey
     with pytest.raises(ExportError, match="No space left on device"):
         tracer.refresh(path, trained(2))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_weight_without_axes(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    path = tmp_path / "scaled.onnx"
+    tracer.convert(Scaled(), torch.ones(3), path)
+    tracer.refresh(path, {"scale": torch.tensor(3.0)})
+    assert run(path, x=torch.ones(3))["output"].tolist() == [3.0] * 3

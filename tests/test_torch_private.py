@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from torch.nn.modules import module as module_calls
 from torch.overrides import TorchFunctionMode
 
 from passes import torch_private
+from passes.isolation.control_flow import _FUNCTIONS
 from passes.torch_private import TorchDispatchMode
 
 REPOSITORY = Path(__file__).parents[1]
@@ -391,6 +393,33 @@ def test_device_functions_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", lambda *_: None)
     with torch.device("meta"):
         assert genuine(2).device.type == "meta"
+
+
+# Control flow -------------------------------------------------------------------------------------
+
+
+def test_functions_of_control_flow_can_be_given_other_code() -> None:
+    functions = torch_private.control_flow_functions()
+    assert functions.keys() == {"cond", "while_loop", "scan", "map"}
+    assert functions["cond"] is torch.cond
+    for name, function in functions.items():
+        assert not function.__code__.co_freevars
+        assert str(_bare(function)) == str(_bare(_FUNCTIONS[name]))
+
+
+def _bare(function: Any) -> inspect.Signature:
+    """What a function takes, without types."""
+    parameters = inspect.signature(function).parameters.values()
+    return inspect.Signature([parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters])
+
+
+def test_operators_of_control_flow_are_called_as_their_classes_say() -> None:
+    operators = torch_private.control_flow_operators()
+    names = {"cond": "cond", "while_loop": "while_loop", "scan": "scan", "map": "map_impl"}
+    assert operators.keys() == names.keys()
+    for name, operator in operators.items():
+        assert type(getattr(torch.ops.higher_order, names[name])) is operator
+        assert "__call__" in vars(operator)
 
 
 # The compiler and the exporter --------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_no_trace_is_left_within_branches(tmp_path: Path) -> None:
             return torch.cond(x.sum() > 0, lambda a: a.sin(), lambda a: a.cos(), (x,))
 
     path = tmp_path / "branches.onnx"
-    assert tracer.convert(Branches(), tracer.spec(2, 5), path).route == "torch"
+    assert tracer.convert(Branches(), tracer.spec(2, 5), path, route="torch").route == "torch"
     assert b".py" not in path.read_bytes().replace(b"test_torch_route.py:", b"")
 
 

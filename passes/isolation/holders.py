@@ -32,14 +32,17 @@ _Cached = type(functools.lru_cache(lambda: None))
 _FAR = 64
 
 
-def release(values: Sequence[Any], real: Callable[[Any], Any], passing: Collection[int] = ()) -> list[str]:
-    """Makes everything let go of the values, and says who held one of which nothing is left to them.
+def release(
+    values: Sequence[Any], real: Callable[[Any], Any], passing: Collection[int] = (), named: bool = True
+) -> list[str]:
+    """Makes everything let go of the values, and says who held one of which nothing is left to them, if that is to be
+    `named`, which takes a while.
 
     `real` gives what takes a value's place, or MISSING. A cache of `functools` is emptied, which its user cannot tell
     from having it; whatever else can be written to gets what is real, or loses the entry. Frames hold what they hold.
     `passing` has the ids of what is ours, copies of the caller's objects, and may lose anything.
     """
-    return _Release(values, real, passing).run()
+    return _Release(values, real, passing).run(named)
 
 
 @contextmanager
@@ -88,7 +91,7 @@ class _Release:
         self._losers: list[Any] = []
         self._names: dict[str, None] = {}
 
-    def run(self) -> list[str]:
+    def run(self, named: bool) -> list[str]:
         level = list(self._things.values())
         for _ in range(_FAR):
             # What can be written to is; what cannot is held by others in turn, which get another, or lose it.
@@ -99,7 +102,7 @@ class _Release:
             self._things.update((id(holder), holder) for holder in level)
             if not level:
                 break
-        while self._losers:
+        while self._losers and named:
             name = self._name(self._losers.pop(0))
             if name is not None:
                 self._names[name] = None

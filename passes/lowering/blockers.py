@@ -9,6 +9,7 @@ from torch import fx
 from passes.errors import Blocker
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import begins_region, ends_region
 
 # Functions of tuples of tensors: nothing to compute at run time. Where an operand is a tensor an op covers them.
 ON_CONTAINERS = (operator.getitem, operator.add)
@@ -49,5 +50,7 @@ def known_blockers(program: Program) -> list[Blocker]:
 def _is_computed(node: fx.Node) -> bool:
     """Whether the node is something to compute at run time."""
     if node.op in ("placeholder", "get_attr", "output") or next(tensor_specs(VALUE.of(node)), None) is None:
+        return False
+    if begins_region(node) or ends_region(node):
         return False
     return CALL.on(node) or node.target not in ON_CONTAINERS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import onnx
@@ -21,6 +23,7 @@ from passes.onnx.unused import drop_unused
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import Region, outermost, regions
 from passes.program.stages import Eager, Lowered
 from passes.sizes.dimension import Dim
 from passes.sizes.floating import DynamicSizeError, Floating
@@ -48,16 +51,15 @@ class OnnxLowering:
     _values: dict[fx.Node, Any] = field(default_factory=dict)
     _emitted: dict[fx.Node, str] = field(default_factory=dict)
     _blockers: list[Blocker] = field(default_factory=list)
+    _regions: dict[fx.Node, Region] = field(default_factory=dict)
 
     def run(self, program: Eager) -> tuple[Lowered, int]:
         emit = Emitter(self.opset, program.state(), {*self.names.inputs, *self.names.outputs})
         for node, name in zip(program.inputs(), self.names.inputs, strict=True):
             spec = VALUE.of(node)
             self._values[node] = emit.input(name, spec) if self._is_typed(f"input {name}", spec) else Value(name, spec)
-        for node in program.graph.nodes:
-            computes = _has_tensor(VALUE.of(node)) or UNKNOWN.on(node)
-            if computes and node.op not in ("placeholder", "get_attr", "output"):
-                self._lower(node, program, emit)
+        self._regions = regions(program.graph)
+        self._lower_all(program.graph.nodes, program, emit)
         for name, spec in zip(self.names.outputs, tensor_specs(VALUE.of(program.output())), strict=True):
             self._is_typed(f"output {name}", spec)
         if self._blockers:
@@ -81,6 +83,21 @@ class OnnxLowering:
             self._blockers.append(Blocker(what, error.message))
             return False
         return True
+
+    def _lower_all(self, nodes: Iterable[fx.Node], program: Eager, emit: Emitter) -> None:
+        """Lowers nodes one by one; those of a region are lowered by the operation that runs it."""
+        for node in outermost(nodes):
+            computes = _has_tensor(VALUE.of(node)) or UNKNOWN.on(node)
+            if computes and node.op not in ("placeholder", "get_attr", "output"):
+                self._lower(node, program, emit)
+
+    def _lower_region(self, region: Region, program: Eager, emit: Emitter, given: Sequence[Value]) -> Sequence[Any]:
+        """Lowers the nodes of a region where the emitter is now; what the region gives."""
+        self._values[region.begin] = tuple(given)
+        with emit.aside():
+            self._lower_all(region.nodes, program, emit)
+            results: Sequence[Any] = map_leaves(region.end.args[1], lambda leaf: self._value(leaf, program, emit))
+        return results
 
     def _lower(self, node: fx.Node, program: Eager, emit: Emitter) -> None:
         call: BoundCall | None = CALL.get(node)
@@ -118,7 +135,7 @@ class OnnxLowering:
                 if isinstance(size, Dim) and str(size) in UNKNOWN.of(node):
                     emit.found(value, axis, size)
 
-    def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Program, emit: Emitter) -> Any:
+    def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Eager, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):
             return self._value(leaf, program, emit)
         module = program.module(str(node.target))
@@ -127,8 +144,12 @@ class OnnxLowering:
         path = program.path(node)
         return emit.weight(f"{path}.{leaf.name}" if path else leaf.name, tensor)
 
-    def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
-        """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
+    def _value(self, node: Any, program: Eager, emit: Emitter) -> Any:
+        """What a lowering sees of a node: its ONNX value(s), the number itself where it is no tensor, or what emits the
+        region that ends there."""
+        region = self._regions.get(node)
+        if region is not None:
+            return partial(self._lower_region, region, program, emit)
         known = VALUE.of(node)
         if not _has_tensor(known):
             return known
@@ -145,7 +166,7 @@ class OnnxLowering:
             for node, name in self._emitted.items()
         }
 
-    def _declare_outputs(self, program: Program, emit: Emitter) -> dict[str, str]:
+    def _declare_outputs(self, program: Eager, emit: Emitter) -> dict[str, str]:
         """Names the outputs; the new names of values that became outputs."""
         output = program.output()
         values = _leaves(map_leaves(output.args[0], lambda leaf: self._value(leaf, program, emit)))

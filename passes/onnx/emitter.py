@@ -10,8 +10,10 @@ within the module where it is no module call (`layer1.0/add`); where an op needs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import numpy as np
@@ -211,41 +213,108 @@ class Emitter:
     def split(self, value: Value, lengths: Sequence[Size], dim: int) -> tuple[Value, ...]:
         return self.nodes("Split", value, self.sizes(lengths), outputs=len(lengths), axis=dim)
 
-    # Loops --------------------------------------------------------------------------------------
+    # Graphs within the graph --------------------------------------------------------------------
+
+    def branch(
+        self,
+        predicate: Value,
+        then: Callable[[], Sequence[Value]],
+        otherwise: Callable[[], Sequence[Value]],
+        results: Sequence[TensorSpec],
+    ) -> tuple[Value, ...]:
+        """An If: what one of two sides gives, which emit themselves into graphs of their own."""
+        sides = [self._body(role, side, (), results) for role, side in (("then", then), ("else", otherwise))]
+        return self.nodes("If", predicate, outputs=len(results), then_branch=sides[0], else_branch=sides[1])
+
+    def loop(
+        self, condition: Value, step: Callable[..., Sequence[Value]], states: Sequence[Value]
+    ) -> tuple[Value, ...]:
+        """A Loop for as long as `condition` says: the final states.
+
+        `step(*states)` emits one step into a graph of its own, and returns whether to go on, and the next states; each
+        state keeps its shape and dtype.
+        """
+        scalars = [TensorSpec((), torch.int64), TensorSpec((), torch.bool)]
+        specs = [value.known for value in states]
+        given = [("iteration", scalars[0]), ("condition", scalars[1]), *(("state", spec) for spec in specs)]
+        body = self._body("step", lambda _, __, *inner: step(*inner), given, [scalars[1], *specs])
+        return self.nodes("Loop", None, condition, *states, outputs=len(states), body=body)
 
     def scan(
         self,
         step: Callable[..., Sequence[Value]],
         states: Sequence[Value],
-        *sequences: Value,
+        sequences: Sequence[Value],
+        *,
+        axis: int = 0,
         backwards: bool = False,
+        stacked: Sequence[TensorSpec] = (),
+        stacked_along: Sequence[int] = (),
     ) -> tuple[Value, ...]:
-        """A Scan over the first axis of the sequences: the final states, then what the steps gave, stacked.
+        """A Scan over an axis of all `sequences`: the final states, then what the steps gave, stacked: along the first
+        axis, or those that are named. `stacked` are the specs of what a step gives, where they are known.
 
-        `step(*states, *slices)` emits one step into a graph of its own, and returns the next states and a result;
-        each state keeps its shape. Values from outside may be used in it; sizes computed in it stay there.
+        `step(*states, *slices)` emits one step into a graph of its own, and returns the next states and any number of
+        results; each state keeps its shape.
         """
-        body = GraphProto(name=self._fresh(f"{self._base}/step"))
-        outside, known = self.graph, self._computed.known
-        self.graph, self._computed.known = body, dict(known)
-        try:
-            roles = ["state"] * len(states) + ["slice"] * len(sequences)
-            inputs = [Value(self._fresh(f"{self._base}/{role}")) for role in roles]
-            results = step(*inputs)
-        finally:
-            self.graph, self._computed.known = outside, known
-        body.input.extend(onnx.ValueInfoProto(name=value.name) for value in inputs)
-        body.output.extend(onnx.ValueInfoProto(name=value.name) for value in results)
+        given: list[tuple[str, TensorSpec | None]] = [("state", value.spec) for value in states]
+        given += [("slice", value.spec and value.spec.without_axis(axis)) for value in sequences]
+        body = self._body("step", step, given, [*(value.spec for value in states), *stacked])
+        results = len(body.output) - len(states)
         return self.nodes(
             "Scan",
             *states,
             *sequences,
-            outputs=len(results),
+            outputs=len(body.output),
             body=body,
             num_scan_inputs=len(sequences),
+            scan_input_axes=[axis] * len(sequences) if axis else None,
             scan_input_directions=[1] * len(sequences) if backwards else None,
-            scan_output_directions=[1] if backwards else None,
+            scan_output_directions=[1] * results if backwards and results else None,
+            scan_output_axes=list(stacked_along) if any(stacked_along) else None,
         )
+
+    def _body(
+        self,
+        role: str,
+        emit: Callable[..., Sequence[Value]],
+        given: Sequence[tuple[str, TensorSpec | None]],
+        results: Sequence[TensorSpec | None] = (),
+    ) -> GraphProto:
+        """A graph of its own with what `emit` emits, on values that are called by these names, and of these specs where
+        they are known. Values from outside may be used in it; sizes computed in it stay there."""
+        body = GraphProto(name=self._fresh(f"{self._base}/{role}"))
+        known, base = self._computed.known, self._base
+        with self.aside():
+            self.graph, self._computed.known = body, dict(known)
+            try:
+                inputs = [Value(self._fresh(f"{self._base}/{name}"), spec) for name, spec in given]
+                results_found = emit(*inputs)
+                self._base = base
+                found = self._own_results(results_found)
+            finally:
+                self._computed.known = known
+        body.input.extend(_declaration(value, value.spec) for value in inputs)
+        body.output.extend(_declaration(*pair) for pair in zip_longest(found, results))
+        return body
+
+    def _own_results(self, results: Sequence[Value]) -> list[Value]:
+        """The results of a graph within, each computed in it by itself: one from outside is copied."""
+        free = {name for node in self.graph.node for name in node.output}
+        own: list[Value] = []
+        for value in results:
+            own.append(value if value.name in free else self.node("Identity", value))
+            free.discard(value.name)
+        return own
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside the block other ops are lowered, as parts of the one that is; after it, that one goes on."""
+        before = self.graph, self._base, self._mark, self.result
+        try:
+            yield
+        finally:
+            self.graph, self._base, self._mark, self.result = before
 
     # Sizes --------------------------------------------------------------------------------------
 
@@ -398,6 +467,11 @@ class Emitter:
         if count is None:
             return name
         return self._fresh(f"{name}_{count}") if count else self._fresh(f"{name}_1")
+
+
+def _declaration(value: Value, spec: TensorSpec | None) -> onnx.ValueInfoProto:
+    """The declaration of a value of a graph within, which need not say what it is."""
+    return onnx.ValueInfoProto(name=value.name) if spec is None else value_info(value.name, spec)
 
 
 def _with_shape(result: Value, source: Value, shape: Sequence[Size]) -> Value:

@@ -78,7 +78,7 @@ def running_products(emit: Emitter, value: Value, axis: int) -> tuple[Value, Val
         moved = emit.node("Mul", product, factor)
         return moved, emit.node("Identity", moved)
 
-    total, stacked = emit.scan(step, [start], transposed(emit, value, order))
+    total, stacked = emit.scan(step, [start], [transposed(emit, value, order)])
     back = [order.index(place) for place in range(value.ndim)]
     products = type(value)(stacked.name, TensorSpec(tuple(value.shape[place] for place in order), value.dtype))
     return type(value)(total.name, TensorSpec(tuple(rest), value.dtype)), transposed(emit, products, back)

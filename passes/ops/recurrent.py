@@ -354,7 +354,7 @@ def _scanned_layer(
         a = emit.node("Add", product_ih, weights.bias_ih) if weights.bias_ih else product_ih
         own = [emit.node("Gather", state, emit.scalar(direction, torch.int64), axis=0) for state in initial]
         start = own or _zeros(emit, kind, weights, extent.batch)
-        runs.append(emit.scan(partial(_step, emit, kind, weights), start, a, *masks, backwards=direction == 1))
+        runs.append(emit.scan(partial(_step, emit, kind, weights), start, [a, *masks], backwards=direction == 1))
     *states, outputs = zip(*runs, strict=True)
     finals = (_joined(emit, [emit.unsqueeze(state, 0) for state in both], 0) for both in states)
     return _joined(emit, outputs, 2), *finals

@@ -9,6 +9,7 @@ from torch import fx
 
 from passes.program.notes import VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import begins_region, ends_region
 from passes.values.spec import describe
 
 if TYPE_CHECKING:
@@ -61,11 +62,15 @@ def _steps(nodes: Iterable[fx.Node], program: Program) -> list[str]:
     steps = [
         _step(node, program)
         for node in nodes
-        if node.op not in ("get_attr", "output") and any(tensor_specs(VALUE.get(node)))
+        if node.op not in ("get_attr", "output") and not _is_border(node) and any(tensor_specs(VALUE.get(node)))
     ]
     if len(steps) <= _STEPS:
         return steps
     return [steps[0], f"... {len(steps) - _STEPS} steps more", *steps[1 - _STEPS :]]
+
+
+def _is_border(node: fx.Node) -> bool:
+    return begins_region(node) or ends_region(node)
 
 
 def _step(node: fx.Node, program: Program) -> str:

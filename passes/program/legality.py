@@ -14,6 +14,7 @@ from torch import nn
 from passes.modules.lazy import is_lazy
 from passes.program.notes import FAULT, VALUE
 from passes.program.program import Program
+from passes.program.regions import misplaced
 from passes.program.stages import Eager, Lowered, Shaped
 from passes.torch_private import ConvNd, NormBase
 
@@ -39,6 +40,10 @@ def _out_of_order(program: Program) -> str | None:
                 return f"{node.name} uses {operand.name} before it is computed"
         seen.add(node)
     return None
+
+
+def _misplaced(program: Program) -> str | None:
+    return misplaced(program.graph)
 
 
 def _without_target(program: Program) -> str | None:
@@ -112,6 +117,7 @@ def _attribute_fault(module: nn.Module) -> str | None:
 
 LEGAL: tuple[Rule, ...] = (
     Rule(Program, "operands come before what uses them", _out_of_order),
+    Rule(Program, "what is computed in a region stays in it, but for what the region gives", _misplaced),
     Rule(Program, "every module that is called is there", _without_target),
     Rule(Shaped, "every node has a value", _without_value),
     Rule(Shaped, "no node has a fault", _with_fault),

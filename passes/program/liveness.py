@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from passes.ops.control_flow import cond
 from passes.ops.op import BoundCall, is_inplace
 from passes.program.notes import CALL, VALUE
 from passes.program.program import Program, tensor_specs
+from passes.program.regions import begins_region, ends_region, regions
 from passes.sizes.dimension import hint
 from passes.values.spec import TensorSpec
 
@@ -27,9 +29,10 @@ class Peak:
 def peak_activation(program: Program) -> Peak:
     """The peak over the nodes in execution order, at the sampled sizes. Takes linear time.
 
-    A value lives from the node that computes it to its last use; inputs and outputs count, weights do not. A view
-    lives in its operand's memory, and so does the result of an operation in place. Strides are not known, so a
-    `reshape` counts as a view where torch may have to copy. What an operation needs within itself is not known either.
+    A value lives from the node that computes it to its last use; inputs and outputs count, weights do not. What a loop
+    uses from outside lives until the end of a step, as there may be another one. A view lives in its operand's memory,
+    and so does the result of an operation in place. Strides are not known, so a `reshape` counts as a view where torch
+    may have to copy. What an operation needs within itself is not known either.
     """
     nodes = list(program.graph.nodes)
     memory: dict[fx.Node, tuple[fx.Node, ...]] = {}
@@ -38,6 +41,13 @@ def peak_activation(program: Program) -> Peak:
         memory[node] = tuple(_memory(node, program, memory))
         for operand in (node, *node.all_input_nodes):
             last_use.update(dict.fromkeys(memory[operand], step))
+    place = {node: step for step, node in enumerate(nodes)}
+    for region in regions(program.graph).values():
+        if region.owner is not None and region.owner.target is cond:
+            continue
+        begin, end = place[region.begin], place[region.end]
+        used = {owner for node in region.nodes for operand in node.all_input_nodes for owner in memory[operand]}
+        last_use.update({owner: max(last_use[owner], end) for owner in used if place[owner] < begin})
     freed: dict[int, list[fx.Node]] = {}
     for owner, step in last_use.items():
         freed.setdefault(step, []).append(owner)
@@ -60,10 +70,10 @@ def byte_count(value: Any) -> int:
 
 def _memory(node: fx.Node, program: Program, memory: dict[fx.Node, tuple[fx.Node, ...]]) -> Iterator[fx.Node]:
     """The nodes whose memory holds the node's value: its own, its operands', or none for a weight."""
-    if node.op == "get_attr":
+    if node.op == "get_attr" or ends_region(node):  # what a region gives is handed on
         return
     call: BoundCall | None = CALL.get(node)
-    if node.op == "output" or _is_container(node, call):
+    if node.op == "output" or begins_region(node) or _is_container(node, call):
         for operand in node.all_input_nodes:  # a container's parts
             yield from memory[operand]
     elif call is not None and _shares_operand(node, call, program):

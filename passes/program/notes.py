@@ -61,7 +61,7 @@ CALL: Final[Note[BoundCall]] = Note("call")
 # The node's place in the caller's model.
 PLACE: Final[Note[Location]] = Note("place")
 
-# Which call of its module a node is, from 0.
+# Which call of its module a node is, from 0; not on those of a module that is called in a region.
 ORDINAL: Final[Note[int]] = Note("ordinal")
 
 # The names of the sizes that a node finds in its data, in the order in which its value has them.

@@ -12,6 +12,7 @@ from torch import fx, nn
 from passes.errors import LoadError, TracerError
 from passes.modules.lazy import LazyLayer, is_uninitialized
 from passes.ops.op import BoundCall, tensor_at
+from passes.program.executable import graph_module
 from passes.program.notes import FAULT
 from passes.sizes.dimension import Size
 from passes.sizes.guards import GuardLog, Location
@@ -134,14 +135,14 @@ class Program:
         return spec
 
     def graph_module(self) -> fx.GraphModule:
-        """The graph as a torch.fx module that shares the root's leaf modules and tensors."""
+        """The graph as a torch.fx module that shares the root's leaf modules and tensors; a region is a graph in it."""
         parts: dict[str, Any] = {}
         for node in self.graph.nodes:
             if node.op == "call_module":
                 parts[str(node.target)] = self.module(str(node.target))
             elif node.op == "get_attr":
                 parts[str(node.target)] = self.tensor(str(node.target))
-        return fx.GraphModule(parts, self.graph, type(self.root).__name__)
+        return graph_module(self.graph, parts, type(self.root).__name__)
 
 
 def operation_of(node: fx.Node, root: Program | None = None) -> str:

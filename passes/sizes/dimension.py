@@ -8,6 +8,7 @@ assumed from then on, as a guard. This is the one place where unknown becomes a 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -331,6 +332,25 @@ class Dim(DynamicSize):
         return format(str(self), spec)
 
 
+def is_open(relation: Callable[[Any, Any], Any], left: Size, right: Size) -> bool:
+    """Whether a comparison of sizes is not known, so that its answer would have to be assumed. Asks for no guard."""
+    log = next(size.log for size in (left, right) if isinstance(size, Dim))
+    difference = _whole(left) - _whole(right)
+    slack, kind = _SLACK[relation](difference)
+    return log.facts.decide(slack, kind).answer is Answer.UNKNOWN
+
+
+# For each comparison, what must be zero or be at least zero for it to hold, or for its opposite.
+_SLACK: dict[Any, Callable[[Whole], tuple[Whole, str]]] = {
+    operator.eq: lambda difference: (difference, "=="),
+    operator.ne: lambda difference: (difference, "=="),
+    operator.ge: lambda difference: (difference, ">="),
+    operator.lt: lambda difference: (difference, ">="),
+    operator.gt: lambda difference: (-difference, ">="),
+    operator.le: lambda difference: (-difference, ">="),
+}
+
+
 def same_size(left: Size, right: Size) -> bool:
     """Whether two sizes are the same number or the same formula; asks for no guard."""
     return _whole(left) == _whole(right)
@@ -450,6 +470,7 @@ __all__ = [
     "are_equal",
     "hint",
     "is_of_data",
+    "is_open",
     "is_static",
     "known",
     "maximum",

@@ -9,6 +9,7 @@ from torch import nn
 
 from passes.ops.op import BoundCall
 from passes.program.notes import CALL, ORDINAL
+from passes.program.regions import called_within
 from passes.program.stages import Eager, Shaped
 
 
@@ -17,7 +18,8 @@ class EagerRewrite:
     """The pass: the graph's targets name the modules of `resolved`, whose reached lazy layers are eager.
 
     `resolved` has the structure of the captured model. Bound arguments hold modules, so they follow. Calls of a
-    module are numbered while all of them are still there. The number of changes is the number of calls to layers
+    module are numbered while all of them are still there, unless one is in a region, which may run any number of
+    times. The number of changes is the number of calls to layers
     that were lazy.
     """
 
@@ -29,9 +31,9 @@ class EagerRewrite:
         program = Eager.of_shaped(shaped, self.resolved)
         changes = 0
         calls: Counter[nn.Module] = Counter()
+        uncounted = {program.module(path) for path in called_within(program.graph)}
         for node in program.graph.nodes:
-            if node.op == "call_module":
-                module = program.module(str(node.target))
+            if node.op == "call_module" and (module := program.module(str(node.target))) not in uncounted:
                 ORDINAL.put(node, calls[module])
                 calls[module] += 1
             call: BoundCall | None = CALL.get(node)

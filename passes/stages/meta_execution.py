@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError
+from passes.isolation.control_flow import plain_control_flow
 from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.holders import nothing_left_on_meta
 from passes.isolation.model_copy import copy_model
@@ -150,7 +151,7 @@ def _outcome(result: MetaResult) -> Any:
 
 def _run(call: Callable[..., MetaResult], args: Any, kwargs: Any, sizes: Mapping[str, int]) -> MetaResult:
     try:
-        with torch.no_grad(), torch.device("meta"), plain_attention():
+        with torch.no_grad(), torch.device("meta"), plain_attention(), plain_control_flow():
             result = call(*_to_meta(args, sizes), **_to_meta(kwargs, sizes))
     except (Exception, SystemExit) as error:  # the caller's own code and torch's may raise anything here
         traceback.clear_frames(error.__traceback__)  # whose local variables hold the tensors

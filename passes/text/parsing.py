@@ -14,6 +14,7 @@ from passes.modules.lazy import LazyLayer, initialising_hook, is_lazy
 from passes.ops.op import Inference, map_leaves
 from passes.program.notes import CALL, ORDINAL, PLACE, VALUE
 from passes.program.program import Program, Rung
+from passes.program.regions import called_within
 from passes.program.stages import Captured, Eager, Shaped, Unresolved
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog, Location
@@ -164,6 +165,10 @@ class _ProgramReader:
         facts = [read_fact(condition, log.sampled) for condition, _, dynamic in self._guards if dynamic]
         log.facts.assumed += [fact for fact in facts if fact is not None]
         log.location = Location()
+        uncounted = called_within(self.program.graph)
+        for node in self.program.graph.nodes:
+            if node.target in uncounted:
+                ORDINAL.drop(node)
         if self._draws and isinstance(self.program, Unresolved):
             self.program.draws = self._draws
 

@@ -10,6 +10,7 @@ from passes.modules.batchnorm_folding import Fold
 from passes.modules.lazy import LazyLayer, is_lazy
 from passes.program.notes import ORDINAL, VALUE, location_of
 from passes.program.program import Program, Rung
+from passes.program.regions import begins_region, ends_region
 from passes.program.stages import Eager, Shaped, Unresolved
 from passes.sizes.guards import Guard, Location
 from passes.text.grammar import (
@@ -73,7 +74,7 @@ def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
         yield FOLDS, (_fold_line(path, fold) for path, fold in program.folds.items())
     yield LEFT_BEHIND, map(name_text, program.left_behind)
     yield READ, map(name_text, program.read)
-    yield NODES, (_node_line(node, program) for node in program.graph.nodes if node.op != "placeholder")
+    yield NODES, _node_lines(program)
     if any(isinstance(draw, fx.Node) for draw in draws):
         yield DRAWS, (name_text(draw.path) if isinstance(draw, LazyLayer) else f"%{draw.name}" for draw in draws)
 
@@ -112,6 +113,16 @@ def _rung_line(rung: Rung) -> str:
 def _fold_line(path: str, fold: Fold) -> str:
     groups = f", groups={fold.groups}" if fold.groups is not None else ""
     return f"{name_text(path)}: {name_text(fold.layer)}, {name_text(fold.norm)}, eps={fold.eps!r}{groups}"
+
+
+def _node_lines(program: Program) -> Iterator[str]:
+    """The nodes but for the inputs; those within a region stand further in."""
+    depth = 0
+    for node in program.graph.nodes:
+        depth -= ends_region(node)
+        if node.op != "placeholder":
+            yield "  " * depth + _node_line(node, program)
+        depth += begins_region(node)
 
 
 def _node_line(node: fx.Node, program: Program) -> str:

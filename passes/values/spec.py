@@ -40,6 +40,9 @@ class TensorSpec:
     def with_shape(self, *shape: Size) -> TensorSpec:
         return TensorSpec(shape, self.dtype, self.device)
 
+    def without_axis(self, axis: int) -> TensorSpec:
+        return self.with_shape(*self.shape[:axis], *self.shape[axis + 1 :])
+
     def with_dtype(self, dtype: torch.dtype) -> TensorSpec:
         return TensorSpec(self.shape, dtype, self.device)
 

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from passes.errors import CaptureError, NeedsDataError
+from passes.errors import CaptureError
+from passes.isolation.control_flow import standing_in
 from passes.isolation.model_copy import ModelCopy
 from passes.isolation.plain_attention import plain_attention
 from passes.isolation.torch_state import Loan
@@ -34,6 +35,7 @@ from passes.torch_private import (
     note_device_functions,
 )
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
+from tracer.capture.control_flow import TracedControlFlow
 from tracer.capture.values.library_functions import library_functions, recorded
 from tracer.capture.values.namespaces import Namespaces, as_seen_by
 from tracer.capture.values.number import TracedNumber, TracedShape
@@ -55,7 +57,6 @@ _PLACES: list[tuple[Any, str]] = [
     *SIZES,
     *FX_NOTES,
     (torch.autocast, "__enter__"),
-    (torch, "cond"),
     (torch.jit.ScriptFunction, "__call__"),
     (CustomFunction, "apply"),
     CUSTOM_FUNCTION_ARGUMENTS,
@@ -91,9 +92,9 @@ def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[No
         # Functions that their authors kept from fx (`torch.fx.wrap`) are traced through: they were kept for what
         # plain fx cannot trace; questions about shapes, mostly.
         forget_wrapped_functions()
-        _leave_branches_undecided()
         _take_tensors_for_sizes(tracer)
-        yield
+        with standing_in(TracedControlFlow(tracer)):
+            yield
 
 
 Hooks = dict[int, Any]
@@ -305,21 +306,3 @@ def _take_tensors_for_sizes(tracer: Recorder) -> None:
 
     for name in TAKING_SIZES:
         setattr(torch, name, taking(getattr(torch, name)))
-
-
-def _leave_branches_undecided() -> None:
-    """While tracing, `torch.cond` on a traced tensor needs data, as `if` does.
-
-    torch would compile it; and its compiler, first loaded inside the block, would never again know Python's own
-    `isinstance`.
-    """
-    cond = torch.cond
-
-    def undecided(*args: Any, **kwargs: Any) -> Any:
-        if has_traced((args, kwargs)):
-            raise NeedsDataError(
-                "the forward needs data for torch.cond", remedy="use torch.where, which computes both sides"
-            )
-        return cond(*args, **kwargs)
-
-    torch.cond = undecided

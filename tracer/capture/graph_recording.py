@@ -22,12 +22,13 @@ from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.ops.packed_sequences import packed_sequence
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
-from passes.sizes.guards import GuardLog
+from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import Propagator
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
 from tracer.capture.held_apart import name_in_code
+from tracer.capture.regions import Regions
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
@@ -79,6 +80,7 @@ class GraphRecorder(Recorder):
         self._rebound: list[tuple[TracedTensor, fx.Node]] = []
         self.unpacked: list[tuple[TracedTensor, Any]] = []
         self.made: list[weakref.ref[Any]] = []
+        self.regions: Regions = Regions(self)
         self.aliases: Aliases = Aliases(self)
         self.real: RealTensors = RealTensors(self)
         self.known: KnownValues = KnownValues(self)
@@ -164,9 +166,9 @@ class GraphRecorder(Recorder):
         self.locate()
         self.log.record(condition, dynamic=False)
 
-    def locate(self) -> None:
-        """Notes the place in the caller's code where we are, for guards."""
-        self.log.location = self.here()
+    def locate(self, place: Location | None = None) -> None:
+        """Notes a place in the caller's code, for guards: that where we are, unless another is given."""
+        self.log.location = self.here() if place is None else place
 
     # What fx calls ------------------------------------------------------------------------------
 
@@ -205,6 +207,7 @@ class GraphRecorder(Recorder):
                 target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         PLACE.put(node, self._model.place() if kind == "output" else self.here())
+        self.regions.note(node)
         if kind in ("call_function", "call_method") and not has_rule(node):
             with self.computing():
                 self.propagator.advance(node)  # it may need data, and must fail here, where another rung can take over

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from passes.errors import CaptureError, InputError, NeedsDataError, ShapeError, TracerError, UnsupportedOpError
+from passes.isolation.control_flow import plain_control_flow
 from passes.isolation.copy_on_write import running_copy
 from passes.isolation.model_copy import copy_model
 from passes.isolation.own_randomness import moved_on, own_randomness, python_random_state, python_randomness_kept
@@ -167,7 +168,7 @@ def _makes_up_integers(sample: Sample) -> bool:
 def _dry_run(scratch: nn.Module, data: Data) -> Any:
     """A forward without gradients on copies of the data."""
     args, kwargs = copy.deepcopy(data)
-    with torch.no_grad():
+    with torch.no_grad(), plain_control_flow():
         return scratch(*args, **kwargs)
 
 

@@ -109,6 +109,7 @@ class CapturingTracer(GraphRecorder):
     def _trace(self) -> None:
         """Traces the copy, and leaves nothing traced behind, whatever happens."""
         holders: list[str] = []
+        failed = False
         try:
             try:
                 with (
@@ -124,6 +125,7 @@ class CapturingTracer(GraphRecorder):
                 self._forget_unused()
                 self._model.check_untouched()
             except BaseException as error:
+                failed = True
                 forget_frames(error)
                 raise
             finally:
@@ -133,10 +135,10 @@ class CapturingTracer(GraphRecorder):
                 self.program.held = {}
                 self._forget_values()
                 read = dict(self.program.read)
-                holders = self._let_go()
+                holders = self._let_go(named=not failed)
                 self.program.read = read  # what is computed to let go of values decides nothing
         finally:
-            self._let_go()  # once more, where an interrupt met the first
+            self._let_go(named=False)  # once more, where an interrupt met the first
         if holders:
             raise SideEffectError(
                 f"the forward leaves what it computes in {', '.join(holders)}, which outlives the call",
@@ -156,8 +158,9 @@ class CapturingTracer(GraphRecorder):
         written += [path for path in changed if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
-    def _let_go(self, since: int = 0) -> list[str]:
-        """Takes the values made since then out of what still holds them; who held one that depends on an input.
+    def _let_go(self, since: int = 0, named: bool = True) -> list[str]:
+        """Takes the values made since then out of what still holds them; who held one that depends on an input, where
+        that is to be `named`.
 
         Raises SideEffectError where something is left that nobody can be made to let go.
         """
@@ -168,7 +171,8 @@ class CapturingTracer(GraphRecorder):
             alive = self._alive(since)
         if not alive:
             return []
-        return release(alive, self._real, {id(own) for own in (*self._model.modules.values(), *self._model.made)})
+        passing = {id(own) for own in (*self._model.modules.values(), *self._model.made)}
+        return release(alive, self._real, passing, named)
 
     def _alive(self, since: int) -> list[Any]:
         return [value for made in self.made[since:] if (value := made()) is not None]
@@ -176,7 +180,7 @@ class CapturingTracer(GraphRecorder):
     def _real(self, value: Any) -> Any:
         """What eager PyTorch would have in the place of a traced value, or MISSING where that depends on an input."""
         if type(value) is TracedNumber:
-            return value.now() if value.is_known() else MISSING
+            return value.now() if value.is_known() and not value.is_open else MISSING
         if type(value) is not TracedTensor:
             return MISSING
         try:
@@ -344,12 +348,13 @@ class CapturingTracer(GraphRecorder):
         del self.unpacked[mark.unpacked :]
         since = list(takewhile(lambda node: node is not mark.last, reversed(self.graph.nodes)))
         self.real.forget(since)
-        self._let_go(mark.made)
+        self._let_go(mark.made, named=False)
         while len(self._rebound) > mark.rebound:
             tensor, node = self._rebound.pop()
             tensor.node = node
         for node in since:
             self.graph.erase_node(node)
+        self.regions.erase(since)
         program = self.program
         del program.rungs[mark.rungs :]
         program.lazies = _first(mark.lazies, program.lazies)

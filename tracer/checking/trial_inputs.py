@@ -74,6 +74,14 @@ def _together(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
     yield from _elsewhere(names, log)
 
 
+def other_sizes(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
+    """All sizes that guards and constraints allow where one name is moved by a step, or all together."""
+    together = [names] if len(names) > 1 else []
+    for step in _STEPS:
+        for moved in (*together, *([name] for name in names)):
+            yield from _allowed(log, dict.fromkeys(moved, step))
+
+
 def _alone(name: str, names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
     for step in _STEPS:
         yield from _allowed(log, {name: step})

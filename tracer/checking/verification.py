@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from passes.errors import ExportError, TracerError, VerificationError
+from passes.isolation.control_flow import plain_control_flow, standing_in
 from passes.isolation.copy_on_write import running_copy
 from passes.isolation.model_copy import in_eval_mode
 from passes.isolation.own_randomness import own_randomness, python_randomness_kept
@@ -37,6 +38,7 @@ from tracer.checking.unspecified import (
     Noting,
     between,
 )
+from tracer.checking.ways import NotingControlFlow, Way, variations, ways
 from tracer.edge.source_lines import is_user_code, source_line
 from tracer.inputs.sample import Sample
 
@@ -118,9 +120,11 @@ def verify(
     ExportError where the module itself does not.
     """
     check = _Check(lowered, program, _Eager(module), sample, file, locate)
-    with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain_attention():
+    plain = plain_attention(), plain_control_flow()
+    with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         for trial in trials(sample.dimensions(), program.log):
             check.run(trial)
+        check.run_other_ways()
     check.result.left_behind = check.eager.left_behind
     return check.result
 
@@ -141,6 +145,7 @@ class _Eager:
     def __init__(self, module: nn.Module):
         self._module = module
         self.left_behind: list[str] = []
+        self.taken: set[Way] = set()
 
     @contextmanager
     def fresh(self) -> Iterator[nn.Module]:
@@ -148,13 +153,16 @@ class _Eager:
         with running_copy(self._module) as copy:
             yield in_eval_mode(copy)
 
-    def __call__(self, arguments: Arguments) -> list[torch.Tensor]:
-        """The tensors that the module gives; the arguments stay as they are."""
+    def __call__(self, arguments: Arguments, made_up: bool = False) -> list[torch.Tensor]:
+        """The tensors that the module gives; the arguments, which may be made up, stay as they are."""
         args, kwargs = cloned(arguments)
         with self.fresh() as module:
             before = state_of(module)
+            control_flow = NotingControlFlow(module, made_up)
+            self.taken = control_flow.taken
             try:
-                return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
+                with standing_in(control_flow):
+                    return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
             finally:
                 left = changes(before, state_of(module))
                 self.left_behind = list(dict.fromkeys([*self.left_behind, *left]))
@@ -181,6 +189,7 @@ class _Check:
         self.names = sample.dimensions()
         self.lengths = lengths_among_inputs(program)
         self.result = Verification("")
+        self._untaken = ways(program)
         self._session: Session | None = None
 
     @property
@@ -203,6 +212,22 @@ class _Check:
                 self._compare(run, trial.names)
                 return
 
+    def run_other_ways(self) -> None:
+        """Compares on data that lead to each branch and each loop that no run has come to, as far as such are found."""
+        for sizes, arguments in variations(self.sample, self.program.log) if self._untaken else ():
+            state = torch.get_rng_state()
+            try:
+                run = _Run(sizes, arguments, state, self.eager(arguments, made_up=True))
+            except (Exception, SystemExit):  # it takes not just any data
+                continue
+            new = [text for way, text in self._untaken.items() if way in self.eager.taken]
+            if new:
+                self._compare(run, (), f" on data that lead to {new[0]}")
+            if not self._untaken:
+                return
+        for text in self._untaken.values():
+            self._note(f"{text} is not compared: no data that were tried lead to it")
+
     def _eager_run(self, sizes: Sizes, moved: Sequence[str]) -> _Run | None:
         """A run of the module on the first data that it takes; None where it takes none at sizes of our choice.
 
@@ -210,10 +235,11 @@ class _Check:
         """
         failure: BaseException | None = None
         tried = 0
+        own = all(leaf.tensor is not None for leaf in self.sample.leaves())
         for arguments in attempts(self.sample, sizes, self.lengths):
             state = torch.get_rng_state()
             try:
-                return _Run(sizes, arguments, state, self.eager(arguments))
+                return _Run(sizes, arguments, state, self.eager(arguments, made_up=not own or tried > 0))
             except (Exception, SystemExit) as error:  # the caller's own code may raise anything
                 failure, tried = failure or error, tried + 1
         assert failure is not None
@@ -223,21 +249,23 @@ class _Check:
         self._note(f"{fault.location}: {fault.message}" if fault.location else fault.message)
         return None
 
-    def _compare(self, run: _Run, moved: Sequence[str]) -> None:
+    def _compare(self, run: _Run, moved: Sequence[str], about: str = "") -> None:
+        self._untaken = {way: text for way, text in self._untaken.items() if way not in self.eager.taken}
         tolerance = tolerances(self.program, self.session.in_float32)[self.program.output()]
         found = self.session.run(flat_tensors(run.arguments))
         outputs = self.lowered.proto.graph.output
         shown = self._shown(run.sizes)
+        where = f"{_at(shown)}{about}"
         faults: dict[int, str] = {}
         for index, (output, ours, theirs) in enumerate(zip(outputs, found, run.expected, strict=True)):
             if (wrong := _dtype_fault(output, theirs)) is not None:
-                raise self._disagreement(run, f"output {output.name}{_at(shown)} {wrong}", moved)
+                raise self._disagreement(run, f"output {output.name}{where} {wrong}", moved)
             if (fault := fault_of(ours, theirs, tolerance)) is not None:
                 faults[index] = fault
         excused = self._excused(run, found, faults, tolerance) if faults else {}
         for index, fault in faults.items():
             if index not in excused:
-                raise self._disagreement(run, f"output {outputs[index].name}{_at(shown)} {fault}", moved)
+                raise self._disagreement(run, f"output {outputs[index].name}{where} {fault}", moved)
         for index, (output, ours) in enumerate(zip(outputs, found, strict=True)):
             theirs = excused.get(index, run.expected[index])
             self.result.comparisons.append(Comparison(output.name, shown, *distance(ours, theirs)))

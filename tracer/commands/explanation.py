@@ -16,6 +16,7 @@ from passes.isolation.torch_state import undisturbed
 from passes.lowering.blockers import ON_CONTAINERS
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import begins_region, ends_region
 from passes.sizes.dimension import Dim, Size, hint, product
 from passes.values.nested import map_structure
 from passes.values.spec import TensorSpec
@@ -215,6 +216,8 @@ def _steps(behind: Sequence[fx.Node], program: Program) -> Iterator[Step]:
 
 
 def _is_container_access(node: fx.Node) -> bool:
+    if begins_region(node) or ends_region(node):
+        return True
     return not CALL.on(node) and node.target in ON_CONTAINERS
 
 

@@ -12,10 +12,11 @@ from torch import fx, nn
 from passes.modules.lazy import LazyLayer
 from passes.program.notes import VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import begins_region, ends_region, given_to_region, sources
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.values.spec import TensorSpec
-from tracer.reports.costs import multiply_adds, parameter_count
+from tracer.reports.costs import multiply_adds, parameter_count, repetitions
 from tracer.reports.report import Report, build_report
 
 # Of more shapes on one edge only the first few are written.
@@ -121,15 +122,16 @@ def build_graph_view(program: Shaped, model_name: str) -> GraphView:
     """
     view = GraphView(build_report(program, model_name), [], [], [])
     groups = _Groups(program)
+    often = repetitions(program)
     way = _ShapeWay()
     for node in program.graph.nodes:
         before = way.step_before(node)
         if not _is_drawn(node):
             continue
         macs = multiply_adds(node, program)
-        group = groups.around(_enclosing(node, program), macs)
+        group = groups.around(_enclosing(node, program), often.times(node, macs))
         view.nodes.append(_node(node, program, group.path, macs, before))
-        for operand in filter(_is_drawn, node.all_input_nodes):
+        for operand in filter(_is_drawn, sources(node)):
             view.edges.append(Edge(operand.name, node.name, value_text(VALUE.of(operand))))
     view.groups = groups.built()
     _place_lazies(view, program)
@@ -137,6 +139,8 @@ def build_graph_view(program: Shaped, model_name: str) -> GraphView:
 
 
 def _is_drawn(node: fx.Node) -> bool:
+    if begins_region(node) or ends_region(node):
+        return False
     return node.op in ("placeholder", "output") or any(tensor_specs(VALUE.of(node)))
 
 
@@ -172,7 +176,9 @@ def _type(node: fx.Node, program: Program, lazy: LazyLayer | None) -> str:
         return lazy.type
     if node.op == "call_module":
         return type(program.module(program.path(node))).__name__
-    return operation_of(node, program) if node.op.startswith("call") else _KINDS[node.op]
+    if node.op.startswith("call"):
+        return given_to_region(node) or operation_of(node, program)
+    return _KINDS[node.op]
 
 
 def _enclosing(node: fx.Node, program: Program) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import passes
+from passes.printable import printable
 
 # With the separator behind it: beside torch's folder lies that of torchvision.
 COMPILER_FOLDER = str(Path(passes.__file__).parent) + os.sep
@@ -73,6 +74,16 @@ def definition(function: Any) -> str | None:
     if code is None or not is_user_code(code):
         return None
     return f"{_name(code.co_filename)}:{code.co_firstlineno}"
+
+
+def function_name(function: Any, path: str | None = None) -> str:
+    """A function that the caller's code hands over, for messages: `<lambda> (net.py:12)`; a module by its path in the
+    model, where it has one."""
+    if path is not None:
+        return printable(path)
+    name = getattr(function, "__name__", type(function).__name__)
+    place = definition(getattr(function, "__func__", function))
+    return printable(f"{name} ({place})" if place else name)
 
 
 def only_tells(frame: FrameType | None, in_numbers: bool = False) -> bool:

@@ -45,6 +45,20 @@ class RealAccount(Protocol):
 
     def follows_any(self, value: Any) -> bool: ...
 
+    def forget(self, nodes: Iterable[fx.Node]) -> None: ...
+
+
+class RegionAccount(Protocol):
+    """What is computed in a branch or a loop (`tracer/capture/regions.py`)."""
+
+    def inside(self, begin: fx.Node) -> AbstractContextManager[None]: ...
+
+    def end(self, results: Any) -> fx.Node: ...
+
+    def sees(self, node: fx.Node) -> bool: ...
+
+    def is_outside(self, node: fx.Node) -> bool: ...
+
 
 class ValueAccount(Protocol):
     """What nodes are, as far as that follows from the model's own tensors (`known_values.py`)."""
@@ -74,6 +88,7 @@ class Recorder(fx.Tracer, ABC):
     unpacked: list[tuple[Any, Any]]
     written: set[int]
     hooks_of_all: list[Any]
+    regions: RegionAccount
     aliases: WriteAccount
     real: RealAccount
     known: ValueAccount
@@ -161,8 +176,8 @@ class Recorder(fx.Tracer, ABC):
         """Notes that the forward has decided something by a condition."""
 
     @abstractmethod
-    def locate(self) -> None:
-        """Notes the place in the caller's code where we are, for guards."""
+    def locate(self, place: Location | None = None) -> None:
+        """Notes a place in the caller's code, for guards: that where we are, unless another is given."""
 
     @abstractmethod
     def meet(self, layer: LazyLayer) -> None:
@@ -173,4 +188,4 @@ class Recorder(fx.Tracer, ABC):
         """Notes what a module of the model is, and which tensors are its own."""
 
 
-__all__ = ["LayoutAccount", "RealAccount", "Recorder", "ValueAccount", "WriteAccount"]
+__all__ = ["LayoutAccount", "RealAccount", "Recorder", "RegionAccount", "ValueAccount", "WriteAccount"]

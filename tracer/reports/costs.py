@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
+from passes.ops.control_flow import cond, scan
 from passes.ops.op import BoundCall, Owned
 from passes.program.liveness import byte_count
-from passes.program.notes import CALL, VALUE
-from passes.program.program import Program
-from passes.sizes.dimension import Size
+from passes.program.notes import CALL, VALUE, location_of
+from passes.program.program import Program, operation_of
+from passes.program.regions import regions
+from passes.sizes.dimension import Size, hint
 
 
 def multiply_adds(node: fx.Node, program: Program) -> Size:
@@ -25,6 +29,53 @@ def multiply_adds(node: fx.Node, program: Program) -> Size:
 
     cost: Size = call.op.cost_rule(VALUE.of(node), call.record.map(leaf))
     return cost
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """How often what lies in regions counts in a total: `factors` by node, where it is not once, and `words` that say
+    how the branches and loops are counted.
+
+    Of a branch only the side counts that multiplies and adds more at the sampled sizes. A step counts as often as there
+    are slices; where that is for data to say, once.
+    """
+
+    factors: Mapping[fx.Node, Size]
+    words: list[str]
+
+    def times(self, node: fx.Node, cost: Size) -> Size:
+        """What a node's cost counts in a total."""
+        return cost * self.factors[node] if node in self.factors else cost
+
+
+def repetitions(program: Program) -> Repetitions:
+    """How often the nodes of a program count."""
+    known = regions(program.graph)
+    factors: dict[fx.Node, Size] = {}
+    words: list[str] = []
+    for owner in program.graph.nodes if known else ():  # those within a region come before the one that runs it
+        inside = [known[operand] for operand in owner.all_input_nodes if operand in known]
+        if not inside:
+            continue
+        place = location_of(owner).source
+        what = f"{operation_of(owner)} ({place})" if place else operation_of(owner)
+        costs = [
+            sum(hint(multiply_adds(node, program) * factors.get(node, 1)) for node in region.nodes) for region in inside
+        ]
+        if not any(costs):
+            continue
+        if owner.target is cond:
+            if costs[0] != costs[1]:
+                words.append(f"{what} counts as the larger of its branches")
+            less = inside[0 if costs[0] < costs[1] else 1]
+            factors.update(dict.fromkeys(less.nodes, 0))
+        elif owner.target is scan:
+            call: Any = CALL.of(owner).record
+            length = VALUE.of(call.sliced[0]).shape[call.dim]
+            factors.update({node: factors.get(node, 1) * length for node in inside[0].nodes})
+        else:
+            words.append(f"{what} counts as one step")
+    return Repetitions(factors, words)
 
 
 def parameter_count(module: nn.Module, program: Program) -> int:

@@ -40,17 +40,18 @@ class Layer:
 class ReportData:
     """What is known of a model without running it.
 
-    `layers` are the module calls, `operations` the functional ones that multiply and add (matrix products,
-    attention, resampling). `params` counts every parameter of the model once, but those of lazy layers in `unreached`;
-    `weight_bytes` is the size of all parameters and buffers. `macs` are the multiply-adds of all layers and
-    operations; half of what counts of floating-point operations give. `peak_bytes` is the most that values take at once
-    at the sampled sizes, which is `peak_at`. `rungs` says which modules could not be traced, how they were
-    followed instead, and why: what happens inside them is not counted. `blockers` are the operations that keep
-    the model from the direct route. `constraints` are what was promised of named sizes, `statement`
-    says in one sentence for which of them everything here holds, and is empty where that is not known; `from_data`
-    are the sizes that only the data say, and `required` what must be so of these, or the model itself fails; `pinned`
-    are those that guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask
-    of named sizes; `left_behind` the buffers and attributes that the forward writes, which a file does not keep.
+    `layers` are the module calls, `operations` the functional ones that multiply and add (matrix products, attention,
+    resampling). `params` counts every parameter of the model once, but those of lazy layers in `unreached`;
+    `weight_bytes` is the size of all parameters and buffers. `macs` are the multiply-adds of all layers and operations,
+    half of what counts of floating-point operations give; `counted` says how branches and loops count in them.
+    `peak_bytes` is the most that values take at once at the sampled sizes, which is `peak_at`. `rungs` says which
+    modules could not be traced, how they were followed instead, and why: what happens inside them is not counted.
+    `blockers` are the operations that keep the model from the direct route. `constraints` are what was promised of
+    named sizes, `statement` says in one sentence for which of them everything here holds, and is empty where that is
+    not known; `from_data` are the sizes that only the data say, and `required` what must be so of these, or the model
+    itself fails; `pinned` are those that guards leave one value; `guards_unknown` the untraced modules of which it is
+    not known what they ask of named sizes; `left_behind` the buffers and attributes that the forward writes, which an
+    exported file does not keep.
     """
 
     model: str
@@ -62,6 +63,7 @@ class ReportData:
     rungs: list[Rung] = field(default_factory=list)
     params: int = 0
     macs: int | str = 0
+    counted: list[str] = field(default_factory=list)
     operations: list[Layer] = field(default_factory=list)
     macs_sampled: int = 0
     weight_bytes: int = 0
@@ -114,6 +116,7 @@ class ReportData:
             "operations": [layer.to_dict() for layer in self.operations],
             "params": self.params,
             "macs": self.macs,
+            "counted": self.counted,
             "macs_sampled": self.macs_sampled,
             "weight_bytes": self.weight_bytes,
             "peak_bytes": self.peak_bytes,

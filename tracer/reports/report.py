@@ -16,12 +16,13 @@ from passes.modules.lazy import LazyLayer
 from passes.program.liveness import peak_activation
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
+from passes.program.regions import sources
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
 from passes.values.spec import TensorSpec
 from tracer.edge.boundary import of_result
-from tracer.reports.costs import multiply_adds, parameter_count, weight_bytes
+from tracer.reports.costs import multiply_adds, parameter_count, repetitions, weight_bytes
 from tracer.reports.data import Layer, ReportData
 from tracer.reports.html_table import report_html
 
@@ -53,10 +54,11 @@ def build_report(program: Shaped, model_name: str) -> Report:
     operations: list[Layer] = []
     entered: dict[str, int] = {}
     macs: Size = 0
+    often = repetitions(program)
     for step, node in enumerate(program.graph.nodes):
         entered.setdefault(location_of(node).path, step)
         cost = multiply_adds(node, program)
-        macs = macs + cost
+        macs = macs + often.times(node, cost)
         if node.op == "call_module":
             layers.append(_layer(node, step, cost, program))
         elif type(cost) is not int or cost:  # a formula is not asked whether it is 0, which would be recorded
@@ -75,6 +77,7 @@ def build_report(program: Shaped, model_name: str) -> Report:
         rungs=program.rungs,
         params=parameter_count(program.root, program),
         macs=_plain(macs),
+        counted=often.words,
         operations=operations,
         macs_sampled=hint(macs),
         weight_bytes=weight_bytes(program),
@@ -142,11 +145,11 @@ def _operation(node: fx.Node, step: int, cost: Size, program: Program) -> Layer:
 
 def _origin(node: fx.Node, program: Program) -> str | None:
     """The value that a lazy layer's sizes are inferred from: its first operand, with its line where it is no layer."""
-    operand = next(iter(node.all_input_nodes), None)
+    operand = next(sources(node), None)
     if operand is None:
         return None
     while operand.target is operator.getitem and not CALL.on(operand):  # one of a layer's several results
-        operand = operand.all_input_nodes[0]
+        operand = next(sources(operand))
     source = location_of(operand).source
     name = name_of(operand, program)
     return f"{name} ({source})" if source and operand.op not in ("call_module", "placeholder") else name

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def totals(report: ReportData) -> Iterator[tuple[str, str]]:
     """What is known of the model as a whole, by name."""
     yield "params", f"{report.params:,}"
-    yield "mult-adds", _at_sample(report)
+    yield "mult-adds", "; ".join([_at_sample(report), *report.counted])
     yield "weights", file_size(report.weight_bytes)
     yield "peak", f"{file_size(report.peak_bytes)} of activations at {report.peak_at}{_sampled(report)}"
 

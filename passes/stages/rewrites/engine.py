@@ -68,7 +68,8 @@ class _Engine:
         self._calls[str(first.target)] -= 1
         self._calls[layer.path] += 1
         first.target = layer.path
-        ORDINAL.put(first, ORDINAL.get(last) or 0)
+        if ORDINAL.on(last):
+            ORDINAL.put(first, ORDINAL.of(last))
         CALL.put(first, replace(CALL.of(first), record=layer.nodes, module=layer.module, path=layer.path))
         self.waiting[first] = None
 

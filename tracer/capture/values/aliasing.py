@@ -23,7 +23,7 @@ from passes.errors import CaptureError
 from passes.ops.elementwise import written_into
 from passes.ops.op import is_inplace
 from passes.program.notes import location_of
-from passes.values.spec import TensorSpec
+from passes.values.spec import TensorSpec, describe
 from tracer.memory.recorder import Recorder
 from tracer.memory.storage import Memory, UndecidedError, first_operand, op_of
 from tracer.memory.write_back import Step, UnfollowableError, WriteBack, taken_again
@@ -62,6 +62,7 @@ class Aliases:
         An operation that `resizes` may leave another shape. Raises ShapeError where torch would not write it there.
         """
         before = tensor.node
+        self._check_inside(before)
         self._tracer.real.before_write(self._roots(before))
         result = self._as_before(before, written, resizes)
         others = list(self._others(tensor))
@@ -101,6 +102,8 @@ class Aliases:
 
         What torch gave back for it as it was (`x.contiguous()`, `x.float()`) is the same tensor.
         """
+        if self._tracer.regions.is_outside(tensor.node):
+            raise self._written_from_within(tensor.node)
         others = list(self._others(tensor))
         try:
             one = [other for other in others if self._memory.are_one(other.node, tensor.node)]
@@ -115,6 +118,24 @@ class Aliases:
         self._found.clear()
         self._possible.clear()
         self._settled[node] = self._alias(view)
+
+    def _check_inside(self, written: fx.Node) -> None:
+        """Raises CaptureError for a write in a branch or a loop to what lies in memory from outside of it, or may."""
+        if not any(map(self._tracer.regions.is_outside, self._roots(written))):
+            return
+        try:
+            inside = not self._tracer.regions.is_outside(self._alias(written).root)
+        except UndecidedError:
+            inside = False
+        if not inside:
+            raise self._written_from_within(written)
+
+    def _written_from_within(self, node: fx.Node) -> CaptureError:
+        return CaptureError(
+            f"{node.name} {describe(self._tracer.value(node))} is written in place within a branch or a loop, which is "
+            "given it or finds it outside",
+            remedy="write to a clone of it, and return that",
+        )
 
     # What shares memory -------------------------------------------------------------------------
 

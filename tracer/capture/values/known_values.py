@@ -14,6 +14,7 @@ from torch import fx
 from passes.modules.lazy import is_uninitialized
 from passes.ops.op import BoundCall, map_leaves
 from passes.program.notes import CALL
+from passes.program.regions import is_of_regions
 from passes.sizes.floating import DynamicNumber
 from tracer.capture.values.aliasing import unfollowed
 from tracer.memory.real_tensors import written_place
@@ -65,7 +66,7 @@ class KnownValues:
             tensor = self._tracer.program.tensor(str(node.target))
             drawn_later = is_uninitialized(tensor) or id(tensor) in self._tracer.written
             return not drawn_later and tensor.device.type != "meta"
-        if node.target is unfollowed:
+        if node.target is unfollowed or is_of_regions(node):
             return False
         self._tracer.value(node)
         call: BoundCall | None = CALL.get(node)

@@ -1,7 +1,9 @@
 """A number that came from a shape, while a forward is traced.
 
 Fixed numbers never enter the graph: they are passed on as literals. Numbers over a dynamic dimension become graph
-nodes when an operation needs them. A question that decides something (a branch) is answered and recorded as a guard.
+nodes when an operation needs them. A question that decides something (a branch) is answered and recorded as a guard. A
+comparison of sizes is a question only once its answer is asked for: `torch.cond` takes it as it is, and the file
+computes it.
 What must have the number itself (`range`, a key, a text, code that is not Python's) gets the sampled one, and the guard
 that it is the only one: `itself` is the one place for that.
 """
@@ -21,9 +23,11 @@ import torch
 from torch import fx
 
 from passes.errors import CaptureError, NeedsDataError
+from passes.ops.control_flow import compared
 from passes.ops.data_numbers import real_number, whole_number
 from passes.program.unknown_sizes import needs_data
-from passes.sizes.dimension import Dim
+from passes.sizes.dimension import Dim, is_open
+from passes.sizes.guards import Location
 from passes.sizes.unknown import UnknownSizeError
 from passes.values.numbers import computed, is_dynamic
 from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
@@ -98,11 +102,11 @@ class TracedNumber:
     `value` is a number, or a `Dim` or `Floating` where it depends on a dynamic dimension.
     """
 
-    __slots__ = ("__weakref__", "_node", "_operands", "_operation", "tracer", "value")
+    __slots__ = ("__weakref__", "_node", "_operands", "_operation", "_value", "tracer")
 
     def __init__(self, tracer: Recorder, value: Any, operation: Any, operands: tuple[Any, ...]):
         self.tracer = tracer
-        self.value = value
+        self._value = value
         self._operation = operation
         self._operands = operands
         self._node: fx.Node | None = None
@@ -121,8 +125,30 @@ class TracedNumber:
         return SYMBOLIC.get(self.kind, self.kind)
 
     @property
+    def value(self) -> Any:
+        if isinstance(self._value, Location):  # a comparison that was made there, and is decided now
+            self.tracer.locate(self._value)
+            try:
+                self._value = computed(self._operation, *map(_value, self._operands))
+            except UnknownSizeError as error:
+                raise needs_data(error) from error
+        return self._value
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this is a comparison of sizes whose answer would have to be assumed."""
+        return isinstance(self._value, Location) and is_open(self._operation, *map(_value, self._operands))
+
+    def as_tensor(self) -> Any:
+        """A comparison of sizes as a tensor, which says at run time whether it holds."""
+        arguments = (_SYMBOLS[self._operation], *map(_argument, self._operands))
+        return self.tracer.create_proxy("call_function", compared, arguments, {})
+
+    @property
     def kind(self) -> type:
         """The type of the number that this stands for."""
+        if isinstance(self._value, Location):
+            return bool
         if self.is_dynamic:
             return int if isinstance(self.value, Dim) else float
         return builtins.type(self.value)
@@ -141,7 +167,7 @@ class TracedNumber:
 
     @property
     def is_dynamic(self) -> bool:
-        return is_dynamic(self.value)
+        return is_dynamic(self._value)
 
     def found_by(self, node: fx.Node) -> None:
         """Says which node gives the number, where there is one already."""
@@ -151,7 +177,7 @@ class TracedNumber:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
         if not self.is_dynamic:
             return self.value
-        if self._node is None:
+        if self._node is None or not self.tracer.regions.sees(self._node):
             arguments = tuple(_argument(operand) for operand in self._operands)
             kind = "call_method" if isinstance(self._operation, str) else "call_function"
             self._node = self.tracer.create_node(kind, self._operation, arguments, {})
@@ -180,13 +206,15 @@ class TracedNumber:
 
     def combined(self, operation: Callable[..., Any], *operands: Any) -> Any:
         operands = tuple(operand.item() if _is_scalar_of_numpy(operand) else operand for operand in operands)
-        values = [operand.value if type(operand) is TracedNumber else operand for operand in operands]
+        values = list(map(_value, operands))
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
         if operation is operator.mul and any(isinstance(value, _REPEATED) for value in values):
             return operation(*map(itself, operands))
         dynamic = any(map(is_dynamic, values))
         if dynamic and operation in _COMPARISONS:
+            if all(isinstance(value, (int, Dim)) for value in values):
+                return TracedNumber(self.tracer, self.tracer.here(), operation, operands)
             self.tracer.locate()
         try:
             result = computed(operation, *values)
@@ -324,6 +352,10 @@ class TracedNumber:
 
     def __abs__(self) -> Any:
         return self.combined(abs, self)
+
+
+def _value(operand: Any) -> Any:
+    return operand.value if type(operand) is TracedNumber else operand
 
 
 def _argument(operand: Any) -> Any:

@@ -202,8 +202,11 @@ def _without_gradients(tensor: AnsweringTensor, question: str, answer: Any) -> A
 
 
 # What to do in place of a question about a tensor's data.
+_REPEAT = "repeat with torch.while_loop what is done so often, and compute with torch's operations in all else"
 _REMEDIES = {
-    "control flow": "choose with torch.where instead of if, or give the choice to the model as an argument",
+    "control flow": "use torch.cond in place of if and torch.while_loop in place of while, or choose with torch.where",
+    "an index": _REPEAT,
+    "int()": _REPEAT,
     "tolist()": "compute with the tensor itself, as pack_padded_sequence and torch's other functions can",
 }
 

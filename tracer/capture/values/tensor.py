@@ -128,7 +128,7 @@ class TracedTensor(AnsweringTensor):
     def _member(self, place: Any) -> TracedTensor:
         """One of the several values that this stands for: the same each time it is asked for, as in a tuple."""
         members = self.__dict__.setdefault("_members", {})
-        if place not in members:
+        if place not in members or not self.tracer.regions.sees(members[place].node):
             whole = fx.Proxy(self.node, self.tracer)  # whatever has become of its members
             members[place] = self.tracer.create_proxy("call_function", operator.getitem, (whole, place), {})
             self.tracer.unpacked.append((self, place))
