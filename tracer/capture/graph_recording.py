@@ -28,7 +28,6 @@ from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_struc
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
 from tracer.capture.held_apart import name_in_code
-from tracer.capture.regions import Regions
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
@@ -37,6 +36,7 @@ from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.packed_sequences import rows_of
 from tracer.capture.values.real_calls import following_real
+from tracer.capture.values.regions import Regions
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
 from tracer.memory.real_tensors import FollowingReal, RealTensors

@@ -49,7 +49,7 @@ class RealAccount(Protocol):
 
 
 class RegionAccount(Protocol):
-    """What is computed in a branch or a loop (`tracer/capture/regions.py`)."""
+    """What is computed in a branch or a loop (`tracer/capture/values/regions.py`)."""
 
     def inside(self, begin: fx.Node) -> AbstractContextManager[None]: ...
 

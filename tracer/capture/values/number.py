@@ -258,7 +258,9 @@ class TracedNumber:
         said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
         if said:
             raise NeedsDataError(
-                f"{use}, which depends on the data: {'; '.join(said)}", remedy="compute with tensor operations"
+                f"{use}, which depends on the data: {'; '.join(said)}",
+                remedy="repeat with torch.while_loop what is done so often, and compute with torch's operations in all "
+                "else",
             )
 
     def __index__(self) -> int:
