@@ -48,7 +48,7 @@ def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> 
     solved: list[tuple[Fact, SizeSet]] = []
     left: list[Fact] = []
     for fact in (*own_facts(facts, name), *(fact for fact in facts.known() if name in fact.formula.symbols())):
-        found = _solved_at(fact, name, at or {})
+        found = solved_at(fact, name, at or {})
         if found is None or joint_period([found, *(other for _, other in solved)]) > 2 * LARGEST_PERIOD:
             left.append(fact)
         else:
@@ -81,7 +81,8 @@ def own_facts(facts: Facts, name: str) -> list[Fact]:
     return [default_fact(name)] if not promised or promised[0].origin is Origin.DEFAULT else []
 
 
-def _solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+def solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+    """The sizes of a name at which a fact holds with the other names at some sizes; None where they are not found."""
     if not isinstance(fact.formula, Formula):
         return None
     formula: Whole = fact.formula
@@ -275,4 +276,4 @@ def _is_known_without(fact: Fact, facts: Facts) -> bool:
     return others.decide(fact.formula, fact.relation).answer is Answer.YES
 
 
-__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "stated", "statement", "words"]
+__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "solved_at", "stated", "statement", "words"]
