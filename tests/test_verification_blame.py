@@ -99,7 +99,7 @@ def test_a_size_that_the_module_does_not_take_is_no_fault_of_the_file() -> None:
     (far, next_one) = result.notes
     assert re.search(r"the module itself does not run at N=2, T=[1-3]\d\d: IndexError", far)
     assert "the module itself does not run at N=2, T=65: IndexError" in next_one
-    assert all(note.endswith("the guards hold there, and the file was not compared") for note in result.notes)
+    assert all(note.endswith("these sizes are stated as valid, and the file was not compared") for note in result.notes)
 
 
 def test_bounds_of_a_dimension_are_honoured_and_written() -> None:

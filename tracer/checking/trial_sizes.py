@@ -100,9 +100,9 @@ class _Edges:
         drawn = Random(f"{name} = {sampled}")
         wanted = [drawn.randrange(int(low * sampled), int(high * sampled)) | 1 for low, high in _FAR]
         for size in wanted if largest is None else (largest, *wanted):
-            far = list(self._bearable(self._near({name: size}, above, first=name), _FAR_TIMES))
-            if far:
-                yield from far
+            found = list(self._bearable(self._near({name: size}, above, first=name), far=True))
+            if found:
+                yield from found
                 break
         for side in (above, below):
             yield from self._bearable(self._near({name: sampled}, side, first=name))
@@ -122,8 +122,9 @@ class _Edges:
         facts = [*self._facts.known(), *more]
         return nearest_sizes({**self._sampled, **wanted}, facts, self._floor, first=first, tries=_TRIES)
 
-    def _bearable(self, sizes: Sizes | None, times: int = _MOST_TIMES) -> Iterator[Sizes]:
+    def _bearable(self, sizes: Sizes | None, far: bool = False) -> Iterator[Sizes]:
         """The sizes, where there are some and a run at them is not too much."""
+        times = _FAR_TIMES if far else _MOST_TIMES
         if sizes is not None and self._work.at(sizes) <= max(times * self._work.at(self._sampled), _LITTLE):
             yield sizes
 

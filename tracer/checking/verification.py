@@ -191,6 +191,8 @@ class _Check:
         self.locate = locate
         self.names = sample.dimensions()
         self.result = Verification("")
+        self._compared: list[Sizes] = []
+        self._refused: list[Sizes] = []  # the module does not run there
         self._session: Session | None = None
         self._loading = 0.0  # the seconds that loading the file took
         self._end = math.inf  # when nothing more is run
@@ -208,6 +210,7 @@ class _Check:
     def run_all(self, planned: Iterable[Trial]) -> None:
         """Compares at the sizes of each trial; of those that are not the caller's own, until the time is spent."""
         own, allowed = 0.0, LEAST_TIME
+        not_found: list[str] = []
         late: list[str] = []
         for trial in planned:
             start = perf_counter()
@@ -220,30 +223,33 @@ class _Check:
                 self._end = start + allowed
             if self._is_late():
                 late.append(trial.about)
-            else:
-                self._run(trial)
-        if late:
-            self._skip(late, f"the {allowed:.1f} s for further sizes were spent")
+            elif not self._run(trial):
+                not_found.append(trial.about)
+        self._skip(not_found, "no such sizes were found for which the guards hold and a run is not too much")
+        self._skip(late, f"the {allowed:.1f} s for further sizes were spent")
 
     def _is_late(self) -> bool:
         return perf_counter() > self._end
 
-    def _run(self, trial: Trial) -> None:
-        """Compares at the first sizes of the trial at which the module runs."""
-        sizes: Sizes | None = None
+    def _run(self, trial: Trial) -> bool:
+        """Compares at the first sizes of the trial at which the module runs; False where the trial has none."""
+        there_are_some = False
         for sizes in trial.sizes:
-            if any(comparison.sizes == self._shown(sizes) for comparison in self.result.comparisons):
-                return
-            run = self._eager_run(sizes, trial.names)
+            there_are_some = True
+            if sizes in self._compared:
+                break
+            run = self._eager_run(sizes, trial.names) if sizes not in self._refused else None
             if run is not None:
                 self._compare(run, trial.names)
-                return
-        if sizes is None:
-            self._skip([trial.about], "no such sizes were found for which the guards hold and a run is not too much")
+                self._compared.append(sizes)
+                break
+            self._refused.append(sizes)
+        return there_are_some
 
     def _skip(self, about: Sequence[str], why: str) -> None:
         self.result.skipped += [f"{each}: {why}" for each in about]
-        self._note(f"not tried: {', '.join(about)}; {why}")
+        if about:
+            self._note(f"not tried: {', '.join(about)}; {why}")
 
     def _eager_run(self, sizes: Sizes, moved: Sequence[str]) -> _Run | None:
         """A run of the module on the first data that it takes; None where it takes none at sizes of our choice.
@@ -265,7 +271,7 @@ class _Check:
         if not moved:
             raise fault from failure
         place = f"{fault.location}: " if fault.location else ""
-        self._note(f"{place}{fault.message}; the guards hold there, and the file was not compared")
+        self._note(f"{place}{fault.message}; these sizes are stated as valid, and the file was not compared")
         return None
 
     def _compare(self, run: _Run, moved: Sequence[str]) -> None:
