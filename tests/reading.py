@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 import torch
 
+from tracer.checking.verification import Verification
+
 
 def names(values: Iterable[Any]) -> list[str]:
     return [value.name for value in values]
@@ -19,6 +21,12 @@ def names(values: Iterable[Any]) -> list[str]:
 
 def sizes(value: onnx.ValueInfoProto) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def moved(verification: Verification) -> set[frozenset[str]]:
+    """Which names had other sizes than the sampled ones in the runs of a verification."""
+    sampled, *others = [comparison.sizes for comparison in verification.comparisons]
+    return {frozenset(name for name in run if run[name] != sampled[name]) for run in others}
 
 
 def properties(model: onnx.ModelProto) -> dict[str, Any]:

@@ -104,11 +104,42 @@ class SizeSet:
 
     def sizes(self) -> Iterator[int]:
         """The sizes, from the smallest on; there may be no end to them."""
-        size, largest = self.least, self.largest
-        while size is not None and (largest is None or size <= largest):
-            if size in self:
-                yield size
-            size += 1
+        size = self.least
+        while size is not None:
+            yield size
+            size = self._first_from(size + 1)
+
+    def outwards(self, start: int) -> Iterator[int]:
+        """The sizes, the nearest to one first, of two as near the smaller one; there may be no end to them."""
+        below, above = self._last_to(start), self._first_from(start + 1)
+        while below is not None or above is not None:
+            if above is None or (below is not None and start - below <= above - start):
+                assert below is not None
+                yield below
+                below = self._last_to(below - 1)
+            else:
+                yield above
+                above = self._first_from(above + 1)
+
+    def _first_from(self, size: int) -> int | None:
+        """The smallest size from one on."""
+        found = (
+            max(first, -((rest - size) // self.period)) * self.period + rest
+            for rest, stretches in enumerate(self.classes)
+            for first, last in stretches
+            if last >= -((rest - size) // self.period)
+        )
+        return min(found, default=None)
+
+    def _last_to(self, size: int) -> int | None:
+        """The largest size up to one."""
+        found = (
+            int(min(last, (size - rest) // self.period)) * self.period + rest
+            for rest, stretches in enumerate(self.classes)
+            for first, last in stretches
+            if first <= (size - rest) // self.period
+        )
+        return max(found, default=None)
 
     def missing(self, modulus: int, at_most: int) -> list[int] | None:
         """The sizes that are left out of all those between the smallest and the largest with the same remainders by a

@@ -49,7 +49,7 @@ def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> 
     left: list[Fact] = []
     alone = {id(fact): formula for formula, fact in facts.alone(name)}
     for fact in (*own_facts(facts, name), *(fact for fact in facts.known() if name in fact.formula.symbols())):
-        found = _solved_at(fact, name, at or {})
+        found = solved_at(fact, name, at or {})
         if found is None and id(fact) in alone:
             found = solutions(alone[id(fact)], fact.relation)
         if found is None or joint_period([found, *(other for _, other in solved)]) > 2 * LARGEST_PERIOD:
@@ -80,7 +80,8 @@ def own_facts(facts: Facts, name: str) -> list[Fact]:
     return [default_fact(name)] if not promised or promised[0].origin is Origin.DEFAULT else []
 
 
-def _solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+def solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+    """The sizes of a name at which a fact holds with the other names at some sizes; None where they are not found."""
     if not isinstance(fact.formula, Formula):
         return None
     formula: Whole = fact.formula
@@ -284,4 +285,4 @@ def _is_known_without(fact: Fact, facts: Facts) -> bool:
     return others.decide(fact.formula, fact.relation).answer is Answer.YES
 
 
-__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "stated", "statement", "words"]
+__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "solved_at", "stated", "statement", "words"]

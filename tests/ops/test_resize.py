@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import assume, given
@@ -134,6 +136,31 @@ def test_nearest_as_each_of_the_kernels_of_torch(mode: str, factor: float, shape
     assert_lowering_matches(
         lambda x: F.interpolate(x, scale_factor=factor, mode=mode), torch.randn(shape), atol=0, rtol=0
     )
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beside", [(), (3,), (60,), (100,), (2, 2)], ids=str)
+def test_nearest_of_a_dynamic_size_as_each_of_the_kernels_of_torch(
+    mode: str, dtype: torch.dtype, beside: tuple[int, ...]
+) -> None:
+    """Where the products are next to whole numbers; torch's kernel depends on the axes, the dtype and the sizes."""
+    after = (33, 41, 44, 47, 49, 55, 333)
+
+    def resized(x: torch.Tensor) -> list[torch.Tensor]:
+        return [F.interpolate(x, (*beside, size), mode=mode) for size in after]
+
+    def of(before: int) -> torch.Tensor:
+        return torch.arange(before, dtype=dtype).expand(1, 2, *beside, before).contiguous()
+
+    axes = {2 + len(beside): "L"}
+    conversion = tracer.convert(Call(resized), (of(5),), dynamic_shapes=[axes], verify=False, route="direct")
+    session = onnxruntime.InferenceSession(conversion.onnx_model.SerializeToString())
+    for before in (2, 4, 6, 14, 18, 24, 45, 54, 108):
+        for found, expected in zip(
+            session.run(None, {"tensors_0": of(before).numpy()}), resized(of(before)), strict=True
+        ):
+            assert np.array_equal(found, expected.numpy()), before
 
 
 def test_a_factor_whose_rounding_depends_on_a_dynamic_size_is_unsupported() -> None:

@@ -57,7 +57,9 @@ def agree(zoo: ZooModel, path: Path, opset: int = 20) -> tracer.Conversion:
     )
     assert conversion.verification is not None
     comparisons = conversion.verification.comparisons
-    assert {comparison.sizes["N"] for comparison in comparisons} == {2, 3}
+    least, sampled, far = sorted({comparison.sizes["N"] for comparison in comparisons})
+    assert (least, sampled) == (1, 2)
+    assert far > 2
     for comparison in comparisons:
         assert comparison.scale > 1e-3, "the output is next to nothing, so agreement says nothing"
         assert comparison.difference <= TOLERANCE * comparison.scale

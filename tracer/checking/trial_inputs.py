@@ -1,113 +1,15 @@
-"""What a verification runs on: at which sizes, and with which data."""
+"""What a verification runs on: data for the sizes that it runs at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, product
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from passes.lowering.pinned_sizes import pinned_sizes
 from passes.program.packed_lengths import LengthsInput
 from passes.sizes.dimension import Dim
-from passes.sizes.facts import Fact
-from passes.sizes.formulas.formula import Formula
-from passes.sizes.guards import GuardLog
-from tracer.inputs.promises import least_sizes, promised_names
 from tracer.inputs.sample import Leaf, Sample, random_tensor
-from tracer.inputs.size_search import nearest_sizes
-
-Sizes = dict[str, int]
-
-# How far sizes are moved, the nearest first, and how many sizes are moved by themselves at most.
-_STEPS = (1, -1, 2, -2, 3, 4, -4, 8, -8, 16, -16, 32, -32, 64)
-_MOST_ALONE = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Sizes to run at, the likeliest first, of which one is enough; `names` are those that are moved."""
-
-    names: tuple[str, ...]
-    sizes: tuple[Sizes, ...]
-
-
-def trials(names: Sequence[str], log: GuardLog) -> list[Trial]:
-    """The sampled sizes, and the caller's own where they differ; then, as far as guards and constraints allow, the
-    least of those that were promised, all names moved together, and each by itself.
-
-    One that guards tie to others takes these along.
-    """
-    pinned = pinned_sizes(log)
-    free = [name for name in names if name not in pinned]
-    found = [Trial((), (dict(log.sampled),)), *([Trial((), (log.as_given(),))] if log.given else [])]
-    promised = tuple(name for name in promised_names(log) if name in free)
-    if promised:
-        found.append(Trial(promised, tuple(_least(promised, log))))
-    if len(free) > 1:
-        found.append(Trial(tuple(free), tuple(islice(_together(free, log), 3))))
-    alone = free[:_MOST_ALONE]
-    found += [Trial((name,), tuple(islice(_alone(name, free, log), 4))) for name in alone]
-    return found
-
-
-def _least(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
-    """The smallest sizes of these names that are allowed, the others as sampled where they can be."""
-    least = least_sizes(log.sampled, log.facts.given)
-    smallest = {**log.sampled, **{name: least[name] for name in names}}
-    sizes = nearest_sizes(smallest, list(log.facts.known()), least)
-    if sizes is not None:
-        yield sizes
-
-
-def _together(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
-    """All names by one step, else each by the first step that the guards allow."""
-    for step in _STEPS:
-        yield from _allowed(log, dict.fromkeys(names, step))
-    moved = dict(log.sampled)
-    for name in names:
-        moved = next((sizes for step in _STEPS for sizes in _allowed(log, {name: step}, moved)), moved)
-    if moved != log.sampled:
-        yield moved
-    yield from _elsewhere(names, log)
-
-
-def other_sizes(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
-    """All sizes that guards and constraints allow where one name is moved by a step, or all together."""
-    together = [names] if len(names) > 1 else []
-    for step in _STEPS:
-        for moved in (*together, *([name] for name in names)):
-            yield from _allowed(log, dict.fromkeys(moved, step))
-
-
-def _alone(name: str, names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
-    for step in _STEPS:
-        yield from _allowed(log, {name: step})
-    for other in names:
-        if other != name:
-            for step, along in product(_STEPS, repeat=2):
-                yield from _allowed(log, {name: step, other: along})
-    yield from _elsewhere([name], log)
-
-
-def _elsewhere(names: Sequence[str], log: GuardLog) -> Iterator[Sizes]:
-    """The nearest sizes that are allowed and other ones of these names than the sampled: what no step reaches."""
-    apart = [Formula.symbol(name) - log.sampled[name] for name in names]
-    others = [Fact(formula, "!=", "") for formula in apart if isinstance(formula, Formula)]
-    sizes = nearest_sizes(log.sampled, [*log.facts.known(), *others], least_sizes(log.sampled, log.facts.given))
-    if sizes is not None:
-        yield sizes
-
-
-def _allowed(log: GuardLog, steps: Mapping[str, int], start: Mapping[str, int] | None = None) -> Iterator[Sizes]:
-    """The sizes moved by these steps, if there are such and the guards and constraints hold."""
-    moved = {name: size + steps.get(name, 0) for name, size in (start or log.sampled).items()}
-    least = least_sizes(moved, log.facts.given)
-    if all(size >= least[name] for name, size in moved.items()) and log.facts.hold(moved):
-        yield moved
-
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

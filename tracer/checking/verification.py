@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import onnx
@@ -23,12 +26,14 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
+from passes.program.costs import Work
 from passes.program.packed_lengths import lengths_among_inputs
 from passes.program.stages import Eager
 from passes.sizes.guards import Location
 from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
 from tracer.checking.session import Session
-from tracer.checking.trial_inputs import Arguments, Sizes, Trial, attempts, trials
+from tracer.checking.trial_inputs import Arguments, attempts
+from tracer.checking.trial_sizes import Trial, trials
 from tracer.checking.unspecified import (
     ALTERNATIVES,
     DISTANCES,
@@ -41,6 +46,10 @@ from tracer.checking.unspecified import (
 from tracer.checking.ways import NotingControlFlow, Way, variations, ways
 from tracer.edge.source_lines import is_user_code, source_line
 from tracer.inputs.sample import Sample
+from tracer.inputs.size_search import Sizes
+
+# After so many seconds, or so many times what a run at the sampled sizes takes, nothing more is run.
+LEAST_TIME, MOST_RUNS = 5.0, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +70,16 @@ class Comparison:
 class Verification:
     """What running the exported model beside the eager module gave; `runtime` says what ran it.
 
-    `left_behind` are the buffers and attributes that the forward writes: the file does not keep them. `notes` say what
-    else is to be known: where results differ that torch leaves open, which sizes could not be run.
+    `comparisons` have the sizes at which it ran, and `skipped` says at which it did not, and why. `left_behind` are the
+    buffers and attributes that the forward writes: the file does not keep them. `notes` say what else is to be known:
+    where results differ that torch leaves open, which sizes the module itself does not take, what was skipped.
     """
 
     runtime: str
     comparisons: list[Comparison] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def largest_difference(self) -> float:
@@ -84,6 +95,7 @@ class Verification:
             ],
             "left_behind": self.left_behind,
             "notes": self.notes,
+            "skipped": self.skipped,
         }
 
 
@@ -111,9 +123,10 @@ def verify(
     """Runs the exported model and the module on the same inputs and compares every output.
 
     The module runs first, so that the file is not blamed for what the module itself does not take. The inputs are the
-    sample's own data where it has some, made up elsewhere; with dynamic dimensions they run again at other sizes for
-    which the guards hold, all moved together and each by itself. `program` is what the model was lowered from,
-    and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement
+    sample's own data where it has some, made up elsewhere; with dynamic dimensions they run again at the edges of the
+    sizes for which the result is said to hold (`trial_sizes.trials`), until the time for that is spent: MOST_RUNS times
+    what the run at the sampled sizes took, or LEAST_TIME where that is more. `program` is what the model was lowered
+    from, and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement
     begins. Random state is restored.
 
     Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
@@ -122,8 +135,7 @@ def verify(
     check = _Check(lowered, program, _Eager(module), sample, file, locate)
     plain = plain_attention(), plain_control_flow()
     with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
-        for trial in trials(sample.dimensions(), program.log):
-            check.run(trial)
+        check.run_all(trials(sample.dimensions(), program.log, partial(Work.of, program)))
         check.run_other_ways()
     check.result.left_behind = check.eager.left_behind
     return check.result
@@ -190,27 +202,65 @@ class _Check:
         self.lengths = lengths_among_inputs(program)
         self.result = Verification("")
         self._untaken = ways(program)
+        self._compared: list[Sizes] = []
+        self._refused: list[Sizes] = []  # the module does not run there
         self._session: Session | None = None
+        self._loading = 0.0  # the seconds that loading the file took
+        self._end = math.inf  # when nothing more is run
 
     @property
     def session(self) -> Session:
         """The file, loaded when it is first run: after the module has."""
         if self._session is None:
+            start = perf_counter()
             self._session = Session(self.lowered, self.file)
             self.result.runtime = self._session.runtime
+            self._loading = perf_counter() - start
         return self._session
 
-    def run(self, trial: Trial) -> None:
-        """Compares at the first sizes of the trial at which the module runs."""
-        if not trial.sizes:
-            self._note(f"no other size of {', '.join(trial.names)} was found for which the guards hold")
+    def run_all(self, planned: Iterable[Trial]) -> None:
+        """Compares at the sizes of each trial; of those that are not the caller's own, until the time is spent."""
+        own, allowed = 0.0, LEAST_TIME
+        not_found: list[str] = []
+        late: list[str] = []
+        for trial in planned:
+            start = perf_counter()
+            if not trial.names:
+                self._run(trial)
+                own += perf_counter() - start
+                continue
+            if self._end == math.inf:
+                allowed = max(MOST_RUNS * (own - self._loading), LEAST_TIME)
+                self._end = start + allowed
+            if self._is_late():
+                late.append(trial.about)
+            elif not self._run(trial):
+                not_found.append(trial.about)
+        self._skip(not_found, "no such sizes were found for which the guards hold and a run is not too much")
+        self._skip(late, f"the {allowed:.1f} s for further sizes were spent")
+
+    def _is_late(self) -> bool:
+        return perf_counter() > self._end
+
+    def _run(self, trial: Trial) -> bool:
+        """Compares at the first sizes of the trial at which the module runs; False where the trial has none."""
+        there_are_some = False
         for sizes in trial.sizes:
-            if any(comparison.sizes == self._shown(sizes) for comparison in self.result.comparisons):
-                return
-            run = self._eager_run(sizes, trial.names)
+            there_are_some = True
+            if sizes in self._compared:
+                break
+            run = self._eager_run(sizes, trial.names) if sizes not in self._refused else None
             if run is not None:
                 self._compare(run, trial.names)
-                return
+                self._compared.append(sizes)
+                break
+            self._refused.append(sizes)
+        return there_are_some
+
+    def _skip(self, about: Sequence[str], why: str) -> None:
+        self.result.skipped += [f"{each}: {why}" for each in about]
+        if about:
+            self._note(f"not tried: {', '.join(about)}; {why}")
 
     def run_other_ways(self) -> None:
         """Compares on data that lead to each branch and each loop that no run has come to, as far as such are found."""
@@ -237,6 +287,8 @@ class _Check:
         tried = 0
         own = all(leaf.tensor is not None for leaf in self.sample.leaves())
         for arguments in attempts(self.sample, sizes, self.lengths):
+            if failure is not None and self._is_late():
+                break
             state = torch.get_rng_state()
             try:
                 return _Run(sizes, arguments, state, self.eager(arguments, made_up=not own or tried > 0))
@@ -246,7 +298,8 @@ class _Check:
         fault = _not_running(failure, _at(self._shown(sizes)), tried)
         if not moved:
             raise fault from failure
-        self._note(f"{fault.location}: {fault.message}" if fault.location else fault.message)
+        place = f"{fault.location}: " if fault.location else ""
+        self._note(f"{place}{fault.message}; these sizes are stated as valid, and the file was not compared")
         return None
 
     def _compare(self, run: _Run, moved: Sequence[str], about: str = "") -> None:

@@ -19,9 +19,11 @@ from passes.program.notes import CALL
 from passes.program.program import Program
 from passes.sizes.guards import GuardLog
 from tracer.checking.agreement import flat_tensors
-from tracer.checking.trial_inputs import Arguments, Sizes, other_sizes
+from tracer.checking.trial_inputs import Arguments
+from tracer.checking.trial_sizes import other_sizes
 from tracer.edge.source_lines import function_name
 from tracer.inputs.sample import Sample
+from tracer.inputs.size_search import Sizes
 
 # The names of the functions of a branch or a loop, and which of them is called.
 Way = tuple[str, str, int]

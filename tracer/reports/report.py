@@ -13,6 +13,7 @@ from torch import fx
 from passes.lowering.blockers import known_blockers
 from passes.lowering.pinned_sizes import pinned_sizes
 from passes.modules.lazy import LazyLayer
+from passes.program.costs import multiply_adds, parameter_count, repetitions, weight_bytes
 from passes.program.liveness import peak_activation
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
@@ -22,7 +23,6 @@ from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
 from passes.values.spec import TensorSpec
 from tracer.edge.boundary import of_result
-from tracer.reports.costs import multiply_adds, parameter_count, repetitions, weight_bytes
 from tracer.reports.data import Layer, ReportData
 from tracer.reports.html_table import report_html
 
