@@ -332,25 +332,54 @@ def _gather(
     for place, (axis, chosen) in enumerate(zip(axes, picked, strict=True)):
         if _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0):
             continue
-        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axis, mode, precision)
+        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axes, axis, mode, precision)
         result = emit.node("Gather", result, indices, axis=place + 2)
     return result
 
 
-def _computed_indices(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
-    """`min(floor((x + offset) * (before / after)), before - 1)` in the precision that torch computes it in."""
-    if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
-        emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
-    before, after = emit.size(axis.before), emit.size(axis.after)
-    steps = emit.node("Range", emit.scalar(0, torch.int64), emit.squeeze(after, 0), emit.scalar(1, torch.int64))
-    x = emit.cast(steps, precision)
+# Up to which height and width of the result together torch picks by another kernel than beyond: for all images that
+# are laid out as usual.
+_SMALL_IMAGE = 128
+
+
+def _computed_indices(emit: Emitter, axes: Sequence[Axis], axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """The indices that torch picks along an axis of open size."""
+    indices = _steps_to_indices(emit, axis, mode, precision)
+    unscaled = mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5
+    if len(axes) != 2 or not (unscaled or precision == torch.float64):
+        return indices
+    of_small = _steps_to_indices(emit, axis, mode, torch.float32)
+    if unscaled:  # where the factor happens to leave the size, or to double it, that kernel forgets the factor
+        steps, before, after = _steps(emit, axis), emit.size(axis.before), emit.size(axis.after)
+        two = emit.scalar(2, torch.int64)
+        for size, wanted in ((before, steps), (emit.node("Mul", before, two), emit.node("Div", steps, two))):
+            of_small = emit.node("Where", emit.node("Equal", after, size), wanted, of_small)
+    together = emit.node("Add", *(emit.size(axis.after) for axis in axes))
+    is_small = emit.node("Less", together, emit.scalar(_SMALL_IMAGE + 1, torch.int64))
+    return emit.node("Where", is_small, of_small, indices)
+
+
+def _steps(emit: Emitter, axis: Axis) -> Value:
+    """The places along an axis of the result."""
+    bounds = emit.scalar(0, torch.int64), emit.squeeze(emit.size(axis.after), 0), emit.scalar(1, torch.int64)
+    return emit.node("Range", *bounds)
+
+
+def _steps_to_indices(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """`min(floor((x + offset) * (before / after)), before - 1)` in the precision that torch computes it in; what is
+    rounded down is always float32."""
+    x = emit.cast(_steps(emit, axis), precision)
     if mode == "nearest-exact":
         x = emit.node("Add", x, emit.scalar(0.5, precision))
     if axis.factor is not None:
         ratio = emit.scalar(1 / axis.factor, precision)
     else:
+        before, after = emit.size(axis.before), emit.size(axis.after)
         ratio = emit.node("Div", emit.cast(before, precision), emit.cast(after, precision))
-    picked = emit.cast(emit.node("Floor", emit.node("Mul", x, ratio)), torch.int64)
+    place = emit.node("Mul", x, ratio)
+    if precision != torch.float32:
+        place = emit.cast(place, torch.float32)
+    picked = emit.cast(emit.node("Floor", place), torch.int64)
     return emit.node("Min", picked, emit.size(axis.before - 1))
 
 
