@@ -21,6 +21,7 @@ from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.stages import Eager, Lowered
+from passes.sizes.dimension import known
 from passes.sizes.floating import DynamicSizeError
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
@@ -113,9 +114,9 @@ class OnnxLowering:
 
     def _value(self, node: Any, program: Program, emit: Emitter) -> Any:
         """What a lowering sees of a node: its ONNX value(s), or the number itself where it is no tensor."""
-        known = VALUE.of(node)
-        if not _has_tensor(known):
-            return known
+        value = VALUE.of(node)
+        if not _has_tensor(value):
+            return known(value)
         if node.op == "get_attr":
             return emit.weight(str(node.target), program.tensor(str(node.target)))
         return self._values[node]
