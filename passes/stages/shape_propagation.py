@@ -20,6 +20,7 @@ from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, Sha
 from passes.modules.lazy import LazyLayer
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.program.notes import CALL, FAULT, VALUE, location_of
+from passes.program.places import check_places
 from passes.program.program import Program, operation_of
 from passes.program.stages import Captured, Shaped, Unresolved
 from passes.sizes.dimension import DynamicSizeError
@@ -166,7 +167,10 @@ class Propagator:
             if module is not None and (program.awaits(module) or program.has_met(call.path)):
                 self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
-        return call.op.shape_rule(call.record.map(partial(self._leaf, call)))
+        record = call.record.map(partial(self._leaf, call))
+        if call.op.looks_up is not None:
+            check_places(call, record)
+        return call.op.shape_rule(record)
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
         args = map_leaves(node.args, _value_of)
