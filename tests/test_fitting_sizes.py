@@ -26,6 +26,7 @@ class Net(nn.Module):
         self.function = function
         self.table = torch.randn(1, 50, 8)
         self.positions = nn.Parameter(torch.randn(1, 50, 8))
+        self.rows = nn.Embedding(50, 8)
         self.register_buffer("mask", torch.tril(torch.ones(50, 50)))
         self.wave = nn.ModuleList(nn.Conv1d(8, 8, kernel, stride) for kernel, stride in ((10, 5), (8, 4), (4, 2)))
         self.calls = 0
@@ -70,6 +71,18 @@ def waves(m: Any, x: Any) -> Any:
 CASES: dict[str, tuple[Forward, str, list[tuple[int, int]]]] = {
     "a table": (lambda m, x: x + m.table[:, : x.shape[1]], "1 <= T <= 50", [(1, 1), (2, 50), (3, 49), (1, 7)]),
     "a parameter": (lambda m, x: x * m.positions[:, : x.shape[1]], "1 <= T <= 50", [(1, 1), (2, 50)]),
+    "positions": (lambda m, x: x + m.rows(torch.arange(x.shape[1])), "1 <= T <= 50", [(1, 1), (2, 50)]),
+    "positions of each": (
+        lambda m, x: x + m.rows(torch.arange(0, x.shape[1])[None].expand(x.shape[0], -1).long()),
+        "1 <= T <= 50", [(1, 1), (2, 50)],
+    ),
+    "positions selected": (
+        lambda m, x: x + m.positions[0].index_select(0, torch.arange(x.shape[1])),
+        "1 <= T <= 50", [(1, 1), (2, 50)],
+    ),
+    "a part of the positions": (
+        lambda m, x: x[:, :9] + m.rows(torch.arange(x.shape[1])[:9]), "T >= 9", [(1, 9), (2, 60)],
+    ),
     "a mask": (causal, "1 <= T <= 50", [(1, 1), (2, 50), (3, 20)]),
     "a table of one length": (lambda m, x: x + m.table, "T == 50", [(1, 50), (3, 50)]),
     "an error of the forward's": (refused, "1 <= T <= 40", [(1, 1), (2, 40)]),
@@ -96,6 +109,11 @@ def test_a_model_is_followed_at_sizes_that_it_takes(name: str) -> None:
         (found,) = session.run(None, {"x": x.numpy()})
         assert found.shape == tuple(wanted.shape)
         np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_places_behind_the_end_of_a_table_are_told() -> None:
+    with pytest.raises(ShapeError, match="the places go up to 59, but there are 50 of them"):
+        tracer.inspect(Net(CASES["positions"][0]), spec(2, 60, 8))
 
 
 def test_verification_runs_at_sizes_that_the_model_takes() -> None:

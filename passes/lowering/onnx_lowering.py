@@ -25,7 +25,7 @@ from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.regions import Region, outermost, regions
 from passes.program.stages import Eager, Lowered
-from passes.sizes.dimension import Dim
+from passes.sizes.dimension import Dim, known
 from passes.sizes.floating import DynamicSizeError, Floating
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
@@ -150,9 +150,9 @@ class OnnxLowering:
         region = self._regions.get(node)
         if region is not None:
             return partial(self._lower_region, region, program, emit)
-        known = VALUE.of(node)
-        if not _has_tensor(known):
-            return known
+        value = VALUE.of(node)
+        if not _has_tensor(value):
+            return known(value)
         if node.op == "get_attr":
             return emit.weight(str(node.target), program.tensor(str(node.target)))
         return self._values[node]

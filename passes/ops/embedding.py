@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from passes.errors import NeedsDataError, check
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
+from passes.sizes.dimension import Size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ def embedding_shape(call: Embedding[TensorSpec]) -> TensorSpec:
     """[*] of indices and [num_embeddings, embedding_dim] give [*, embedding_dim]. padding_idx concerns gradients."""
     _check_lookup(call.input, call.weight, call.padding_idx)
     return call.weight.with_shape(*call.input.shape, call.weight.shape[1])
+
+
+@embedding.places("input")
+def embedding_rows(call: Embedding[TensorSpec]) -> Size:
+    return call.weight.shape[0]
 
 
 @embedding.lower

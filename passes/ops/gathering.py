@@ -57,6 +57,11 @@ def index_select_shape(call: IndexSelect[TensorSpec]) -> TensorSpec:
     return input.with_shape(*input.shape[:axis], index.numel(), *input.shape[axis + 1 :])
 
 
+@index_select.places("index")
+def index_select_places(call: IndexSelect[TensorSpec]) -> Size:
+    return call.input.shape[axis_of(call.dim, call.input.ndim)] if call.input.ndim else 1
+
+
 @index_select.lower
 def lower_index_select(emit: Emitter, call: IndexSelect[Value]) -> Value:
     input = call.input

@@ -127,6 +127,7 @@ class Op:
         self.shape_rule: Callable[..., Any] | None = None
         self.lowering: Callable[..., Any] | None = None
         self.cost_rule: Callable[..., Size] | None = None
+        self.looks_up: tuple[str, Callable[..., Size]] | None = None
         self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
         self.of_numbers: set[str] = set()
         self.of_either: set[str] = set()
@@ -174,6 +175,15 @@ class Op:
         """Declares the multiply-adds: from the result's value and the record of specs."""
         self.cost_rule = rule
         return rule
+
+    def places(self, operand: str) -> Callable[[Rule], Rule]:
+        """Declares that an operand holds places: the rule says from the record of specs how many there are."""
+
+        def declare(rule: Rule) -> Rule:
+            self.looks_up = operand, rule
+            return rule
+
+        return declare
 
     def identity(self, name: str, why: str) -> Callable[[Rule], Rule]:
         """Declares a rewrite to the first operand: the rule says when, from the result's value and the record of specs.

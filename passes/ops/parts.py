@@ -17,7 +17,7 @@ from passes.ops.op import Op
 from passes.ops.positions import from_front
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR
-from passes.sizes.dimension import Size, is_of_data, same_size
+from passes.sizes.dimension import Size, is_of_data, pinned, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def lower_strided(emit: Emitter, call: InStrides[Value]) -> Value:
 class Unfold(Record[T]):
     input: T
     dimension: int
-    size: int
+    size: Size
     step: int
 
 
@@ -132,15 +132,15 @@ unfold = Op("unfold_axis", Unfold, methods=("unfold",), view=True)
 
 @unfold.shape
 def unfold_shape(call: Unfold[TensorSpec]) -> TensorSpec:
-    input, size = call.input, call.size
+    input, size, step = call.input, call.size, pinned(call.step)
     axis = axis_of(call.dimension, input.ndim)
     length = input.shape[axis] if input.ndim else 1
-    check(call.step > 0, "windows must move by at least 1, found {}", call.step)
+    check(step > 0, "windows must move by at least 1, found {}", step)
     check(size >= 0, "a window cannot have the size {}", size)
     check(size <= length, "a window of {} does not fit axis {} of size {}", size, axis, length)
     if not input.ndim:
         return input.with_shape(size)
-    return input.with_shape(*input.shape[:axis], (length - size) // call.step + 1, *input.shape[axis + 1 :], size)
+    return input.with_shape(*input.shape[:axis], (length - size) // step + 1, *input.shape[axis + 1 :], size)
 
 
 @unfold.lower
@@ -151,14 +151,12 @@ def lower_unfold(emit: Emitter, call: Unfold[Value]) -> Value:
         return emit.reshape(input, [1]) if call.size else emit.slice(emit.reshape(input, [1]), 0, 0, 0)
     axis = axis_of(call.dimension, input.ndim)
     count = emit.result.shape[axis]
-    starts = emit.unsqueeze(counted(emit, 0, count, call.step), 1)
-    within = emit.constant(torch.arange(call.size))
-    fixed = isinstance(count, int)
-    positions = (
-        emit.constant(torch.arange(0, count * call.step, call.step)[:, None] + torch.arange(call.size))
-        if fixed
-        else emit.node("Add", starts, within)
-    )
+    if isinstance(count, int) and isinstance(call.size, int):
+        starting = torch.arange(0, count * call.step, call.step)
+        positions = emit.constant(starting[:, None] + torch.arange(call.size))
+    else:
+        starts = emit.unsqueeze(counted(emit, 0, count, call.step), 1)
+        positions = emit.node("Add", starts, counted(emit, 0, call.size))
     windows = emit.node("Gather", input, positions, axis=axis)
     return transposed(emit, windows, moved(input.ndim + 1, [axis + 1], [input.ndim]))
 

@@ -344,14 +344,29 @@ _LARGEST_SMALL_PLANE = 128
 
 def _computed_indices(emit: Emitter, axes: Sequence[Axis], axis: Axis, mode: str, precision: torch.dtype) -> Value:
     """`min(floor((x + offset) * (before / after)), before - 1)`, rounded as the kernel of torch does that runs then."""
-    if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
-        emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
-    coordinates = _coordinates(emit, axis, mode, precision)
-    if len(axes) == 2 and (precision, mode) != _ROUNDED_ALIKE:
-        is_small = emit.node("LessOrEqual", emit.size(axes[0].after + axes[1].after), emit.ints(_LARGEST_SMALL_PLANE))
-        coordinates = emit.node("Where", is_small, _coordinates_in_float32(emit, axis, mode), coordinates)
-    picked = emit.cast(emit.node("Floor", coordinates), torch.int64)
+    picked = _floored(emit, _coordinates(emit, axis, mode, precision))
+    unscaled = mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5
+    if len(axes) == 2 and (unscaled or (precision, mode) != _ROUNDED_ALIKE):
+        of_small = _floored(emit, _coordinates_in_float32(emit, axis, mode))
+        if unscaled:  # where the factor happens to leave the size, or to double it, that kernel forgets the factor
+            steps, before, after = _steps(emit, axis), emit.size(axis.before), emit.size(axis.after)
+            two = emit.scalar(2, torch.int64)
+            for size, wanted in ((before, steps), (emit.node("Mul", before, two), emit.node("Div", steps, two))):
+                of_small = emit.node("Where", emit.node("Equal", after, size), wanted, of_small)
+        together = emit.node("Add", *(emit.size(each.after) for each in axes))
+        is_small = emit.node("Less", together, emit.scalar(_LARGEST_SMALL_PLANE + 1, torch.int64))
+        picked = emit.node("Where", is_small, of_small, picked)
     return emit.node("Min", picked, emit.size(axis.before - 1))
+
+
+def _floored(emit: Emitter, coordinates: Value) -> Value:
+    return emit.cast(emit.node("Floor", coordinates), torch.int64)
+
+
+def _steps(emit: Emitter, axis: Axis) -> Value:
+    """The places along an axis of the result."""
+    end = emit.squeeze(emit.size(axis.after), 0)
+    return emit.node("Range", emit.scalar(0, torch.int64), end, emit.scalar(1, torch.int64))
 
 
 # What all kernels compute in float32, step by step.
@@ -380,8 +395,7 @@ def _coordinates_in_float32(emit: Emitter, axis: Axis, mode: str) -> Value:
 
 def _centres(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
     """0, 1, 2, ... for each element of the result; half an element on for nearest-exact."""
-    end = emit.squeeze(emit.size(axis.after), 0)
-    x = emit.cast(emit.node("Range", emit.scalar(0, torch.int64), end, emit.scalar(1, torch.int64)), precision)
+    x = emit.cast(_steps(emit, axis), precision)
     return emit.node("Add", x, emit.scalar(0.5, precision)) if mode == "nearest-exact" else x
 
 

@@ -20,6 +20,7 @@ from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, Sha
 from passes.modules.lazy import LazyLayer
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.program.notes import CALL, FAULT, VALUE, location_of
+from passes.program.places import check_places
 from passes.program.program import Program, operation_of
 from passes.program.stages import Captured, Shaped, Unresolved
 from passes.program.unknown_sizes import decided, needs_data, with_names
@@ -171,6 +172,8 @@ class Propagator:
                 self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
         record = call.record.map(partial(self._leaf, call))
+        if call.op.looks_up is not None:
+            check_places(call, record)
         if not program.log.unknown:
             return call.op.shape_rule(record)
         return decided(partial(call.op.shape_rule, record), program.log)

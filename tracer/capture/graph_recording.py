@@ -12,6 +12,7 @@ from itertools import chain, count
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -269,6 +270,8 @@ class GraphRecorder(Recorder):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
             return self.real.traced(a).node
+        if isinstance(a, np.generic):
+            return a.item()
         return super().create_arg(genuine(a))
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:

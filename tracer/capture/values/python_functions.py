@@ -84,6 +84,27 @@ def _knowing(native: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def as_lists(array: Any) -> tuple[Any, torch.dtype | None]:
+    """An array of traced numbers as lists of them, and the dtype that numpy gives such numbers; any other as it is."""
+    if _type(array) is not np.ndarray or array.dtype != object:
+        return array, None
+    numbers = [number.kind if _type(number) is TracedNumber else _type(number) for number in array.flat]
+    if not _NUMBERS.issuperset(numbers):
+        return array, None
+    return array.tolist(), torch.float64 if any(issubclass(kind, _float) for kind in numbers) else torch.int64
+
+
+def _of_array(native: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.from_numpy`, of traced numbers too, which share no memory with anything."""
+
+    @wraps(native)
+    def call(array: Any) -> Any:
+        lists, dtype = as_lists(array)
+        return native(array) if dtype is None else torch.tensor(lists, dtype=dtype)
+
+    return call
+
+
 # Functions by where they are found, with what stands in for them while a forward is traced.
 REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
     (builtins, "max", _choosing(_max)),
@@ -93,6 +114,7 @@ REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
         for name, native in vars(math).items()
         if not name.startswith("_") and native in OF_SIZES
     ),
+    (torch, "from_numpy", _of_array(torch.from_numpy)),
     (torch, "sym_max", _computing(torch.sym_max, _max)),
     (torch, "sym_min", _computing(torch.sym_min, _min)),
     (torch, "sym_int", _computing(torch.sym_int, _int)),
@@ -160,4 +182,4 @@ REPLACED += [
     (*CHECK_OF_SIZE, _checking_size(check_size)),
 ]
 
-__all__ = ["REPLACED", "on_numbers"]
+__all__ = ["REPLACED", "as_lists", "on_numbers"]

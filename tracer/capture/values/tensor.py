@@ -46,6 +46,7 @@ class TracedTensor(AnsweringTensor):
     """
 
     _is_param = False
+    __array_priority__ = torch.Tensor.__array_priority__  # numpy's numbers leave it to us what they are times this
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy made in the forward is one of the value."""
