@@ -165,20 +165,6 @@ class Facts:
         """Whether every fact holds at the given sizes."""
         return all(fact.holds(sizes) for fact in self.known())
 
-    def fixed(self) -> set[str]:
-        """The dimensions that the facts leave only one size: `T == 64`, `T == U` with such a U."""
-        equalities = [
-            set(fact.formula.symbols())
-            for fact in self.known()
-            if fact.relation == "=="
-            and isinstance(fact.formula, Formula)
-            and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in fact.formula.terms for atom in atoms)
-        ]
-        fixed: set[str] = set()
-        while more := {name for names in equalities if len(names - fixed) == 1 for name in names - fixed}:
-            fixed |= more
-        return fixed
-
 
 def _steps(coarse: Atom, fine: Atom) -> int:
     """How many steps of a division one of a coarser one is; 1 where they are none."""
