@@ -195,7 +195,7 @@ class _Known:
                 self._eliminated.add(fact)
         self._bounds: list[Bound] = []
         self._unequal: list[Bound] = []
-        rest: list[tuple[Whole, Fact]] = []
+        equal: list[Bound] = []
         for formula, fact in formulas:
             used: Used = [fact]
             reduced = self._eliminated.applied(formula, used)
@@ -204,10 +204,10 @@ class _Known:
             if fact.relation == ">=":
                 self._bounds.append((solved(reduced), used))
             elif fact.relation == "==":
-                rest.append((reduced, fact))
+                equal.append((reduced, used))
             else:
                 self._unequal.append((reduced, used))
-        self._bounds += equality_bounds(rest)
+        self._bounds += equality_bounds(equal)
         self._bounds += self._eliminated.limits()
 
     def decided(self, formula: Formula, relation: str) -> Decision:
