@@ -111,7 +111,26 @@ class PaddedAsNeeded(nn.Module):
         return x
 
 
+class TableOfPairs(nn.Module):
+    """As LeViT: patches of any shape, but so many as the table of biases between two has."""
+
+    def __init__(self, width: int = 8, patches: int = 12):
+        super().__init__()
+        self.embed, self.bias = nn.LazyConv2d(width, 4, stride=4), nn.Parameter(torch.randn(2, patches, patches))
+        self.qkv, self.out = nn.LazyLinear(3 * width), nn.LazyLinear(3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).view(n, t, 2, -1).split([c // 2] * 3, dim=3)
+        scores = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) + self.bias
+        mixed = (scores.softmax(-1) @ v.permute(0, 2, 1, 3)).transpose(1, 2).reshape(n, t, c)
+        found: torch.Tensor = self.out(mixed)
+        return found
+
+
 CASES = {
+    "table": (TableOfPairs, {"image": ("N", 3, "H", "W")}, [(1, 12, 16), (2, 24, 8), (3, 5, 49)]),
     "same padding": (PaddedAsNeeded, {"image": ("N", 3, "H", "W")}, [(1, 1, 2), (3, 20, 7), (2, 33, 50)]),
     "vision": (VisionTransformer, {"image": ("N", 3, "H", "W")}, [(1, 16, 24), (3, 20, 8), (2, 33, 50)]),
     "speech": (SpeechEncoder, {"wave": ("N", "T")}, [(1, 400), (3, 801), (2, 1237)]),
@@ -127,7 +146,7 @@ CASES = {
 def test_free_sizes(name: str, tmp_path: Path) -> None:
     kind, inputs, trials = CASES[name]
     file = tmp_path / "model.onnx"
-    dims = {"T": 800} if name == "speech" else None
+    dims = {"speech": {"T": 800}, "table": {"H": 12, "W": 16}}.get(name)
     converted = tracer.convert(kind(), tuple(tracer.spec(*shape) for shape in inputs.values()), file, seed=0, dims=dims)
     assert converted.route == "direct"
     names = list(dict.fromkeys(size for shape in inputs.values() for size in shape if isinstance(size, str)))

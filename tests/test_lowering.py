@@ -205,6 +205,17 @@ def test_a_dynamic_size_that_guards_fix_may_be_inferred() -> None:
     check_model(relu_graph("N", 3), {"y": TensorSpec((n, 3))}, log)
 
 
+def test_a_formula_that_guards_fix_may_be_inferred() -> None:
+    log = GuardLog()
+    h, w = Dim.symbol("H", 2, log), Dim.symbol("W", 6, log)
+    with pytest.raises(ExportError, match="onnx infers"):
+        check_model(relu_graph(12, 3), {"y": TensorSpec((h * w, 3))}, log)
+    assert h * w == 12
+    check_model(relu_graph(12, 3), {"y": TensorSpec((h * w, 3))}, log)
+    with pytest.raises(ExportError, match="onnx infers"):
+        check_model(relu_graph(6, 3), {"y": TensorSpec((w, 3))}, log)
+
+
 @pytest.mark.filterwarnings("ignore:.* is fixed at")
 def test_sizes_that_guards_fix_convert() -> None:
     conversion = tracer.convert(Joined(), (tracer.spec("N", "T"), tracer.spec("M", 64)))

@@ -3,7 +3,7 @@
 Where `H % 28` is one of 25, 26, 27 and 0, `(H + 3)//4` is `7*((H + 3)//28)`; where it is 0, H is 28 times a size of its
 own, so that every division by 4 is done; where H lies between 241 and 256, `(H + 31)//32` is 8. A fact about several
 names joins in when those of the others leave one: `(H//16)*(W//16) == 196` says of W that it is 224 to 239, once
-`H//16` is 14.
+`H//16` is 14. A product of positive factors that is 1 says so of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import gcd, inf
 
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.fact import Fact
-from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Symbol, Whole, divided, terms_of
 from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
@@ -95,10 +95,9 @@ class ByName:
 
     def _take(self, formula: Whole, relation: str, used: Used) -> bool:
         """Takes what is said of one name by itself; whether it is."""
-        names = formula.symbols() if isinstance(formula, Formula) else []
-        if len(names) != 1 or not isinstance(formula, Formula):
+        if not isinstance(formula, Formula) or not _is_of_one_name(formula):
             return False
-        self._claims.setdefault(names[0], []).append(((formula, relation), used))
+        self._claims.setdefault(formula.symbols()[0], []).append(((formula, relation), used))
         return True
 
     def _joins(self, fact: Fact) -> bool:
@@ -106,11 +105,26 @@ class ByName:
         assert isinstance(fact.formula, Formula)
         used: Used = [fact]
         reduced = self.restored(self.simplified(fact.formula, used))
-        if not self._take(reduced, fact.relation, used):
+        parts = self._ones(reduced, used) if fact.relation == "==" else None
+        if not all(_is_of_one_name(part) for part in parts or [reduced]):
             return False
-        assert isinstance(reduced, Formula)
-        self._settle(reduced.symbols()[0])
+        for part in parts or [reduced]:
+            assert isinstance(part, Formula)
+            self._take(part, fact.relation, used)
+            self._settle(part.symbols()[0])
         return True
+
+    def _ones(self, formula: Whole, used: Used) -> list[Whole] | None:
+        """That each of some positive factors is 1, where their product is."""
+        terms = terms_of(formula)
+        product = max(terms, key=len)
+        if len(product) < 2 or len(terms) != 2 or terms.get(()) != -terms[product]:
+            return None
+        own: Used = []
+        if any(self._ranges.low(Formula({(atom,): 1}), own) < 1 for atom in product):
+            return None
+        used += own
+        return [Formula({(atom,): 1}) - 1 for atom in dict.fromkeys(product)]
 
     def _settle(self, name: str) -> None:
         """Finds the sizes of a name, and says so in the ranges."""
@@ -233,6 +247,10 @@ def _steps(sizes: SizeSet) -> _Steps | None:
         return None
     gaps = [(after - before, after % by) for before, after in pairwise([*rests, rests[0] + by])]
     return _Steps(sizes, by, max(gaps)[1], len(rests) == 1)
+
+
+def _is_of_one_name(formula: Whole) -> bool:
+    return isinstance(formula, Formula) and len(formula.symbols()) == 1
 
 
 def _only_name(atom: Atom) -> str | None:

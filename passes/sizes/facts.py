@@ -15,7 +15,7 @@ from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
 from passes.sizes.by_name import ByName
 from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
-from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided, terms_of
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
 from passes.sizes.formulas.polynomials import common_monomial, content, without
 from passes.sizes.proof import Bound, Proof, equality_bounds
 from passes.sizes.solving import LARGEST_PERIOD, joint_period, solutions
@@ -116,11 +116,8 @@ class Facts:
     def parted(self, formula: Formula) -> tuple[list[Formula], Used]:
         """Equalities to zero that say together what the formula's says, and what that rests on: without factors that
         are never zero, and of products whose factors are in order (`A*B == a*b` with `A >= a >= 0`, `B >= b >= 0` and
-        A and B positive; `A*B == 1`) factor by factor."""
+        A and B positive) factor by factor."""
         used: Used = []
-        ones = self._ones(formula, used)
-        if ones:
-            return ones, used
         shared = content(formula.terms)
         factors = tuple(atom for atom in common_monomial(formula.terms) if self._shows(Formula({(atom,): 1}) - 1, used))
         reduced: dict[Monomial, int] = {}
@@ -152,20 +149,6 @@ class Facts:
                 return [part for part in parts if isinstance(part, Formula)], used
         return [simple], used
 
-    def _ones(self, formula: Formula, used: Used) -> list[Formula]:
-        """Where a product of positive factors is 1, by what is known: that each of them is."""
-        own: Used = []
-        reduced = self._state().reduced(formula, own)
-        product = max(terms_of(reduced), key=len)
-        numbers = [number // content(terms_of(reduced)) for number in terms_of(reduced).values()] if product else []
-        if len(product) < 2 or () not in terms_of(reduced) or sorted(numbers) != [-1, 1]:
-            return []
-        parts = [Formula({(atom,): 1}) - 1 for atom in dict.fromkeys(product)]
-        if not all(self._shows(part, own) for part in parts):
-            return []
-        used += own
-        return [part for part in parts if isinstance(part, Formula)]
-
     def _shows(self, slack: Whole, used: Used) -> bool:
         decision = self.decide(slack, ">=")
         used += decision.used
@@ -190,20 +173,6 @@ class Facts:
     def hold(self, sizes: Mapping[str, int]) -> bool:
         """Whether every fact holds at the given sizes."""
         return all(fact.holds(sizes) for fact in self.known())
-
-    def fixed(self) -> set[str]:
-        """The dimensions that the facts leave only one size: `T == 64`, `T == U` with such a U."""
-        equalities = [
-            set(fact.formula.symbols())
-            for fact in self.known()
-            if fact.relation == "=="
-            and isinstance(fact.formula, Formula)
-            and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in fact.formula.terms for atom in atoms)
-        ]
-        fixed: set[str] = set()
-        while more := {name for names in equalities if len(names - fixed) == 1 for name in names - fixed}:
-            fixed |= more
-        return fixed
 
 
 def _steps(coarse: Atom, fine: Atom) -> int:
@@ -235,7 +204,7 @@ class _Known:
                 self._eliminated.add(fact)
         self._bounds: list[Bound] = []
         self._unequal: list[Bound] = []
-        rest: list[tuple[Whole, Fact]] = []
+        equal: list[Bound] = []
         for formula, fact in formulas:
             used: Used = [fact]
             reduced = self._eliminated.applied(formula, used)
@@ -244,10 +213,10 @@ class _Known:
             if fact.relation == ">=":
                 self._bounds.append((solved(reduced), used))
             elif fact.relation == "==":
-                rest.append((reduced, fact))
+                equal.append((reduced, used))
             else:
                 self._unequal.append((reduced, used))
-        self._bounds += equality_bounds(rest)
+        self._bounds += equality_bounds(equal)
         self._bounds += self._eliminated.limits()
 
     def decided(self, formula: Formula, relation: str) -> Decision:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from passes.sizes.bounds import Ranges, Used
-from passes.sizes.fact import Fact
 from passes.sizes.formulas.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
 from passes.sizes.formulas.real import Real
 
@@ -133,12 +132,11 @@ def _relaxed(rest: Whole, coefficient: int, others: Whole, floor: FloorDiv, by: 
     return factor * rest + (coefficient * factor // by) * others * top + (factor - 1)
 
 
-def equality_bounds(facts: Sequence[tuple[Whole, Fact]]) -> Iterator[Bound]:
-    """What equalities say from both sides."""
-    for formula, fact in facts:
-        if isinstance(formula, Formula):
-            yield formula, [fact]
-            yield -formula, [fact]
+def equality_bounds(equal: Sequence[Bound]) -> Iterator[Bound]:
+    """What equalities to zero say from both sides."""
+    for formula, used in equal:
+        yield formula, used
+        yield -formula, used
 
 
 __all__ = ["Bound", "Proof", "equality_bounds"]

@@ -252,16 +252,18 @@ def statement(facts: Facts, names: Iterable[str], extra: Iterable[str] = ()) -> 
             for fact in (*own_facts(facts, name), *needed_facts.known())
             if name in fact.formula.symbols() and (fact not in sizes.open or fact.formula.symbols() == [name])
         ]
-    rest = [fact for fact in needed_facts.known() if _is_open(fact, found)]
+    rest = [fact for fact in needed_facts.known() if _is_open(fact, found, needed_facts)]
     parts += [fact.condition for fact in rest if not _is_known_without(fact, needed_facts)]
     said_so_far = dict.fromkeys([*parts, *extra])
     return f"valid for {', '.join(said_so_far)}" if said_so_far else ""
 
 
-def _is_open(fact: Fact, found: Mapping[str, Admissible]) -> bool:
-    """Whether no name's sizes say what a fact says."""
-    about = [found[name] for name in fact.formula.symbols() if name in found]
-    return bool(about) and all(fact in sizes.open for sizes in about)
+def _is_open(fact: Fact, found: Mapping[str, Admissible], facts: Facts) -> bool:
+    """Whether the sizes of the names do not say all that a fact says."""
+    about = [name for name in fact.formula.symbols() if name in found]
+    alone = [name for name in about if any(other is fact for _, other in facts.alone(name))]
+    is_open = [fact in found[name].open for name in alone or about]
+    return any(is_open) if alone else bool(about) and all(is_open)
 
 
 def stated(facts: Facts, names: Iterable[str]) -> list[Fact]:
