@@ -59,6 +59,7 @@ cpu_generator = torch._C.default_generator
 
 # An operation as modes see it, with the types of its arguments.
 OpOverload = torch._ops.OpOverload
+OpOverloadPacket = torch._ops.OpOverloadPacket
 # The modules of native functions: torch's own, and those that `torch.nn.functional` calls.
 native_functions: Any = torch._C._VariableFunctions
 native_nn: Any = torch._C._nn
@@ -133,6 +134,14 @@ def hide_from_compiler(code: CodeType) -> None:
         frames.set_code_exec_strategy(code, skipped)
 
 
+def registered_name(function: object) -> str | None:
+    """By which name a function is registered with torch (`torchvision::nms`); None for one that is not."""
+    if isinstance(function, OpOverload):
+        name: str = function.name()  # type: ignore[no-untyped-call]
+        return name.split(".")[0]
+    return str(function._qualified_op_name) if isinstance(function, OpOverloadPacket) else None
+
+
 # The exporter -------------------------------------------------------------------------------------
 
 
@@ -157,6 +166,6 @@ __all__ = [
     "check_size", "cpu_generator", "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions",
     "function_modes", "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode",
     "native_functions", "native_nn", "normed_weight", "note_device_functions",
-    "overrides_are_off", "packings", "set_gradients",
+    "overrides_are_off", "packings", "registered_name", "set_gradients",
     "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import z3
 
-from passes.sizes.extremes import maximum, minimum, sign
 from passes.sizes.facts import LEAST_SIZE, Answer, Fact, Facts, Origin, solved
-from passes.sizes.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of, whole
+from passes.sizes.formulas.extremes import maximum, minimum, sign
+from passes.sizes.formulas.formula import FloorDiv, Formula, Max, Min, Symbol, Whole, divided, parts_of, whole
 from passes.text.constraints import parse_constraint
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from passes.sizes.extremes import maximum, minimum
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula, Whole, divided
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import Formula, Whole, divided
 from passes.sizes.solving import LARGEST_PERIOD, solutions
 from passes.sizes.statement import admissible, words
 from passes.text.constraints import parse_constraint

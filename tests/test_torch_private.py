@@ -377,6 +377,12 @@ print(torch.compile(shown, backend=backend)(torch.ones(1)).item())
     assert in_its_own_process(code) == ["False", "3", "True", "2.0", "compiled", "3.0"]
 
 
+def test_names_of_registered_functions() -> None:
+    aten = torch.ops.aten
+    assert torch_private.registered_name(aten.add) == torch_private.registered_name(aten.add.Tensor) == "aten::add"
+    assert torch_private.registered_name(torch.add) is None
+
+
 def test_the_exporter_logs_its_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext

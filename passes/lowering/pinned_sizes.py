@@ -10,7 +10,7 @@ from passes.program.notes import VALUE
 from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import Dim
 from passes.sizes.elimination import rewritten
-from passes.sizes.formula import Atom, Symbol
+from passes.sizes.formulas.formula import Atom, Symbol
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import admissible
 

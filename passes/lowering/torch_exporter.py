@@ -25,7 +25,7 @@ from passes.lowering import export_guards
 from passes.lowering.interface_names import InterfaceNames
 from passes.lowering.onnx_lowering import PRODUCER
 from passes.onnx.lowered_model import LoweredModel
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
 

@@ -16,8 +16,8 @@ from passes.onnx.value import Value
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Facts
 from passes.sizes.floating import Floating
-from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
-from passes.sizes.real import Found, Real
+from passes.sizes.formulas.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.unknown import DataSize
 
 

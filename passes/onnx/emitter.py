@@ -26,7 +26,7 @@ from passes.onnx.types import onnx_type
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
 from passes.sizes.floating import DynamicNumber, Floating
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.values.spec import TensorSpec
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor

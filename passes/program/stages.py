@@ -66,11 +66,11 @@ class Unresolved(Program):
             if isinstance(size, Dim) and not self.log.explains:
                 symbols = ", ".join(size.symbols())
                 unknown = self.log.unknown_of(size.formula)
-                said = f" ({'; '.join(map(str, unknown))})" if unknown else ""
-                least = "bring it to a fixed size" if unknown else f"give a fixed size for {symbols}"
+                said = "".join(f"; {found}" for found in unknown)
+                fixed = "bring it to a fixed size" if unknown else f"give a fixed size for {symbols}"
                 raise LazyResolutionError(
-                    f"{layer.path}.{name} = {size} depends on {symbols}{said}, but a layer's size must be fixed",
-                    remedy=f"{least}, or pool to a fixed size before this layer",
+                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed{said}",
+                    remedy=f"{fixed}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():
             if not all(map(_is_size, shape)):

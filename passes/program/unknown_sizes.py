@@ -12,12 +12,12 @@ from torch import fx
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.program.notes import UNKNOWN, VALUE, location_of
-from passes.sizes.dimension import Dim, Size, hint, is_of_data, same_size
+from passes.sizes.dimension import Dim, Size, hint, is_of_data
 from passes.sizes.fact import Fact, solved
 from passes.sizes.floating import DynamicNumber
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.real import Found, Real
 from passes.sizes.unknown import (
     LARGEST_INTEGER,
     LEAST_INTEGER,
@@ -104,8 +104,9 @@ def _counted(size: DataSize | DataFloat, node: fx.Node) -> tuple[str, str] | Non
 
 def _limits(name: str, size: DataSize) -> str:
     """`0 <= u0 <= N*T`; a limit that only the dtype sets is left out."""
-    least = "" if same_size(size.least, LEAST_INTEGER) else f"{size.least} <= "
-    most = "" if size.most is None or same_size(size.most, LARGEST_INTEGER) else f" <= {size.most}"
+    ends = [str(end) for end in (size.least, size.most)]
+    least = "" if ends[0] == str(LEAST_INTEGER) else f"{ends[0]} <= "
+    most = "" if ends[1] in ("None", str(LARGEST_INTEGER)) else f" <= {ends[1]}"
     return f"{least}{name}{most}" if least or most else ""
 
 

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from passes.sizes.fact import Fact, Origin
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Mod, Monomial, Rounded, Symbol, Whole, rounded
+from passes.sizes.formulas.formula import (
+    Atom,
+    FloorDiv,
+    Formula,
+    Max,
+    Min,
+    Mod,
+    Monomial,
+    Rounded,
+    Symbol,
+    Whole,
+    rounded,
+)
 
 # A dimension has at least so many elements, where nothing else is said of it.
 LEAST_SIZE = 1

@@ -1,6 +1,6 @@
 """Sizes during a capture: whole numbers, and named dimensions that answer Python's questions.
 
-A `Dim` is a formula (`passes.sizes.formula`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
+A `Dim` is a formula (`passes.sizes.formulas`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
 the capture's facts (`passes.sizes.facts`); what these leave unknown is answered at the sampled sizes (`hint`) and
 assumed from then on, as a guard. This is the one place where unknown becomes a guard.
 """
@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
 from passes.sizes.floating import DynamicSize, DynamicSizeError, Floating, computed, floor_divided, hint, sampled
-from passes.sizes.formula import Formula, Monomial, Symbol, Whole, divided, rounded
+from passes.sizes.formulas import extremes
+from passes.sizes.formulas.formula import Formula, Monomial, Symbol, Whole, divided, rounded
+from passes.sizes.formulas.real import Real
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.real import Real
 from passes.sizes.unknown import DataSize, UnknownSizeError
 
 Size: TypeAlias = "int | Dim"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from passes.sizes.bounds import Ranges, Used
-from passes.sizes.extremes import maximum, minimum
 from passes.sizes.fact import Fact
-from passes.sizes.formula import (
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import (
     Atom,
     FloorDiv,
     Formula,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from passes.sizes.formula import FloorDiv, Formula, Rounded, Whole, rounded, shown_terms, sum_text, whole
+from passes.sizes.formulas.formula import FloorDiv, Formula, Rounded, Whole, rounded, shown_terms, sum_text, whole
 
 
 class Answer(enum.Enum):

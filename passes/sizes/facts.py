@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
 from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
-from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole
-from passes.sizes.polynomials import common_monomial, content, without
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole
+from passes.sizes.formulas.polynomials import common_monomial, content, without
 from passes.sizes.proof import Bound, Proof, equality_bounds
 from passes.sizes.solving import LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 

@@ -18,8 +18,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from passes.sizes.formula import Formula
-from passes.sizes.real import Real
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 
 Part: TypeAlias = Any  # an int or a DynamicSize, which compute alike
 Parts: TypeAlias = "tuple[Part, Part]"  # numerator and denominator, which is positive
@@ -292,7 +292,7 @@ class Floating(DynamicNumber):
 
 
 def computed(function: str, *operands: Any) -> Any:
-    """A function (`passes.sizes.real.FUNCTIONS`) of numbers of which at least one is dynamic, as a float."""
+    """A function (`passes.sizes.formulas.real.FUNCTIONS`) of numbers of which at least one is dynamic, as a float."""
     if not all(map(_is_number, operands)):
         return NotImplemented
     size = next(found for operand in operands if (found := _size_of(operand)) is not None)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 
 from passes.printable import printable
 from passes.sizes.facts import Fact, Facts, Origin
-from passes.sizes.formula import Formula
-from passes.sizes.real import Real
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 from passes.sizes.statement import needed, statement
 from passes.sizes.unknown import Unknown
 

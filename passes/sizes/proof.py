@@ -20,8 +20,8 @@ from typing import Any
 
 from passes.sizes.bounds import Ranges, Used
 from passes.sizes.fact import Fact
-from passes.sizes.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
-from passes.sizes.real import Real
+from passes.sizes.formulas.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
+from passes.sizes.formulas.real import Real
 
 # How many steps one question may take in all, and how many one after the other.
 _STEPS = 40

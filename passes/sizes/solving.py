@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, product
 
 from passes.sizes.elimination import rewritten
-from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
+from passes.sizes.formulas.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
 
 # A set that repeats itself later than this is not looked for.
 LARGEST_PERIOD = 1024

@@ -13,7 +13,7 @@ from passes.sizes.bounds import LEAST_SIZE, default_fact
 from passes.sizes.elimination import rewritten
 from passes.sizes.fact import Answer, Fact, Origin
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula, Symbol, Whole
+from passes.sizes.formulas.formula import Formula, Symbol, Whole
 from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 # How many single sizes, remainders or exceptions are listed.

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from passes.sizes.fact import Fact, Origin, condition_text
-from passes.sizes.floating import DynamicSizeError
-from passes.sizes.formula import Formula, Whole
-from passes.sizes.real import Real
-
-if TYPE_CHECKING:
-    from passes.sizes.dimension import Size
+from passes.sizes.floating import DynamicSize, DynamicSizeError
+from passes.sizes.formulas.formula import Formula, Whole
+from passes.sizes.formulas.real import Real
 
 # What stands for an unknown size where a number is needed to go on with, as in costs: neither 0 nor 1, if it can be.
 STAND_IN = 5
@@ -35,8 +32,8 @@ class DataSize:
     """
 
     what: str
-    least: Size = 0
-    most: Size | None = None
+    least: int | DynamicSize = 0
+    most: int | DynamicSize | None = None
     of: Any = None
 
 

@@ -19,9 +19,9 @@ from torch import fx
 
 from passes.sizes.dimension import Dim, Size
 from passes.sizes.floating import Floating
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 from passes.sizes.guards import GuardLog
-from passes.sizes.real import Real
 from passes.text.formulas import read_formula, read_number
 from passes.text.qualified_names import find, qualified_name
 from passes.text.scanner import MalformedTextError, Scanner, name_text, quoted

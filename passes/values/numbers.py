@@ -14,8 +14,8 @@ from typing import Any
 from passes.sizes import floating
 from passes.sizes.dimension import Dim, maximum, minimum
 from passes.sizes.floating import DynamicNumber, Floating
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.guards import GuardLog
-from passes.sizes.real import Found, Real
 
 
 def is_dynamic(value: Any) -> bool:

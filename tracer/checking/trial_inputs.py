@@ -12,7 +12,7 @@ import torch
 from passes.lowering.pinned_sizes import pinned_sizes
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Fact
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from tracer.inputs.promises import least_sizes, promised_names
 from tracer.inputs.sample import Leaf, Sample, random_tensor

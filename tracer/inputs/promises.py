@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from passes.errors import InputError
 from passes.sizes.facts import Fact, Facts, Origin
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import Kept, needed
 from passes.text.constraints import parse_constraint, parse_constraints

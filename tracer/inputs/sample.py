@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.errors import InputError
 from passes.isolation.object_copy import ObjectCopier
 from passes.sizes.dimension import Dim, Size, violated_by_sample
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.values.nested import ATOMS, fields_of, is_dataclass_value, leaves, map_structure, with_fields
 from passes.values.spec import InputSpec, TensorSpec

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from passes.errors import InputError
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import LEAST_SIZE, Fact, Facts, Origin
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from tracer.inputs.promises import check_sizes, least_sizes, read_promises
 from tracer.inputs.size_search import nearest_sizes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from passes.sizes.facts import Fact
-from passes.sizes.formula import Formula, Symbol
+from passes.sizes.formulas.formula import Formula, Symbol
 
 Sizes = dict[str, int]
 

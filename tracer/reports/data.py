@@ -47,10 +47,10 @@ class ReportData:
     at the sampled sizes, which is `peak_at`. `rungs` says which modules could not be traced, how they were
     followed instead, and why: what happens inside them is not counted. `blockers` are the operations that keep
     the model from the direct route. `constraints` are what was promised of named sizes, `statement`
-    says in one sentence for which of them everything here holds, and is empty where that is not known; `from_data` are the
-    sizes that only the data say, and `required` what must be so of these, or the model itself fails; `pinned` are those
-    that guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask of
-    named sizes; `left_behind` the buffers and attributes that the forward writes, which an exported file does not keep.
+    says in one sentence for which of them everything here holds, and is empty where that is not known; `from_data`
+    are the sizes that only the data say, and `required` what must be so of these, or the model itself fails; `pinned`
+    are those that guards leave one value; `guards_unknown` the untraced modules of which it is not known what they ask
+    of named sizes; `left_behind` the buffers and attributes that the forward writes, which a file does not keep.
     """
 
     model: str

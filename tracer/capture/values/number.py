@@ -206,7 +206,7 @@ class TracedNumber:
     def fixed(self, use: str) -> Any:
         """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
         if self.is_dynamic:
-            self._refuse_of_data(f"the forward needs {self.text()} as a fixed number ({use})")
+            self._refuse_of_data(use)
             names = ", ".join(self.value.symbols())
             raise ShapeError(
                 f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
@@ -222,7 +222,8 @@ class TracedNumber:
         said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
         if said:
             raise NeedsDataError(
-                f"{use}, which depends on the data: {'; '.join(said)}", remedy="compute with tensor operations"
+                f"the forward needs {self.text()} as a fixed number ({use}), which depends on the data: {'; '.join(said)}",
+                remedy="compute with tensor operations",
             )
 
     def __index__(self) -> int:
@@ -257,6 +258,7 @@ class TracedNumber:
 
     def __hash__(self) -> int:
         if self.is_dynamic:  # what is kept under such a key, as in a cache, would outlive the trace
+            self._refuse_of_data("as a key")
             raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
         return hash(self.pin())
 
@@ -281,7 +283,7 @@ class TracedNumber:
         """
         number = self.value.hint if self.is_dynamic else self.value
         if self.tracer.recording and not only_tells(sys._getframe(2)):
-            self._refuse_of_data(f"the forward makes a text of {self.text()}")
+            self._refuse_of_data("as a text")
             self.tracer.locate()
             if isinstance(self.value, Floating):
                 assert all(size == size.hint for size in self.value.sizes())

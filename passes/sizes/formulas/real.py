@@ -2,7 +2,7 @@
 
 A `Real` is what Python computes in double precision, operation by operation: `at` gives the very float that the
 caller's code has at these sizes. Nothing is rearranged, for rounding would differ. Where a float is rounded to a size,
-that is an atom of a formula (`passes.sizes.formula.Rounded`): `floor(sqrt(T))`.
+that is an atom of a formula (`passes.sizes.formulas.formula.Rounded`): `floor(sqrt(T))`.
 """
 
 from __future__ import annotations
