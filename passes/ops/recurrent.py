@@ -35,7 +35,7 @@ from passes.ops.recurrent_cell import (
     state_sizes,
     states_of,
 )
-from passes.sizes.dimension import Size, product
+from passes.sizes.dimension import Size, is_of_data, product
 from passes.torch_private import packings
 from passes.values.spec import TensorSpec
 
@@ -197,6 +197,8 @@ def lower_recurrent(emit: Emitter, call: Recurrent[Value]) -> Any:
         rows = _missing_rows(emit, batch)
         sequence = _with_rows(emit, sequence, rows)
         initials = [tuple(_with_rows(emit, state, rows) for state in initial) for initial in initials]
+    if not is_scan and is_of_data(sequence.shape[0]):
+        sequence = _with_steps(emit, sequence)
     finals = []
     for layer, initial in zip(layers, initials, strict=True):
         weights = [each.cast(emit, dtype) for each in layer]
@@ -231,6 +233,13 @@ def _missing_rows(emit: Emitter, batch: Size) -> Value:
 
 def _with_rows(emit: Emitter, value: Value, rows: Value) -> Value:
     return replace(emit.node("Pad", value, rows), spec=value.spec)
+
+
+def _with_steps(emit: Emitter, sequence: Value) -> Value:
+    """The sequence as it is. Without steps the Reshape fails, as torch does; the operators would abort the process."""
+    features = sequence.shape[2]
+    assert isinstance(features, int)
+    return replace(emit.node("Reshape", sequence, emit.ints(0, -1, features)), spec=sequence.spec)
 
 
 def _initial(

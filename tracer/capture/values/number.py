@@ -221,9 +221,9 @@ class TracedNumber:
         unknown = self.tracer.program.log.unknown
         said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
         if said:
+            need = f"the forward needs {self.text()} as a fixed number ({use})"
             raise NeedsDataError(
-                f"the forward needs {self.text()} as a fixed number ({use}), which depends on the data: {'; '.join(said)}",
-                remedy="compute with tensor operations",
+                f"{need}, which depends on the data: {'; '.join(said)}", remedy="compute with tensor operations"
             )
 
     def __index__(self) -> int:
