@@ -101,10 +101,10 @@ class DynamicSize(DynamicNumber):
 
 
 def hint(size: int | DynamicSize) -> int:
-    """The size at the sampled sizes."""
+    """The size at the sampled sizes; of a float too, the number there."""
     if type(size) is int:  # as most are
         return size
-    return size.hint if isinstance(size, DynamicSize) else size
+    return size.hint if isinstance(size, DynamicNumber) else size
 
 
 def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
