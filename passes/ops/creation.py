@@ -357,7 +357,7 @@ def linspace_shape(call: Linspace[TensorSpec]) -> TensorSpec:
 
 @linspace.lower
 def lower_linspace(emit: Emitter, call: Linspace[Value]) -> Value:
-    """start + i * (end - start) / (steps - 1); a single step is the start."""
+    """In steps of (end - start) / (steps - 1) from both ends to the middle; a single number is the start."""
     steps = call.steps
     kind = emit.result.dtype
     if is_static((steps,)) and all(isinstance(bound, (int, float)) for bound in (call.start, call.end)):
@@ -370,7 +370,11 @@ def lower_linspace(emit: Emitter, call: Linspace[Value]) -> Value:
     numbers = replace(emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64)), spec=spec)
     gaps = emit.node("Max", emit.node("Sub", count, emit.scalar(1, torch.int64)), emit.scalar(1, torch.int64))
     stride = emit.node("Div", emit.node("Sub", last, first), emit.cast(gaps, kind))
-    return emit.node("Add", first, emit.node("Mul", emit.cast(numbers, kind), stride))
+    behind = replace(emit.node("Sub", gaps, numbers), spec=spec)
+    forwards = emit.node("Add", first, emit.node("Mul", emit.cast(numbers, kind), stride))
+    backwards = emit.node("Sub", last, emit.node("Mul", emit.cast(behind, kind), stride))
+    half = emit.node("Div", emit.node("Add", gaps, emit.scalar(1, torch.int64)), emit.scalar(2, torch.int64))
+    return emit.node("Where", emit.node("Less", numbers, half), forwards, backwards)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,38 @@ def lower_take(emit: Emitter, call: Take[Value]) -> Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Put(Record[T]):
+    input: T
+    index: T
+    source: T
+    accumulate: bool = False
+
+
+put = Op("put", Put, methods=("put",))
+
+
+@put.shape
+def put_shape(call: Put[TensorSpec]) -> TensorSpec:
+    """The tensor with elements at places, counted through all of it, replaced or added to."""
+    input, index, source = call.input, call.index, call.source
+    check(index.dtype == torch.int64, "put needs an int64 index, found {}", index.dtype)
+    check(source.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", source, input)
+    check(source.numel() == index.numel(), "{} cannot be put at the places {}: so many are not there", source, index)
+    return input
+
+
+@put.lower
+def lower_put(emit: Emitter, call: Put[Value]) -> Value:
+    count = product(call.index.shape)
+    if call.accumulate and not emit.allows(scattering("add")):
+        emit.unsupported(f"ONNX adds at positions since opset {scattering('add').since}")
+    flat = emit.reshape(call.input, [product(call.input.shape)])
+    index, source = (emit.reshape(value, [count]) for value in (call.index, call.source))
+    found = scattered(emit, "ScatterElements", flat, index, source, "add" if call.accumulate else None, axis=0)
+    return emit.reshape(found, call.input.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class MaskedScatter(Record[T]):
     input: T
     mask: T

@@ -194,7 +194,7 @@ def lower_group_norm(emit: Emitter, call: GroupNorm[Value]) -> Value:
     """GroupNormalization scales per channel since opset 21; below, each group is an instance of an instance norm."""
     input, num_groups = call.input, call.num_groups
     channels, trailing = input.shape[1], input.ndim - 2
-    native = emit.allows(SCALE_OF_EACH_CHANNEL) and not any(map(may_be_zero, input.shape[1:]))
+    native = emit.allows(SCALE_OF_EACH_CHANNEL) and not any(map(may_be_zero, input.shape))
     if native and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
         scale = call.weight or filled(emit, 1, (channels,), input.dtype)
         shift = call.bias or filled(emit, 0, (channels,), input.dtype)

@@ -13,7 +13,7 @@ from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Dim, Size
+from passes.sizes.dimension import Dim, Size, same_size
 from passes.sizes.floating import Floating, is_exactly
 from passes.values.spec import TensorSpec, shape_text
 
@@ -54,7 +54,7 @@ def multiplied(first: TensorSpec, second: TensorSpec) -> TensorSpec:
     check(first.dtype == second.dtype, "a matrix product takes one dtype, found {} and {}", first.dtype, second.dtype)
     inner = second.shape[-2] if second.ndim > 1 else second.shape[0]
     if first.shape[-1] != inner:
-        transposed = second.ndim > 1 and second.shape[-1] == first.shape[-1]
+        transposed = second.ndim > 1 and same_size(second.shape[-1], first.shape[-1])
         raise ShapeError(
             f"{first} and {second} cannot be multiplied: the first has rows of {first.shape[-1]}, "
             f"the second columns of {inner}",

@@ -10,9 +10,11 @@ import torch
 from passes.errors import check
 from passes.ops.indexing import mask_count, through_mask
 from passes.ops.op import Op
+from passes.ops.positions import may_be_negative
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
+from passes.sizes.dimension import Size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -50,14 +52,48 @@ def nonzero_shape(call: Nonzero[TensorSpec]) -> TensorSpec | tuple[TensorSpec, .
 def lower_nonzero(emit: Emitter, call: Nonzero[Value]) -> Value | tuple[Value, ...]:
     """NonZero, which gives one row for each axis."""
     input = call.input
-    flags = emit.cast(input if input.ndim else emit.unsqueeze(input, 0), torch.bool)
-    rows = emit.node("NonZero", flags)
-    if call.as_tuple:
-        if input.ndim <= 1:
-            return (emit.node("Squeeze", rows, emit.ints(0)),)
-        return tuple(emit.node("Gather", rows, emit.scalar(axis, torch.int64), axis=0) for axis in range(input.ndim))
-    columns = emit.node("Transpose", rows, perm=[1, 0])
+    if not call.as_tuple:
+        return places_in_rows(emit, input)
+    rows = _nonzero(emit, input)
+    if input.ndim <= 1:
+        return (emit.node("Squeeze", rows, emit.ints(0)),)
+    return tuple(emit.node("Gather", rows, emit.scalar(axis, torch.int64), axis=0) for axis in range(input.ndim))
+
+
+def places_in_rows(emit: Emitter, input: Value) -> Value:
+    """The places of what is not zero, one a row; of a 0-d tensor rows without columns."""
+    columns = emit.node("Transpose", _nonzero(emit, input), perm=[1, 0])
     return columns if input.ndim else emit.node("Slice", columns, emit.ints(0), emit.ints(0), emit.ints(1))
+
+
+def _nonzero(emit: Emitter, input: Value) -> Value:
+    return emit.node("NonZero", emit.cast(input if input.ndim else emit.unsqueeze(input, 0), torch.bool))
+
+
+@dataclass(frozen=True, slots=True)
+class NonzeroStatic(Record[T]):
+    input: T
+    size: Size
+    fill_value: int = -1
+
+
+nonzero_static = Op("nonzero_static", NonzeroStatic, functions=(torch.nonzero_static,), methods=("nonzero_static",))
+
+
+@nonzero_static.shape
+def nonzero_static_shape(call: NonzeroStatic[TensorSpec]) -> TensorSpec:
+    """So many places, one a row, whatever is found."""
+    check(not may_be_negative(call.size) or call.size >= 0, "there cannot be {} places", call.size)
+    return TensorSpec((call.size, call.input.ndim), torch.int64, call.input.device)
+
+
+@nonzero_static.lower
+def lower_nonzero_static(emit: Emitter, call: NonzeroStatic[Value]) -> Value:
+    """The places that are found, then so many rows of the fill value; of these the first."""
+    shape = emit.result.shape
+    found = places_in_rows(emit, call.input)
+    rest = emit.node("Expand", emit.scalar(call.fill_value, torch.int64), emit.sizes(shape))
+    return emit.slice(emit.node("Concat", found, rest, axis=0), 0, 0, shape[0])
 
 
 @dataclass(frozen=True, slots=True)

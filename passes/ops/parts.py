@@ -184,11 +184,12 @@ def _triangle(name: str, upper: bool) -> None:
     def lower(emit: Emitter, call: Triangle[Value]) -> Value:
         """Trilu since opset 14; before, a choice by column minus row."""
         input = call.input
-        offset = replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
+        whole = emit.has("Trilu") and same_size(call.diagonal, 0)
+        offset = None if whole else replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
         if emit.has("Trilu"):
             # onnxruntime has no Trilu for the narrow integers.
             wide = emit.cast(input, TRIANGLES.get(input.dtype, input.dtype))
-            result = emit.node("Trilu", wide, None if same_size(call.diagonal, 0) else offset, upper=int(upper))
+            result = emit.node("Trilu", wide, offset, upper=int(upper))
             return emit.cast(replace(result, spec=wide.spec), input.dtype)
         rows, columns = (counted(emit, 0, size) for size in input.shape[-2:])
         difference = emit.node("Sub", columns, emit.unsqueeze(rows, 1))

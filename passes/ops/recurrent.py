@@ -39,7 +39,7 @@ from passes.ops.recurrent_cell import (
     state_sizes,
     states_of,
 )
-from passes.sizes.dimension import Size, product
+from passes.sizes.dimension import Size, is_of_data, product
 from passes.values.spec import PackedSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -212,6 +212,8 @@ def lower_recurrent(emit: Emitter, call: Recurrent[Value]) -> Any:
         missing = _missing_rows(emit, batch)
         sequence, extent = _with_rows(emit, sequence, missing), extent.with_rows(emit, missing)
         initials = [tuple(_with_rows(emit, state, missing) for state in initial) for initial in initials]
+    if not is_scan and packed is None and is_of_data(sequence.shape[0]):
+        sequence = _with_steps(emit, sequence)
     finals = []
     for layer, initial in zip(layers, initials, strict=True):
         weights = [each.cast(emit, dtype) for each in layer]
@@ -291,6 +293,13 @@ def _with_rows(emit: Emitter, value: Value, missing: Value) -> Value:
     none = emit.ints(0)
     pads = emit.node("Concat", none, none, none, none, missing, none, axis=0)
     return replace(emit.node("Pad", value, pads), spec=value.spec)
+
+
+def _with_steps(emit: Emitter, sequence: Value) -> Value:
+    """The sequence as it is. Without steps the Reshape fails, as torch does; the operators would abort the process."""
+    features = sequence.shape[2]
+    assert isinstance(features, int)
+    return replace(emit.node("Reshape", sequence, emit.ints(0, -1, features)), spec=sequence.spec)
 
 
 def _initial(emit: Emitter, call: Recurrent[Value], dtype: torch.dtype, directions: int) -> list[tuple[Value, ...]]:

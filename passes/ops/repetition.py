@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import NeedsDataError, check
+from passes.errors import check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.layout import Transpose, keeps_shape, swapped, transpose_shape, transposed
 from passes.ops.op import Op
@@ -16,6 +16,7 @@ from passes.ops.positions import may_be_negative
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T, star
 from passes.sizes.dimension import Dim, Size, is_of_data, maximum, product, same_size
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -209,47 +210,81 @@ def lower_tile(emit: Emitter, call: Tile[Value]) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class RepeatInterleave(Record[T]):
+    """Without `repeats` the tensor is these, and each element's place is repeated."""
+
     input: T
-    repeats: Size | T
+    repeats: Size | T | None = None
     dim: int | None = None
     output_size: Size | None = None
 
 
-repeat_interleave = Op(
-    "repeat_interleave", RepeatInterleave, functions=(torch.repeat_interleave,), methods=("repeat_interleave",)
-)
+repeat_interleave = Op("repeat_interleave", RepeatInterleave, methods=("repeat_interleave",))
+
+
+@repeat_interleave.function(torch.repeat_interleave)
+def bind_repeat_interleave(
+    input: Any = None, repeats: Any = None, dim: int | None = None, *, output_size: Size | None = None, **names: Any
+) -> Mapping[str, Any]:
+    """`repeat_interleave(repeats)` and `repeat_interleave(input, repeats, dim)`."""
+    first = names.get("self", repeats if input is None else input)
+    return {"input": first, "repeats": None if first is repeats else repeats, "dim": dim, "output_size": output_size}
 
 
 @repeat_interleave.shape
 def repeat_interleave_shape(call: RepeatInterleave[TensorSpec]) -> TensorSpec:
     input, repeats, dim = call.input, call.repeats, call.dim
     check(dim is None or input.ndim >= 1, "a 0-d tensor has no axis {}", dim)
+    if repeats is None:
+        check(input.ndim == 1, "repeats are along 1 axis, found {}", input)
+        return input.with_shape(_sum_of(input, input.shape[0], call.output_size))
     flat = input.with_shape(input.numel()) if dim is None else input
     axis = axis_of(dim or 0, flat.ndim)
     if isinstance(repeats, TensorSpec):
-        if call.output_size is None:
-            raise NeedsDataError("how often each element is repeated depends on data, and so does the shape")
-        length: Size = call.output_size
+        length = _sum_of(repeats, flat.shape[axis], call.output_size)
     else:
-        check(isinstance(repeats, Dim) or repeats >= 0, "elements cannot be repeated {} times", repeats)
+        check(not may_be_negative(repeats) or repeats >= 0, "elements cannot be repeated {} times", repeats)
         length = flat.shape[axis] * repeats
     return flat.with_shape(*flat.shape[:axis], length, *flat.shape[axis + 1 :])
 
 
+def _sum_of(repeats: TensorSpec, size: Size, output_size: Size | None) -> Any:
+    """How many elements there are when each of an axis is repeated as often as a tensor says."""
+    check(repeats.dtype in (torch.int64, torch.int32), "repeats are int64 or int32, found {}", repeats)
+    check(repeats.ndim <= 1, "repeats are along 1 axis at most, found {}", repeats)
+    each = repeats.ndim == 1 and not same_size(repeats.shape[0], 1)
+    check(not each or repeats.shape[0] == size, "{} repeats are given for an axis of {}", repeats.numel(), size)
+    if output_size is not None:
+        return output_size
+    return DataSize("sum of repeats", 0, None, repeats if each or same_size(size, 1) else None)
+
+
 @repeat_interleave.lower
 def lower_repeat_interleave(emit: Emitter, call: RepeatInterleave[Value]) -> Value:
-    """A new axis after the repeated one, expanded and merged into it."""
-    input = call.input
-    if not isinstance(call.repeats, (int, Dim)):
-        emit.unsupported("how often each element is repeated depends on data")
+    """A new axis after the repeated one, expanded and merged into it; or the places of what is repeated, gathered."""
+    input, repeats = call.input, call.repeats
+    if repeats is None:
+        return emit.cast(_places_repeated(emit, input, input.shape[0]), input.dtype)
     if call.dim is None:
         input = _flat(emit, input)
     axis = axis_of(call.dim or 0, input.ndim)
-    shape = [*input.shape[: axis + 1], call.repeats, *input.shape[axis + 1 :]]
+    if not isinstance(repeats, (int, Dim)):
+        return emit.node("Gather", input, _places_repeated(emit, repeats, input.shape[axis]), axis=axis)
+    shape = [*input.shape[: axis + 1], repeats, *input.shape[axis + 1 :]]
     ones: list[Size] = [1] * len(shape)
-    ones[axis + 1] = call.repeats
+    ones[axis + 1] = repeats
     repeated = emit.node("Expand", emit.unsqueeze(input, axis + 1), emit.sizes(ones))
     return emit.reshape(repeated, emit.result.shape)
+
+
+def _places_repeated(emit: Emitter, repeats: Value, size: Size) -> Value:
+    """The places 0 to `size`, each as often as the repeats say: the rows of the flags of a table that has so many."""
+    counts = emit.cast(expanded(emit, repeats, [size]), torch.int64)
+    most = emit.reduce("ReduceMax", emit.node("Concat", counts, emit.ints(0), axis=0), None, False)
+    numbers = emit.node("Range", emit.scalar(0, torch.int64), most, emit.scalar(1, torch.int64))
+    flags = emit.node("Less", numbers, emit.unsqueeze(counts, 1))
+    rows = emit.node("Gather", emit.node("NonZero", flags), emit.scalar(0, torch.int64), axis=0)
+    length: Any = DataSize("sum of repeats")
+    return replace(rows, spec=TensorSpec((length,), torch.int64))
 
 
 def _flat(emit: Emitter, value: Value) -> Value:

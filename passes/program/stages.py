@@ -65,10 +65,12 @@ class Unresolved(Program):
         for name, size in layer.inference.attributes.items():
             if isinstance(size, Dim) and not self.log.explains:
                 symbols = ", ".join(size.symbols())
-                unknown = "".join(f"; {found}" for found in self.log.unknown_of(size.formula))
+                unknown = self.log.unknown_of(size.formula)
+                said = "".join(f"; {found}" for found in unknown)
+                fixed = "bring it to a fixed size" if unknown else f"give a fixed size for {symbols}"
                 raise LazyResolutionError(
-                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed{unknown}",
-                    remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
+                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed{said}",
+                    remedy=f"{fixed}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():
             if not all(map(_is_size, shape)):

@@ -173,15 +173,21 @@ def needs_data(question: UnknownSizeError) -> NeedsDataError:
     )
 
 
-def _refusal(rule: Callable[[], Any], fact: Fact, log: GuardLog) -> ShapeError | None:
-    """How torch refuses the operands if something is so, or None; nothing of the question stays in the log."""
+# How many further questions may be open where an answer to a first one is tried.
+_MOST_QUESTIONS = 4
+
+
+def _refusal(rule: Callable[[], Any], fact: Fact, log: GuardLog, further: int = _MOST_QUESTIONS) -> ShapeError | None:
+    """How torch refuses the operands if something is so, whatever else is, or None; nothing of the question stays in
+    the log."""
     with log.supposing(fact):
         try:
             rule()
         except ShapeError as refusal:
             return refusal
-        except UnknownSizeError:
-            return None
+        except UnknownSizeError as question:
+            found = [_refusal(rule, answer, log, further - 1) for answer in question.answers()] if further else [None]
+            return found[0] if None not in found and found else None
     return None
 
 
