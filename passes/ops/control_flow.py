@@ -85,7 +85,7 @@ class Cond(Record[T]):
     names: tuple[str, str] = ("true_fn", "false_fn")
 
 
-branch = Op("cond", Cond, functions=(cond,), view=True)
+branch = Op("cond", Cond, functions=(cond,))
 
 
 @branch.shape
@@ -173,7 +173,7 @@ class WhileLoop(Record[T]):
     names: tuple[str, str] = ("cond_fn", "body_fn")
 
 
-loop = Op("while_loop", WhileLoop, functions=(while_loop,), view=True)
+loop = Op("while_loop", WhileLoop, functions=(while_loop,))
 
 
 @loop.shape
@@ -259,7 +259,7 @@ class Scan(Record[T]):
     names: tuple[str, str] = SCAN
 
 
-scanning = Op("scan", Scan, functions=(scan,), view=True)
+scanning = Op("scan", Scan, functions=(scan,))
 
 
 @scanning.shape

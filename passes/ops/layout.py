@@ -267,6 +267,9 @@ same = Op(
     "same", Same, functions=(torch.clone, torch.detach, torch.resolve_conj, torch.resolve_neg), view=True,
     methods=("contiguous", "clone", "detach", "alias", "resolve_conj", "resolve_neg"),
 )  # fmt: skip
+# Spellings of it that always give a tensor with memory of its own.
+COPIES = (torch.clone, "clone")
+
 same.identity("copy", why="In a graph without writes, a copy cannot be told from its original.")(
     lambda result, call: True
 )

@@ -63,8 +63,7 @@ class Leave(Record[T]):
     results: tuple[T, ...]
 
 
-# Whether what a region is given or gives lies in the memory of something else is for data to say.
-region_enter = Op("region", Enter, functions=(enter,), view=True)
+region_enter = Op("region", Enter, functions=(enter,))
 region_leave = Op("region_result", Leave, functions=(leave,), view=True)
 
 

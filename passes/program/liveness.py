@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from passes.ops.control_flow import cond
+from passes.ops.layout import COPIES
 from passes.ops.op import BoundCall, is_inplace
 from passes.program.notes import CALL, VALUE
 from passes.program.program import Program, tensor_specs
@@ -93,7 +94,7 @@ def _takes_tensor(node: fx.Node) -> bool:
 
 
 def _shares_operand(node: fx.Node, call: BoundCall, program: Program) -> bool:
-    if not node.all_input_nodes or node.target in (torch.clone, "clone"):
+    if not node.all_input_nodes or node.target in COPIES:
         return False
     if _is_in_place(node, call):
         return True

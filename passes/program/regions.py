@@ -10,7 +10,6 @@ from typing import Any
 from torch import fx
 
 from passes.ops.regions import enter, leave
-from passes.program.notes import CALL
 
 
 @dataclass(slots=True)
@@ -39,9 +38,14 @@ def ends_region(node: fx.Node) -> bool:
     return node.target is leave
 
 
+def runs_region(node: fx.Node) -> bool:
+    """Whether a node runs a region."""
+    return any(map(ends_region, node.all_input_nodes))
+
+
 def is_of_regions(node: fx.Node) -> bool:
     """Whether a node begins or ends a region, or runs one: none of them is computed by calling its function."""
-    return begins_region(node) or ends_region(node) or any(map(ends_region, node.all_input_nodes))
+    return begins_region(node) or ends_region(node) or runs_region(node)
 
 
 def regions(graph: fx.Graph) -> dict[fx.Node, Region]:
@@ -65,9 +69,8 @@ def sources(node: fx.Node) -> Iterator[fx.Node]:
     which is given first; of what runs a region, what the region gives."""
     for operand in node.all_input_nodes:
         if begins_region(operand):
-            record: Any = CALL.of(operand).record
-            given = (*record.carried, *record.sliced)
-            found = [given[node.args[1]]] if node.target is operator.getitem else []  # type: ignore[index]
+            given: Any = tuple(part for parts in operand.args[:2] for part in parts)  # type: ignore[union-attr]
+            found = [given[node.args[1]]] if node.target is operator.getitem else []
         elif ends_region(operand):
             found = list(operand.args[1])  # type: ignore[arg-type]
         else:
@@ -80,8 +83,8 @@ def given_to_region(node: fx.Node) -> str | None:
     begin = node.args[0] if node.target is operator.getitem else None
     if not isinstance(begin, fx.Node) or not begins_region(begin):
         return None
-    record: Any = CALL.of(begin).record
-    return "carried" if node.args[1] < len(record.carried) else "slice"  # type: ignore[operator]
+    carried: Any = begin.args[0]
+    return "carried" if node.args[1] < len(carried) else "slice"  # type: ignore[operator]
 
 
 def called_within(graph: fx.Graph) -> set[str]:
@@ -135,5 +138,6 @@ __all__ = [
     "misplaced",
     "outermost",
     "regions",
+    "runs_region",
     "sources",
 ]

@@ -43,7 +43,7 @@ from tracer.checking.unspecified import (
     Noting,
     between,
 )
-from tracer.checking.ways import NotingControlFlow, Way, variations, ways
+from tracer.checking.ways import MOST_STEPS, MOST_STEPS_BESIDE, NotingControlFlow, Way, variations, ways
 from tracer.edge.source_lines import is_user_code, source_line
 from tracer.inputs.sample import Sample
 from tracer.inputs.size_search import Sizes
@@ -165,12 +165,12 @@ class _Eager:
         with running_copy(self._module) as copy:
             yield in_eval_mode(copy)
 
-    def __call__(self, arguments: Arguments, made_up: bool = False) -> list[torch.Tensor]:
-        """The tensors that the module gives; the arguments, which may be made up, stay as they are."""
+    def __call__(self, arguments: Arguments, most_steps: float = math.inf) -> list[torch.Tensor]:
+        """The tensors that the module gives; the arguments stay as they are. Each loop takes so many steps at most."""
         args, kwargs = cloned(arguments)
         with self.fresh() as module:
             before = state_of(module)
-            control_flow = NotingControlFlow(module, made_up)
+            control_flow = NotingControlFlow(module, most_steps)
             self.taken = control_flow.taken
             try:
                 with standing_in(control_flow):
@@ -267,7 +267,7 @@ class _Check:
         for sizes, arguments in variations(self.sample, self.program.log) if self._untaken else ():
             state = torch.get_rng_state()
             try:
-                run = _Run(sizes, arguments, state, self.eager(arguments, made_up=True))
+                run = _Run(sizes, arguments, state, self.eager(arguments, MOST_STEPS_BESIDE))
             except (Exception, SystemExit):  # it takes not just any data
                 continue
             new = [text for way, text in self._untaken.items() if way in self.eager.taken]
@@ -291,7 +291,9 @@ class _Check:
                 break
             state = torch.get_rng_state()
             try:
-                return _Run(sizes, arguments, state, self.eager(arguments, made_up=not own or tried > 0))
+                return _Run(
+                    sizes, arguments, state, self.eager(arguments, math.inf if own and not tried else MOST_STEPS)
+                )
             except (Exception, SystemExit) as error:  # the caller's own code may raise anything
                 failure, tried = failure or error, tried + 1
         assert failure is not None

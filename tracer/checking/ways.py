@@ -28,17 +28,18 @@ from tracer.inputs.size_search import Sizes
 # The names of the functions of a branch or a loop, and which of them is called.
 Way = tuple[str, str, int]
 
-# After so many steps of a loop on data that were made up, these are taken to be none that it ends for.
-_MOST_STEPS = 10_000
+# After so many steps of a loop, data that were made up are taken to be none for which it ends: those in place of a
+# sample's own, and those that are tried beside.
+MOST_STEPS, MOST_STEPS_BESIDE = 100_000, 1_000
 
 
 class NotingControlFlow(PlainControlFlow):
-    """Control flow in plain Python that notes in `taken` which ways it goes; `made_up` says that the data are."""
+    """Control flow in plain Python that notes in `taken` which ways it goes, and takes no more than so many steps."""
 
-    def __init__(self, module: nn.Module, made_up: bool):
+    def __init__(self, module: nn.Module, most_steps: float):
         self.taken: set[Way] = set()
         self._paths = {id(part): path for path, part in reversed(list(module.named_modules(remove_duplicate=False)))}
-        self._made_up = made_up
+        self._most_steps = most_steps
 
     def cond(
         self, pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Sequence[Any]
@@ -54,8 +55,8 @@ class NotingControlFlow(PlainControlFlow):
         def step(*state: Any) -> Any:
             nonlocal steps
             steps += 1
-            if self._made_up and steps > _MOST_STEPS:
-                raise RuntimeError(f"a loop has not ended after {_MOST_STEPS} steps")
+            if steps > self._most_steps:
+                raise RuntimeError(f"a loop has not ended after {self._most_steps} steps")
             self.taken.add((*self._names(cond_fn, body_fn), 1))
             return body_fn(*state)
 
@@ -127,4 +128,4 @@ _VARIATIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     torch.clone,
 )
 
-__all__ = ["NotingControlFlow", "Way", "variations", "ways"]
+__all__ = ["MOST_STEPS", "MOST_STEPS_BESIDE", "NotingControlFlow", "Way", "variations", "ways"]

@@ -59,6 +59,8 @@ class RegionAccount(Protocol):
 
     def is_outside(self, node: fx.Node) -> bool: ...
 
+    def is_within(self, node: fx.Node, begin: fx.Node) -> bool: ...
+
 
 class ValueAccount(Protocol):
     """What nodes are, as far as that follows from the model's own tensors (`known_values.py`)."""

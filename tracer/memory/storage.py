@@ -180,7 +180,7 @@ class _Layouts:
             sizes = sampled(leaf.shape)
             if self._in_rows:
                 return torch.empty(sizes, dtype=leaf.dtype, device="meta")
-            return torch.empty(sizes[::-1], dtype=leaf.dtype, device="meta").permute(*reversed(range(leaf.ndim)))
+            return torch.empty(sizes[::-1], dtype=leaf.dtype, device="meta").permute(tuple(reversed(range(leaf.ndim))))
 
         return map_structure(value, lie)
 

@@ -21,8 +21,10 @@ from torch import fx
 
 from passes.errors import CaptureError
 from passes.ops.elementwise import written_into
+from passes.ops.layout import COPIES
 from passes.ops.op import is_inplace
 from passes.program.notes import location_of
+from passes.program.regions import ends_region, runs_region
 from passes.values.spec import TensorSpec, describe
 from tracer.memory.recorder import Recorder
 from tracer.memory.storage import Memory, UndecidedError, first_operand, op_of
@@ -178,8 +180,24 @@ class Aliases:
         """Whether the node's operation may give views of its operands; what no op covers may do anything."""
         if node.op not in ("call_function", "call_method", "call_module") or node.target is unfollowed:
             return False
+        if node.target in COPIES:
+            return False
+        if runs_region(node):
+            return self._hands_on(node)
         op = op_of(node, self._tracer.program.module)
         return op.view if op is not None else not _writes(node)
+
+    def _hands_on(self, node: fx.Node) -> bool:
+        """Whether what a branch or a loop gives may lie in memory from outside of it, or two results in one."""
+        for end in filter(ends_region, node.all_input_nodes):
+            begin, results = end.args
+            seen: set[fx.Node] = set()
+            for result in results:  # type: ignore[union-attr]
+                roots = self._roots(result) if isinstance(result, fx.Node) else frozenset()
+                if roots & seen or not all(self._tracer.regions.is_within(root, begin) for root in roots):  # type: ignore[arg-type]
+                    return True
+                seen |= roots
+        return False
 
     def _alias(self, node: fx.Node) -> Alias:
         """What the node is a view of; of itself, where it has memory of its own. Raises UndecidedError."""
@@ -198,6 +216,8 @@ class Aliases:
             maker = whole
         if not self._gives_views(maker):
             return Alias(node)
+        if runs_region(maker):  # which of them, is for data to say
+            raise UndecidedError
         seen = self._memory.viewed(maker, tuple(step.view.args[1] for step in steps))
         if seen is None:
             return Alias(node)

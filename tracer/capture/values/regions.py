@@ -11,6 +11,7 @@ from torch import fx
 from passes.errors import CaptureError
 from passes.ops.regions import leave
 from passes.program.notes import location_of
+from passes.program.regions import given_to_region
 from passes.values.spec import describe
 from tracer.memory.recorder import Recorder
 
@@ -65,9 +66,19 @@ class Regions:
         home = self._homes.get(node)
         return home is None or home in self._open or node.op == "get_attr"
 
+    def is_within(self, node: fx.Node, begin: fx.Node) -> bool:
+        """Whether a node lies in a region, or in one within it."""
+        home = self._homes.get(node)
+        while home is not None and home is not begin:
+            home = self._homes.get(home)
+        return home is begin and node.op != "get_attr"
+
     def is_outside(self, node: fx.Node) -> bool:
-        """Whether a node lies outside of the innermost region, where there is one."""
-        return bool(self._open) and (node.op == "get_attr" or self._homes.get(node) is not self._open[-1])
+        """Whether a node lies outside of the innermost region, where there is one, or gives what that is given."""
+        if not self._open:
+            return False
+        outside = node.op == "get_attr" or self._homes.get(node) is not self._open[-1]
+        return outside or given_to_region(node) is not None
 
     def _forget(self) -> None:
         """Lets go of what stands on nodes of the region, which ends."""
