@@ -80,6 +80,10 @@ CASES: dict[str, tuple[Forward, str, int]] = {
         lambda x: (x @ x.transpose(1, 2))[(slice(None), *torch.tril_indices(x.shape[1], x.shape[1]))],
         "valid for N >= 1, H == 12", 2,
     ),
+    "places backwards": (lambda x: x[:, torch.arange(x.shape[1] - 1, -1, -1)], ANY, 6),
+    "places from the end": (lambda x: x[:, torch.arange(-1, -x.shape[1] - 1, -1)], ANY, 6),
+    "places around the end": (lambda x: x.index_select(1, torch.arange(-1, x.shape[1] - 1) % x.shape[1]), ANY, 6),
+    "places around it": (lambda x: x[:, torch.arange(-1, x.shape[1] - 1)], ANY, 6),
     "an array of sizes": (lambda x: x * torch.from_numpy(np.array(x.shape)).float()[1], ANY, 6),
     "an array of floats": (lambda x: x * torch.tensor(np.array([[x.shape[1] / 3, 1], [2, 3]])).float().sum(), ANY, 6),
     "an array that is computed with": (
