@@ -63,7 +63,11 @@ def _named(name: str, value: Any) -> list[str]:
         return [leaf for index, item in enumerate(value) for leaf in _named(f"{name or 'output'}_{index}", item)]
     if value is None:
         return []
-    raise ExportError(f"the model returns {describe(value)}, which is no tensor", remedy="return tensors only")
+    raise ExportError(
+        f"the model returns {describe(value)}, which is no tensor",
+        remedy="return tensors only, in tuples, lists, dicts, dataclasses, or classes that are registered with "
+        "torch.utils._pytree.register_pytree_node",
+    )
 
 
 def _distinct(names: list[str], taken: Collection[str]) -> list[str]:

@@ -21,7 +21,7 @@ from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog
 from passes.stages.shape_propagation import Propagator
-from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
+from passes.values.nested import ATOMS, map_structure, opened
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
 from tracer.capture.traced_model import TracedModel
@@ -146,7 +146,8 @@ class GraphRecorder(Recorder):
 
     def specs(self, value: Any) -> Any:
         """The arguments of a call as specs and plain values."""
-        return map_structure(value, self._spec)
+        with as_traced():  # a registered class opens itself with code of its own
+            return map_structure(value, self._spec)
 
     def _spec(self, value: Any) -> Any:
         if type(value) is TracedTensor:
@@ -234,6 +235,8 @@ class GraphRecorder(Recorder):
             return a
         if kind is tuple:  # as the arguments themselves are
             return tuple([self.create_arg(item) for item in a])
+        if kind is list:
+            return [self.create_arg(item) for item in a]
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):
@@ -243,12 +246,12 @@ class GraphRecorder(Recorder):
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]
             return kind(*items) if hasattr(a, "_fields") else tuple(items)
+        with as_traced():  # a registered class opens itself with code of its own
+            parts = opened(a)
+        if parts is not None or isinstance(a, dict):
+            return {key: self.create_arg(item) for key, item in (a if parts is None else parts).items()}
         if isinstance(a, list):
             return [self.create_arg(item) for item in a]
-        if isinstance(a, dict):
-            return {key: self.create_arg(item) for key, item in a.items()}
-        if is_dataclass_value(a):
-            return self.create_arg(fields_of(a))
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):

@@ -127,7 +127,7 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
 def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Shaped | None:
     """The second rung: the model's own forward on meta tensors; None where it does not run on them."""
     location = fault.location or Location()
-    args, kwargs = sample.replace_leaves(lambda _, spec: spec)
+    args, kwargs = sample.replace_leaves(lambda _, spec: spec, keep_classes=False)
     try:
         result = run_module(model, "", args, kwargs, log, location)
     except MetaRunError:
@@ -198,7 +198,7 @@ def _opaque(
         nodes.append(node)
         return node
 
-    args, kwargs = sample.replace_leaves(placeholder)
+    args, kwargs = sample.replace_leaves(placeholder, keep_classes=False)
     name = "model"
     while hasattr(model, name):
         name += "_"

@@ -21,7 +21,8 @@ from passes.program.program import Rung
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.meta_execution import MetaRunError, run_module
-from tracer.capture.environment import as_ever, tracing_environment
+from passes.values.nested import holds_the_same, leaves
+from tracer.capture.environment import as_ever, as_traced, tracing_environment
 from tracer.capture.faults import caught, explained
 from tracer.capture.first_calls import FirstCalls
 from tracer.capture.graph_recording import GraphRecorder
@@ -248,14 +249,18 @@ class CapturingTracer(GraphRecorder):
 
     def _traced_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The submodule's forward, traced; or, where that fails, the submodule as one node on meta tensors."""
-        before = self._mark()
+        before, given = self._mark(), self._held_by(args, kwargs)
         try:
             return self._module_call(m, *args, **kwargs)
         except (Exception, SystemExit) as error:
             first = caught(self._signals[before.signals :], error)
             fault = explained(error, self) if first is None else first.placed(self.here())
-            if type(fault) is not CaptureError or fault.caught:
-                raise fault from error
+            if (
+                type(fault) is not CaptureError
+                or fault.caught
+                or not holds_the_same(given, self._held_by(args, kwargs))
+            ):
+                raise fault from error  # what a container was given cannot be taken back
             forget_frames(error)
         self._roll_back(before)
         return self._opaque_call(path, args, kwargs, fault)
@@ -269,6 +274,8 @@ class CapturingTracer(GraphRecorder):
             except MetaRunError as error:
                 needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
                 raise needs_data.placed(location, chain=fault.chain) from error
+        if result.writes_arguments:  # which a node, whose result is all that is known of it, does not say
+            raise fault
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         VALUE.put(node, result.value)
         for layer in result.lazies:
@@ -278,6 +285,10 @@ class CapturingTracer(GraphRecorder):
         self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
+
+    def _held_by(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        with as_traced():  # a registered class opens itself with code of its own
+            return list(leaves((args, kwargs)))
 
     def note(self, path: str, module: nn.Module) -> None:
         """Notes what a module of the model is, and by which path the graph names its own tensors."""
