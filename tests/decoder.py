@@ -1,12 +1,12 @@
 """A small decoder of Llama's form, for the tests of caches: RMS norms, rotary positions, grouped queries, SwiGLU.
 
-Its cache is any object with `update(layer, keys, values)` and `length()`; `Cache` grows by concatenation, as Hugging
-Face's dynamic cache does, and is registered with torch's pytree.
+Its cache is any object with `update(layer, keys, values)`; `Cache` grows by concatenation, as Hugging Face's dynamic
+cache does, and is registered with torch's pytree. `StaticDecoder` keeps it in buffers, and counts what it has seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -113,3 +113,47 @@ class Decoder(nn.Module):
     def forward(self, tokens: torch.Tensor, past: Cache) -> tuple[torch.Tensor, Cache]:
         positions = past.length() + torch.arange(tokens.shape[1])
         return self.run(tokens, past, positions), past
+
+
+class Kept(nn.Module):
+    """The keys and values of a layer, with room for as many tokens as ever come."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.register_buffer("k", torch.zeros(1, GROUPS, longest, HEAD))
+        self.register_buffer("v", torch.zeros(1, GROUPS, longest, HEAD))
+
+
+class StaticDecoder(nn.Module):
+    """Logits of the next tokens; the cache, and how many tokens are in it, stay in the module."""
+
+    def __init__(self, decoder: Decoder, longest: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.cache = nn.ModuleList(Kept(longest) for _ in range(LAYERS))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kept: Any = self.cache[layer]
+        positions = self.positions(keys.shape[-2])
+        kept.k[:, :, positions] = keys
+        kept.v.index_copy_(2, positions, values)
+        return kept.k, kept.v
+
+    def positions(self, steps: int) -> torch.Tensor:
+        return self.seen + torch.arange(steps)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits = self.decoder.run(tokens, self, self.positions(tokens.shape[1]))
+        self.seen += tokens.shape[1]
+        return logits
+
+
+def tokens_of(step: Callable[[torch.Tensor, Any], tuple[Any, Any]], past: Any) -> list[int]:
+    """32 tokens, each the likeliest; the first step takes five."""
+    tokens, found = torch.tensor([[3, 1, 4, 1, 5]]), list[int]()
+    while len(found) < 32:
+        logits, past = step(tokens, past)
+        tokens = torch.as_tensor(logits)[:, -1:].argmax(-1)
+        found.append(int(tokens))
+    return found

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 import tracer
 from passes.values.nested import Opened, leaves, map_structure
-from tests.decoder import GROUPS, HEAD, LAYERS, Cache, Decoder
+from tests.decoder import GROUPS, HEAD, LAYERS, Cache, Decoder, tokens_of
 from tracer import spec
 
 X = torch.arange(6.0).reshape(2, 3)
@@ -337,16 +337,6 @@ def test_of_another_module_it_is_any_class() -> None:
 
 def empty() -> Cache:
     return Cache(*([torch.zeros(1, GROUPS, 0, HEAD) for _ in range(LAYERS)] for _ in range(2)))
-
-
-def tokens_of(step: Callable[[torch.Tensor, Any], tuple[Any, Any]], past: Any) -> list[int]:
-    """32 tokens, each the likeliest; the first step takes five."""
-    tokens, found = torch.tensor([[3, 1, 4, 1, 5]]), list[int]()
-    while len(found) < 32:
-        logits, past = step(tokens, past)
-        tokens = torch.as_tensor(logits)[:, -1:].argmax(-1)
-        found.append(int(tokens))
-    return found
 
 
 class OnTensors(nn.Module):

@@ -22,6 +22,7 @@ from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.holders import nothing_left_on_meta
 from passes.isolation.model_copy import copy_model
 from passes.isolation.plain_attention import plain_attention
+from passes.modules.explicit_state import held_at
 from passes.modules.lazy import LazyLayer
 from passes.modules.leftovers import changes, state_of
 from passes.modules.watching import as_specs, watch_lazies
@@ -82,10 +83,19 @@ def run_op(node: fx.Node, operation: str, args: Any, kwargs: Any, log: GuardLog)
         raise ShapeError(f"torch refuses {operation}: {_first_line(error.__cause__)}") from error.__cause__
 
 
-def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardLog, location: Location) -> MetaResult:
+def run_module(
+    module: nn.Module,
+    path: str,
+    args: Any,
+    kwargs: Any,
+    log: GuardLog,
+    location: Location,
+    kept: Sequence[str] = (),
+) -> MetaResult:
     """The value of a module's call, its own forward run on meta tensors; the module itself is not touched.
 
-    Lazy layers in it are resolved on the way as their own code does it; their paths begin with `path`.
+    Lazy layers in it are resolved on the way as their own code does it; their paths begin with `path`. Of a program
+    with tensors that are `kept`, the value is its output's.
     Raises MetaRunError where the forward cannot run without data.
     """
 
@@ -96,6 +106,7 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         before, given = state_of(probe, path), _as_given((args, kwargs))
         with CopyOnWrite((), undone=True):
             value = probe(*args, **kwargs)
+            value = (value, {place: held_at(probe, place) for place in kept}) if kept else value
         left_behind = changes(before, state_of(probe, path), {layer.path for layer in lazies})
         return MetaResult(value, lazies, left_behind, not holds_the_same(given, _as_given((args, kwargs))))
 

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from passes.isolation.model_copy import ModelCopy
+from passes.modules.explicit_state import call_with_state, held_at
 from passes.modules.lazy import is_uninitialized, rank_to_be
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.program.notes import PLACE, VALUE
@@ -169,9 +170,18 @@ class GraphRecorder(Recorder):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         args, kwargs = self._sample.replace_leaves(self._placeholder)
 
+        state = {path: self._placeholder(leaf.name, leaf.spec) for path, leaf in self._sample.state.items()}
+        for path in state:
+            for model in (self._model.original, self._model.copy):
+                self.real.replace(path, held_at(model, path))
+        self.program.kept = list(state)
+
         def forward(root: nn.Module, *given: Any) -> Any:
             with as_traced():
-                return root(*given, **kwargs)
+                if not state:
+                    return root(*given, **kwargs)
+                result, left = call_with_state(root, [*state], [*state.values()], lambda: root(*given, **kwargs))
+                return result, dict(zip(state, left, strict=True))
 
         return forward, [self.root, *args]
 
@@ -299,6 +309,7 @@ class GraphRecorder(Recorder):
     def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
         tensor = self._model.tensors.get(path, tensor)  # not the caller's, which functions outside the model may know
         if path not in self._attributes:
+            self.real.check_in_place(tensor)
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
             self.real.enter(tensor, self._attributes[path])

@@ -15,6 +15,7 @@ from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerE
 from passes.isolation.frames import forget_frames
 from passes.isolation.holders import MISSING, release
 from passes.isolation.torch_state import undisturbed
+from passes.modules.explicit_state import held_at, holds_any
 from passes.modules.lazy import LazyLayer, is_lazy, own_tensors
 from passes.program.notes import FAULT, VALUE
 from passes.program.program import Rung
@@ -151,8 +152,8 @@ class CapturingTracer(GraphRecorder):
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
-        changed = self._model.changes(self.program.lazies)
-        written += [path for path in changed if path not in self.constants]
+        held = [*self._model.holders(self.real.is_written), *self._model.changes(self.program.lazies)]
+        written += [path for path in held if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     def _let_go(self, since: int = 0) -> list[str]:
@@ -268,14 +269,16 @@ class CapturingTracer(GraphRecorder):
     def _opaque_call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: CaptureError) -> Any:
         location = fault.location or self.here()
         original = self._model.original.get_submodule(path)
+        if holds_any(original, [held_at(self._model.original, kept) for kept in self.program.kept]):
+            raise fault  # what becomes of those a node, whose result is all that is known of it, does not say
         with self.computing():
             try:
                 result = run_module(original, path, self.specs(args), self.specs(kwargs), self.log, location)
             except MetaRunError as error:
                 needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
                 raise needs_data.placed(location, chain=fault.chain) from error
-        if result.writes_arguments:  # which a node, whose result is all that is known of it, does not say
-            raise fault
+        if result.writes_arguments:
+            raise fault  # nor what becomes of these
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         VALUE.put(node, result.value)
         for layer in result.lazies:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from typing import Any
 
@@ -103,23 +104,27 @@ def _allowed(log: GuardLog, steps: Mapping[str, int], start: Mapping[str, int] |
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def attempts(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Arguments]:
-    """The sample's arguments as tensors at some sizes: first the data given, random where there is none; then, where
-    any was made up, other data, for a module that takes not just any.
+def attempts(sample: Sample, sizes: Mapping[str, int]) -> Iterator[Callable[[], Arguments]]:
+    """What makes the sample's arguments tensors at some sizes: first the data given, random where there is none; then,
+    where any was made up, other data, for a module that takes not just any.
 
     The caller's own data is tiled or cut to size. Integers that were made up may be indices, divisors or lengths:
-    ones, zeros, small numbers. Raises InputError where torch can make none.
+    ones, zeros, small numbers. What is random is another each time. It raises InputError where torch can make none.
     """
-    yield sample.data(sizes)
+    yield partial(sample.data, sizes)
     leaves = sample.leaves()
     if all(leaf.tensor is not None and tuple(leaf.tensor.shape) == _shape(leaf, sizes) for leaf in leaves):
         return
-    yield sample.filled([_fitted(leaf, sizes, 0, 2) for leaf in leaves])
+
+    def filled(make: Callable[..., torch.Tensor], *options: Any) -> Arguments:
+        return sample.filled([make(leaf, sizes, *options) for leaf in leaves])
+
+    yield partial(filled, _fitted, 0, 2)
     for low, high in _RANGES:
-        yield sample.filled([_fitted(leaf, sizes, low, high, positive=True) for leaf in leaves])
+        yield partial(filled, _fitted, low, high, True)
     if any(leaf.tensor is not None for leaf in leaves):
         for low, high in _RANGES:
-            yield sample.filled([_made_up(leaf, sizes, low, high) for leaf in leaves])
+            yield partial(filled, _made_up, low, high)
 
 
 _RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 11), (16, 17), (32, 33), (100, 101))

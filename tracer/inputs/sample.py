@@ -40,13 +40,14 @@ class Sample:
     """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec, their containers opened.
 
     `names` are the argument names, positional ones first; `given` has the size of each named dimension in the caller's
-    own data, where there are some.
+    own data, where there are some. `state` are tensors of the model, by path, that are inputs beside the arguments.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: list[str]
     given: dict[str, int] = field(default_factory=dict)
+    state: dict[str, Leaf] = field(default_factory=dict)
 
     def leaves(self) -> list[Leaf]:
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]

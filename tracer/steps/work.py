@@ -14,24 +14,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import fx, nn
 
 from passes import ops  # noqa: F401  registers every op
-from passes.errors import InputError, LazyResolutionError, TracerError, TracerWarning
+from passes.errors import InputError, LazyResolutionError, SideEffectError, TracerError, TracerWarning
 from passes.isolation.torch_state import TORCH_STATE
 from passes.lowering.pinned_sizes import pinned_sizes
+from passes.program.notes import location_of
 from passes.program.pipeline import After, Before, Pass, PassResult, run_pass
 from passes.program.stages import Eager, Lowered, Shaped
 from passes.sizes.facts import Facts
 from passes.sizes.guards import GuardLog
 from passes.stages.caller_pass import CallerPass
+from passes.values.spec import TensorSpec, describe
 from tracer.capture.ladder import follow
 from tracer.edge.source_lines import callers_level
 from tracer.inputs.sample import Sample, bind_sample, check_sample
+from tracer.inputs.state import with_state
 from tracer.reports.report import Report, build_report
 
 if TYPE_CHECKING:
     from tracer.checking.verification import Verification
+
+# Of a request: the state that a forward leaves is an input and an output.
+EXPLICIT = "explicit"
 
 CallersPasses = Sequence[Pass[Any, Any] | Callable[[Any], object]]
 
@@ -46,6 +52,7 @@ class Request:
     dims: Mapping[str, int] | None
     strict: bool
     file_names: Sequence[str] | None = None
+    state: str | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -114,6 +121,8 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
     )
     with TORCH_STATE, _report_of_failure(type(model).__name__):
         program, results = follow(model, sample, log)
+        if request.state == EXPLICIT:
+            sample, program, results = _follow_with_state(model, sample, log, program, results)
         check_sample(log)
     work = Work(model, request, sample, log, program, {})
     work.note(results)
@@ -132,6 +141,46 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
             f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=callers_level()
         )
     return work
+
+
+def _follow_with_state(
+    model: nn.Module, sample: Sample, log: GuardLog, program: Shaped, results: list[PassResult]
+) -> tuple[Sample, Shaped, list[PassResult]]:
+    """The sample, and the model followed again, with all that the forward leaves behind as further inputs.
+
+    Raises SideEffectError where something of it can be none, or does not stay what it is.
+    """
+    while (extended := with_state(model, sample, program.left_behind)) is not sample:
+        sample = extended
+        log.forget()
+        program, results = follow(model, sample, log)
+    program.left_behind = []
+    for path, (before, after) in program.state_values().items():
+        if not _alike(before, after):
+            node = program.output()
+            raise SideEffectError(
+                f"the forward leaves {describe(after)} in {path}, which is {describe(before)} before it, but an input "
+                "and the output that is fed back to it are alike",
+                remedy="write into the tensor, which keeps its size, or take it as an argument and return it",
+            ).placed(location_of(_source(node, path)))
+    return sample, program, results
+
+
+def _alike(before: TensorSpec, after: Any) -> bool:
+    """Whether what is left is what was there but for its values; a size that is not fixed is no size of a tensor's."""
+    return (
+        isinstance(after, TensorSpec)
+        and after.dtype == before.dtype
+        and all(type(size) is int for size in after.shape)
+        and after.shape == before.shape
+    )
+
+
+def _source(output: fx.Node, path: str) -> fx.Node:
+    """The node that gives what is left at a path; the output itself where that is not known."""
+    given = output.args[0]
+    found = given[1].get(path) if isinstance(given, tuple) and isinstance(given[1], Mapping) else None
+    return found if isinstance(found, fx.Node) else output
 
 
 def _pinned(name: str, size: int, log: GuardLog) -> str:
@@ -162,4 +211,4 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
         raise
 
 
-__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "report_program", "run_callers_passes"]
+__all__ = ["EXPLICIT", "CallersPasses", "Request", "Work", "follow_sample", "report_program", "run_callers_passes"]

@@ -34,6 +34,17 @@ def places(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, Any]]:
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
+def tensors_by_attribute(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors held apart by these modules, each with the attribute of a module in which it lies."""
+    for path, module in modules.items():
+        prefix = f"{path}." if path else ""
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE:
+                for _, held in _within(value, "", _DEEP):
+                    if isinstance(held, torch.Tensor):
+                        yield prefix + name, held
+
+
 def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
     """The modules and tensors in a value, with where each is."""
     items: Any = ()
@@ -54,4 +65,4 @@ def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
             yield from _within(item, inner, depth - 1)
 
 
-__all__ = ["places"]
+__all__ = ["places", "tensors_by_attribute"]
