@@ -197,6 +197,35 @@ def test_an_object_of_an_unknown_class_is_refused_with_what_to_do() -> None:
     assert "registered with torch.utils._pytree.register_pytree_node" in returned.value.remedy
 
 
+class Picky:
+    """It looks at what it is made of."""
+
+    def __init__(self, part: Any) -> None:
+        if not isinstance(part, torch.Tensor):
+            raise TypeError(f"{type(part).__name__} is no tensor")
+        self.part = part
+
+
+def flattened(it: Picky) -> tuple[list[Any], None]:
+    if not isinstance(it.part, torch.Tensor):
+        raise TypeError("what is a spec?")
+    return [it.part], None
+
+
+pytree.register_pytree_node(Picky, flattened, lambda parts, _: Picky(*parts))
+
+
+def test_a_class_that_looks_at_its_parts_is_given_tensors() -> None:
+    model, given = Of(lambda it: it.part * 2), Picky(X)
+    conversion = tracer.convert(model, (given,), dynamic_shapes=([{0: "N"}],))
+    assert conversion.report.inputs == {"args_0_0": "float32[N, 3]"}
+    given.part = spec(2, 3)
+    with pytest.raises(
+        tracer.InputError, match=r"the code that Picky is registered with to take apart .* what is a spec"
+    ):
+        tracer.inspect(model, (given,))
+
+
 # Modules that cannot be traced ----------------------------------------------------------------------
 
 
@@ -271,13 +300,18 @@ class DynamicLayer:
         self.is_initialized = True
         return self.keys, self.values
 
+    def get_seq_length(self) -> Any:
+        if not self.is_initialized or self.keys.numel() == 0:
+            return 0
+        return self.keys.shape[-2]
+
 
 class DynamicCache:
     def __init__(self, layers: Sequence[Any] = ()) -> None:
         self.layers = list(layers)
 
     def length(self) -> Any:
-        return self.layers[0].keys.shape[-2]
+        return self.layers[0].get_seq_length()
 
     def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
         return self.layers[layer].update(keys, values)
@@ -302,6 +336,21 @@ def test_a_cache_of_hugging_face_is_known_though_not_registered() -> None:
         ["tokens", *(f"past_{layer}" for layer in layers)], ["output_0", *(f"output_1_{layer}" for layer in layers)]
     )  # fmt: skip
     assert conversion.report.statement == "valid for N >= 1, T >= 1, P >= 1"
+
+
+@pytest.mark.usefixtures("transformers")
+def test_how_long_it_is_does_not_depend_on_whether_it_is_empty() -> None:
+    """Its own method asks for the number of elements, which would be a guard."""
+
+    def past(*constraints: str) -> tuple[Any, ...]:
+        part = spec("N", GROUPS, "P", HEAD, *constraints)
+        return (DynamicCache([DynamicLayer(part, part)]),)
+
+    model, own = Of(lambda past: past.layers[0].keys + past.length()), DynamicLayer.get_seq_length
+    assert tracer.convert(model, past("P>=0")).report.statement == "valid for N >= 1, P >= 0"
+    with pytest.raises(tracer.InputError, match=r"the model needs N >= 1, but the constraint N >= 0"):
+        tracer.inspect(model, past("P>=0", "N>=0"))
+    assert DynamicLayer.get_seq_length is own
 
 
 @pytest.mark.usefixtures("transformers")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import copy
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import tracer
-from passes.ops.op import FUNCTIONS
 from passes.text.parsing import parse_program
 from passes.text.printing import print_program
 from tests.decoder import Decoder, StaticDecoder, tokens_of
 from tests.reading import names, properties
+from tests.stateful import Of, counted, explicit, stepped
 from tracer import spec
-
-Run = Callable[..., Any]
-
-
-class Of(nn.Module):
-    """A forward on tensors of its own: registered, but for those whose names begin with `plain`."""
-
-    def __init__(self, run: Run, **held: Any) -> None:
-        super().__init__()
-        for name, value in held.items():
-            if isinstance(value, nn.Module) or not isinstance(value, torch.Tensor) or name.startswith("plain"):
-                setattr(self, name, value)
-            else:
-                self.register_buffer(name, value)
-        self.run = run
-
-    def forward(self, *args: Any) -> Any:
-        return self.run(self, *args)
-
-
-def explicit(model: nn.Module, sample: Any, file: Path | None = None, **options: Any) -> tracer.Conversion:
-    return tracer.convert(model, sample, file, state="explicit", seed=0, **options)
-
-
-def stepped(conversion: tracer.Conversion, inputs: Sequence[Sequence[torch.Tensor]]) -> None:
-    """Runs the file in a loop as its report says, beside the module, and compares all that they give."""
-    session = onnxruntime.InferenceSession(conversion.onnx_model.SerializeToString())
-    module = copy.deepcopy(conversion.module).eval()
-    own = [value.name for value in session.get_inputs()][: len(inputs[0])]
-    state = {name: tensor.numpy() for name, tensor in conversion.state.items()}
-    for tensors in inputs:
-        with torch.no_grad():
-            expected = module(*(tensor.clone() for tensor in tensors))
-        given = {name: tensor.numpy() for name, tensor in zip(own, tensors, strict=True)}
-        outputs = names(session.get_outputs())
-        results = dict(zip(outputs, session.run(None, {**given, **state}), strict=True))
-        state = {pair.input: results[pair.output] for pair in conversion.report.state}
-        if expected is not None:
-            np.testing.assert_allclose(results[outputs[0]], expected.numpy(), atol=1e-5)
-        for pair in conversion.report.state:
-            owner, _, name = pair.path.rpartition(".")
-            left = getattr(module.get_submodule(owner), name).detach()
-            np.testing.assert_allclose(state[pair.input], left.numpy(), atol=1e-5)
-
+from tracer.cli import main
 
 # What a forward writes ------------------------------------------------------------------------------
 
@@ -92,11 +49,6 @@ def running_mean(self: Any, x: torch.Tensor) -> torch.Tensor:
     self.n += 1
     self.mean += (x.mean(0) - self.mean) / self.n
     return x - self.mean
-
-
-def counted(self: Any, x: torch.Tensor) -> torch.Tensor:
-    self.n += x.shape[0]
-    return x + self.n
 
 
 def plain(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -281,166 +233,6 @@ def test_lazy_layers_and_weights(tmp_path: Path) -> None:
     stepped(conversion, [(torch.randn(rows, 4),) for rows in (2, 1, 3)])
 
 
-# What can be none -----------------------------------------------------------------------------------
-
-
-def shared() -> nn.Module:
-    model = Of(lambda self, x: (self.a.add_(1), x + self.view)[1], a=torch.zeros(2, 2))
-    model.register_buffer("view", model.a[0])
-    return model
-
-
-def in_a_closure() -> nn.Module:
-    tensor = torch.zeros(2)
-    return Of(lambda self, x: (self.n.add_(1), x + tensor)[1], n=tensor)
-
-
-def half_replaced() -> nn.Module:
-    model = Of(lambda self, x: setattr(self, "a", self.a + 1) or x + self.b, a=torch.zeros(2))
-    model.register_buffer("b", model.a)
-    return model
-
-
-def by_a_number(self: Any, x: torch.Tensor) -> torch.Tensor:
-    self.n += 1
-    return x if self.n > 2 else x * 2
-
-
-class Late(nn.Module):
-    """Its buffer gets its size by the first input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("u", nn.UninitializedBuffer())
-        self.register_forward_pre_hook(Late.initialise)
-
-    @staticmethod
-    def initialise(module: Any, args: tuple[torch.Tensor]) -> None:
-        if isinstance(module.u, nn.UninitializedBuffer):
-            module.u.materialize(args[0].shape[-1:])
-            module.u.zero_()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.u += x.sum(0)
-        return x + self.u
-
-
-REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "another size": (
-        lambda: Of(lambda self, x: setattr(self, "b", torch.cat([self.b, x])) or self.b.sum(), b=torch.zeros(1, 2)),
-        r"test_state\.py:\d+\).*the forward leaves float32\[T \+ 1, 2\] in b, which is float32\[1, 2\] before it",
-    ),
-    "another dtype": (
-        lambda: Of(lambda self, x: setattr(self, "n", self.n + 0.5) or x + self.n, n=torch.tensor(1)),
-        r"the forward leaves float32\[\] in n, which is int64\[\] before it",
-    ),
-    "a number in its place": (
-        lambda: Of(lambda self, x: setattr(self, "plain", 5) or x, plain=torch.ones(1)),
-        "leaves 5 in plain, which is",
-    ),
-    "a number": (
-        lambda: Of(lambda self, x: setattr(self, "k", self.k + 1) or x + self.k, k=0),
-        r'writes k, which is 0 before it, no tensor.*\n.*register_buffer\("k", torch.tensor\(0\)\)',
-    ),
-    "nothing before": (lambda: Of(lambda self, x: setattr(self, "c", x) or x * 1, c=None), "writes c, which is None"),
-    "a list": (lambda: Of(lambda self, x: self.held.append(x) or x * 1, held=[]), "writes held, which is a list"),
-    "in a list": (
-        lambda: Of(lambda self, x: self.held[0].add_(1) + x, held=[torch.zeros(2)]),
-        "writes held, which is a list",
-    ),
-    "shared memory": (shared, "writes a, which shares memory with view.*\n.*clone"),
-    "one of two places": (half_replaced, "a is one tensor in 2 places of the model, and the forward replaces it in"),
-    "used in a closure": (in_a_closure, "uses n, which is to be an input, otherwise than as an attribute"),
-    "decides": (lambda: Of(by_a_number, n=torch.tensor(0)), "needs the data of gt bool"),
-    "without a size": (Late, "writes u, which has no size before it"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:the sample never reaches")
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_can_be_no_input_is_refused(name: str) -> None:
-    make, said = REFUSED[name]
-    with pytest.raises(tracer.TracerError, match=f"(?s){said}"):
-        explicit(make(), spec("T", 2), verify=False, route="direct")
-
-
-def test_there_is_one_way_to_keep_state() -> None:
-    with pytest.raises(tracer.InputError, match="state is 'implicit', not None or \"explicit\""):
-        tracer.convert(nn.Linear(2, 2), spec(1, 2), state="implicit")
-
-
-def test_what_only_a_run_on_data_shows_is_refused_too() -> None:
-    """Nothing traced says that an attribute is gone."""
-
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        del self.n
-        return x + 1
-
-    with pytest.raises(tracer.SideEffectError, match="leaves something behind in n"):
-        explicit(Of(run, n=torch.ones(1)), spec("T", 2))
-
-
-# Verification ---------------------------------------------------------------------------------------
-
-
-def forgetting(path: str) -> Callable[[Any], None]:
-    """A pass that makes the program begin anew each time: it reads the buffer in place of the input."""
-
-    def forget(program: Any) -> None:
-        (node,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.target == path)
-        with program.graph.inserting_after(node):
-            constant = program.graph.get_attr(path)
-        users = [user for user in node.users if user.op != "output"]
-        for user in users:
-            user.replace_input_with(node, constant)
-
-    return forget
-
-
-def test_a_file_that_begins_anew_each_time_disagrees_in_the_second_step() -> None:
-    with pytest.raises(tracer.VerificationError, match="output output at T=4 in step 2 differs from the module's by"):
-        explicit(Of(counted, n=torch.tensor(0)), spec("T", 2), dims={"T": 4}, passes=[forgetting("n")])
-
-
-def test_a_state_that_is_not_what_the_module_leaves_disagrees() -> None:
-    def exchange(program: Any) -> None:
-        (output,) = (node for node in program.graph.nodes if node.op == "output")
-        result, left = output.args[0]
-        output.args = ((result, {"a": left["b"], "b": left["a"]}),)
-
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        self.a += 1
-        self.b += 2
-        return x * 2
-
-    with pytest.raises(tracer.VerificationError, match=r"output a_out .*1 of 1 elements: 2 and not 1"):
-        explicit(Of(run, a=torch.tensor(0), b=torch.tensor(0)), spec("T", 2), passes=[exchange])
-
-
-def test_where_a_later_step_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(self: Any, x: torch.Tensor) -> torch.Tensor:
-        self.n += 1
-        return x * 2 - torch.relu(self.n)
-
-    op = FUNCTIONS[torch.relu][0]
-    monkeypatch.setattr(op, "lowering", lambda emit, call: emit.node("Tanh", call.input))  # the same at 0
-    with pytest.raises(tracer.VerificationError, match=r"^relu \(test_state\.py:\d+\): output output at T=2 in step 2"):
-        explicit(Of(run, n=torch.tensor(-1.0)), spec("T", 2), dims={"T": 2})
-
-
-def test_a_module_that_takes_few_steps_is_followed_as_far_as_it_goes() -> None:
-    def fill(self: Any, x: torch.Tensor) -> torch.Tensor:
-        self.k[:, self.n + torch.arange(x.shape[1])] = x
-        self.n += x.shape[1]
-        return self.k.sum(1)
-
-    conversion = explicit(Of(fill, k=torch.zeros(1, 8), n=torch.tensor(0)), spec(1, 4))
-    assert conversion.verification is not None
-    assert {comparison.step for comparison in conversion.verification.comparisons} == {1, 2}
-    (note,) = conversion.verification.notes
-    assert note.startswith("the state is followed over 2 of 3 steps: the next raises IndexError")
-
-
 # Other ways -----------------------------------------------------------------------------------------
 
 
@@ -515,6 +307,41 @@ def test_new_weights_leave_the_state_as_it_is(tmp_path: Path) -> None:
     other.n += 1
     with pytest.raises(tracer.LoadError, match="the value of n is built into the file"):
         tracer.refresh(tmp_path / "one.onnx", other.state_dict(), tmp_path / "new.onnx")
+
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.LazyLinear(2)
+        self.register_buffer("sum", torch.zeros(2))
+
+    def forward(self, x):
+        self.sum += self.fc(x).sum(0)
+        return x.sum() + self.sum
+"""
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, file, facts = tmp_path / "net.py", tmp_path / "net.onnx", tmp_path / "facts.json"
+    net.write_text(NET)
+    subject = [f"{net}:Net", "-i", "Nx3"]
+    assert main(["inspect", *subject]) == 0
+    assert "the forward writes sum: the file does not keep that" in capsys.readouterr().out
+    assert main(["inspect", *subject, "--state", "explicit"]) == 0
+    assert "state      sum float32[2], afterwards sum_out" in capsys.readouterr().out
+    assert main(["convert", *subject, "-o", str(file), "--state", "explicit", "--json", str(facts)]) == 0
+    assert "state    sum float32[2], afterwards sum_out" in capsys.readouterr().out
+    told = json.loads(facts.read_text())
+    assert told["state"] == [{"path": "sum", "spec": "float32[2]", "input": "sum", "output": "sum_out"}]
+    assert told["output_names"] == ["output", "sum_out"]
+    assert {comparison["step"] for comparison in told["verification"]["comparisons"]} == {1, 2, 3}
+    assert names(onnx.load(file).graph.input) == ["x", "sum"]
+    assert main(["inspect", *subject, "-i", "4x3", "--compare", "--state", "explicit"]) == 2
+    assert "--state is of one sample" in capsys.readouterr().err
 
 
 # A decoder ------------------------------------------------------------------------------------------

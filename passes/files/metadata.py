@@ -9,7 +9,7 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.constraints  what was promised of the sizes: a file is made for all that meet it, and for no others
     lazytracer.guards       what else has to hold of the sizes, and where in the model that was decided
     lazytracer.statement    for which sizes the file holds, in one sentence; empty where no size is named
-    lazytracer.state        the tensors of the model that its forward writes, where they are inputs and outputs: of each
+    lazytracer.state        only where the tensors of the model that its forward writes are inputs and outputs: of each
                             its `path` in the model, its `input`, the `output` that is the next run's input, and its
                             `start`, the first run's: the number that all its elements are, its bytes in base64 (in C
                             order, little endian), or null where these are more than a megabyte
@@ -75,7 +75,7 @@ def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, st
         "constraints": _json(program.log.constraints()),
         "statement": program.log.statement(),
         "guards": _json([guard.to_dict() for guard in program.log.guards]),
-        "state": _json([pair.to_dict() for pair in state_pairs(lowered, program)]),
+        **({"state": _json([pair.to_dict() for pair in state_pairs(lowered, program)])} if program.kept else {}),
         **WeightTable.of(lowered, program).properties(),
     }
     helper.set_model_props(lowered.proto, {**metadata, **{PREFIX + key: value for key, value in ours.items()}})

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch.fx import immutable_collections
 
+from passes.errors import InputError, TracerError
 from passes.torch_private import registered_containers
 
 _type = type  # Python's own, also while a forward is traced
@@ -74,15 +76,38 @@ def opened(value: Any) -> Opened | None:
 
 
 def _opened_as_registered(value: Any, node: Any) -> Opened:
-    children, context = node.flatten_fn(value)
-    children = list(children)
-    if node.flatten_with_keys_fn is not None:
-        keys = [_key(key) for key, _ in node.flatten_with_keys_fn(value)[0]]
-    else:
-        keys = list(value) if isinstance(value, Mapping) and len(value) == len(children) else list(range(len(children)))
+    kind = _type(value)
+    with _own_code(kind, "take apart", "give tensors in it where there are specs: not every class takes those"):
+        children, context = node.flatten_fn(value)
+        children = list(children)
+        named = node.flatten_with_keys_fn(value)[0] if node.flatten_with_keys_fn is not None else ()
+    keys = [_key(key) for key, _ in named]
+    if node.flatten_with_keys_fn is None and isinstance(value, Mapping):
+        keys = list(value)
     if len(set(keys)) != len(children):
         keys = list(range(len(children)))
-    return Opened(dict(zip(keys, children, strict=True)), lambda parts: node.unflatten_fn(list(parts), _apart(context)))
+
+    def close(parts: Sequence[Any]) -> Any:
+        with _own_code(kind, "put together", "let it take whatever its parts are, without looking at them"):
+            return node.unflatten_fn(list(parts), _apart(context))
+
+    return Opened(dict(zip(keys, children, strict=True)), close)
+
+
+@contextmanager
+def _own_code(kind: type, does: str, remedy: str) -> Iterator[None]:
+    """Inside the block runs what a class was registered with. Raises InputError for whatever that raises."""
+    try:
+        yield
+    except TracerError:
+        raise
+    except Exception as error:  # it is the caller's code
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the code that {kind.__name__} is registered with to {does} its objects raises "
+            f"{_type(error).__name__}: {said}",
+            remedy=remedy,
+        ) from error
 
 
 def _key(key: Any) -> Any:

@@ -34,6 +34,7 @@ from passes.torch_private import (
     note_device_functions,
 )
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
+from tracer.capture.library_methods import stand_ins
 from tracer.capture.values.namespaces import Namespaces, as_seen_by
 from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.capture.values.python_functions import REPLACED
@@ -73,10 +74,12 @@ def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[No
         namespaces.restore,
         partial(_set_hooks_of_all, [dict(hooks) for hooks in HOOKS_OF_ALL]),
     )
-    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), tracer.following_real():
+    of_libraries = list(stand_ins())
+    places = [*_PLACES, *((home, name) for home, name, _ in of_libraries)]
+    with Loan(places, *undo), torch.no_grad(), plain_attention(), tracer.following_real():
         _set_hooks_of_all(tracer.hooks_of_all)
         sys.meta_path.insert(0, _CompilerFinder())
-        for home, name, stand_in in REPLACED:
+        for home, name, stand_in in (*REPLACED, *of_libraries):
             setattr(home, name, stand_in)
         namespaces.replace()
         _record_training(tracer)

@@ -168,7 +168,9 @@ class GraphRecorder(Recorder):
     # What fx calls ------------------------------------------------------------------------------
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        args, kwargs = self._sample.replace_leaves(self._placeholder)
+        given = self._sample.replace_leaves(self._placeholder, keep_classes=False)
+        with as_traced():  # a registered class is put together by code of its own
+            args, kwargs = map_structure(given, lambda leaf: leaf, keep_classes=True)
 
         state = {path: self._placeholder(leaf.name, leaf.spec) for path, leaf in self._sample.state.items()}
         for path in state:
