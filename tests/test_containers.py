@@ -221,7 +221,7 @@ def test_a_class_that_looks_at_its_parts_is_given_tensors() -> None:
     assert conversion.report.inputs == {"args_0_0": "float32[N, 3]"}
     given.part = spec(2, 3)
     with pytest.raises(
-        tracer.InputError, match=r"the code that Picky is registered with to take apart .* what is a spec"
+        tracer.InputError, match=r"the code that is registered to take apart a Picky raises TypeError: what is a spec"
     ):
         tracer.inspect(model, (given,))
 

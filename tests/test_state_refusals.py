@@ -61,7 +61,7 @@ class Late(nn.Module):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another size": (
         lambda: Of(lambda self, x: setattr(self, "b", torch.cat([self.b, x])) or self.b.sum(), b=torch.zeros(1, 2)),
-        r"test_state_refusals\.py:\d+\).*the forward leaves float32\[T \+ 1, 2\] in b, which is float32\[1, 2\] before it",
+        r"refusals\.py:\d+\).*the forward leaves float32\[T \+ 1, 2\] in b, which is float32\[1, 2\] before it",
     ),
     "another dtype": (
         lambda: Of(lambda self, x: setattr(self, "n", self.n + 0.5) or x + self.n, n=torch.tensor(1)),
@@ -83,6 +83,22 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "shared memory": (shared, "writes a, which shares memory with view.*\n.*clone"),
     "one of two places": (half_replaced, "a is one tensor in 2 places of the model, and the forward replaces it in"),
+    "left in another's memory": (
+        lambda: Of(
+            lambda self, x: (self.h.add_(x.sum(0)), setattr(self, "h", self.start))[0] * 1,
+            h=torch.zeros(2),
+            start=torch.zeros(2),
+        ),
+        "writes h in place, and leaves it in the memory of start",
+    ),
+    "two in one memory": (
+        lambda: Of(
+            lambda self, x: (self.h.add_(x.sum(0)), setattr(self, "g", self.h[:1]))[0] * 1,
+            h=torch.zeros(2),
+            g=torch.zeros(1),
+        ),
+        "writes h in place, and leaves it in the memory of g",
+    ),
     "used in a closure": (in_a_closure, "uses n, which is to be an input, otherwise than as an attribute"),
     "decides": (lambda: Of(by_a_number, n=torch.tensor(0)), "needs the data of gt bool"),
     "without a size": (Late, "writes u, which has no size before it"),

@@ -24,11 +24,14 @@ def held_at(model: nn.Module, path: str) -> Any:
     return next((table[name] for table in tables if name in table), None)
 
 
-def paths(model: nn.Module) -> Iterator[str]:
-    """The paths of all that the modules of the model hold, in their order."""
+def paths(model: nn.Module, of: Sequence[Any] | None = None) -> Iterator[str]:
+    """The paths of all that the modules of the model hold, in their order; or of these objects, each in every place."""
+    wanted = None if of is None else {id(held) for held in of}
     for path, module in model.named_modules(remove_duplicate=False):
         for table in _tables(module):
-            yield from (f"{path}.{name}" if path else name for name in table)
+            for name, value in table.items():
+                if wanted is None or id(value) in wanted:
+                    yield f"{path}.{name}" if path else name
 
 
 def call_with_state(
@@ -41,23 +44,24 @@ def call_with_state(
     """
     if not at:
         return call(), []
-    places = [list(_places(model, held_at(model, path))) for path in at]
-    before = [(table, name, table[name]) for held in places for table, name in held]
+    held = [held_at(model, path) for path in at]
+    places = _places(model, held)
     try:
-        for held, tensor in zip(places, tensors, strict=True):
-            for table, name in held:
+        for before, tensor in zip(held, tensors, strict=True):
+            for table, name in places[id(before)]:
                 table[name] = tensor
         result = call()
-        left = [[table.get(name) for table, name in held] for held in places]
+        left = [[table.get(name) for table, name in places[id(before)]] for before in held]
         return result, [_one(path, found) for path, found in zip(at, left, strict=True)]
     finally:
-        for table, name, value in before:
-            table[name] = value
+        for before in held:
+            for table, name in places[id(before)]:
+                table[name] = before
 
 
 def holds_any(module: nn.Module, tensors: Sequence[Any]) -> bool:
     """Whether a module or a part of it holds one of these tensors in a place of its own."""
-    return any(next(_places(module, tensor), None) is not None for tensor in tensors)
+    return any(_places(module, tensors).values())
 
 
 def _one(path: str, found: list[Any]) -> Any:
@@ -70,10 +74,15 @@ def _one(path: str, found: list[Any]) -> Any:
     return first
 
 
-def _places(model: nn.Module, held: Any) -> Iterator[tuple[dict[str, Any], str]]:
+def _places(model: nn.Module, held: Sequence[Any]) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """Where the modules of the model hold these objects: in which tables, under which names, by the objects' ids."""
+    found: dict[int, list[tuple[dict[str, Any], str]]] = {id(one): [] for one in held}
     for module in model.modules():
         for table in _tables(module):
-            yield from ((table, name) for name, value in table.items() if value is held)
+            for name, value in table.items():
+                if id(value) in found:
+                    found[id(value)].append((table, name))
+    return found
 
 
 def _tables(module: nn.Module) -> tuple[dict[str, Any], ...]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.fx import immutable_collections
@@ -77,36 +76,39 @@ def opened(value: Any) -> Opened | None:
 
 def _opened_as_registered(value: Any, node: Any) -> Opened:
     kind = _type(value)
-    with _own_code(kind, "take apart", "give tensors in it where there are specs: not every class takes those"):
+
+    def take_apart() -> tuple[list[Any], Any, list[Any]]:
         children, context = node.flatten_fn(value)
-        children = list(children)
         named = node.flatten_with_keys_fn(value)[0] if node.flatten_with_keys_fn is not None else ()
-    keys = [_key(key) for key, _ in named]
+        return list(children), context, [_key(key) for key, _ in named]
+
+    remedy = "give tensors in it where there are specs: not every class takes those"
+    children, context, keys = _by_its_own_code(take_apart, f"take apart a {kind.__name__}", remedy)
     if node.flatten_with_keys_fn is None and isinstance(value, Mapping):
         keys = list(value)
     if len(set(keys)) != len(children):
         keys = list(range(len(children)))
 
     def close(parts: Sequence[Any]) -> Any:
-        with _own_code(kind, "put together", "let it take whatever its parts are, without looking at them"):
-            return node.unflatten_fn(list(parts), _apart(context))
+        return _by_its_own_code(
+            lambda: node.unflatten_fn(list(parts), _apart(context)),
+            f"make a {kind.__name__}",
+            "let it take whatever its parts are, without looking at them",
+        )
 
     return Opened(dict(zip(keys, children, strict=True)), close)
 
 
-@contextmanager
-def _own_code(kind: type, does: str, remedy: str) -> Iterator[None]:
-    """Inside the block runs what a class was registered with. Raises InputError for whatever that raises."""
+def _by_its_own_code(work: Callable[[], Any], what: str, remedy: str) -> Any:
+    """What the functions give that a class was registered with. Raises InputError for whatever they raise."""
     try:
-        yield
+        return work()
     except TracerError:
         raise
     except Exception as error:  # it is the caller's code
         said = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"the code that {kind.__name__} is registered with to {does} its objects raises "
-            f"{_type(error).__name__}: {said}",
-            remedy=remedy,
+            f"the code that is registered to {what} raises {_type(error).__name__}: {said}", remedy=remedy
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from passes.errors import SideEffectError
 from passes.isolation.model_copy import ModelCopy
 from passes.modules.explicit_state import call_with_state, held_at
 from passes.modules.lazy import is_uninitialized, rank_to_be
@@ -183,9 +184,27 @@ class GraphRecorder(Recorder):
                 if not state:
                     return root(*given, **kwargs)
                 result, left = call_with_state(root, [*state], [*state.values()], lambda: root(*given, **kwargs))
-                return result, dict(zip(state, left, strict=True))
+            found = dict(zip(state, left, strict=True))
+            self._check_left(state, found)
+            return result, found
 
         return forward, [self.root, *args]
+
+    def _check_left(self, state: dict[str, TracedTensor], left: dict[str, Any]) -> None:
+        """Raises SideEffectError where a state that is written in place is left in memory that others have: the next
+        write would reach them."""
+        memory = {path: self.aliases.memory(value) for path, value in left.items() if type(value) is TracedTensor}
+        for path, tensor in state.items():
+            if tensor.node.op == "placeholder" or path not in memory:
+                continue
+            others = {other for other, roots in memory.items() if other != path and roots & memory[path]}
+            others |= {str(root.target) for root in memory[path] if root.op == "get_attr"}
+            if others:
+                raise SideEffectError(
+                    f"the forward writes {path} in place, and leaves it in the memory of {', '.join(sorted(others))}: "
+                    "the next call would write there too",
+                    remedy="leave a copy there, by .clone()",
+                ).placed(self.here())
 
     def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
         proxy = self.proxy(self.create_node("placeholder", name, (), {}))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerError, noted_errors
+from passes.errors import CaptureError, InputError, NeedsDataError, SideEffectError, TracerError, noted_errors
 from passes.isolation.frames import forget_frames
 from passes.isolation.holders import MISSING, release
 from passes.isolation.torch_state import undisturbed
@@ -290,8 +290,14 @@ class CapturingTracer(GraphRecorder):
         return self.proxy(node)
 
     def _held_by(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        with as_traced():  # a registered class opens itself with code of its own
-            return list(leaves((args, kwargs)))
+        """What a call is given; the containers themselves where one does not open, and so is no argument of a node."""
+        signals = len(self._signals)
+        try:
+            with as_traced():  # a registered class opens itself with code of its own
+                return list(leaves((args, kwargs)))
+        except InputError:
+            del self._signals[signals:]
+            return [*args, *kwargs.values()]
 
     def note(self, path: str, module: nn.Module) -> None:
         """Notes what a module of the model is, and by which path the graph names its own tensors."""

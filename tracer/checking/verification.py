@@ -190,8 +190,7 @@ class _Eager:
     def _watched(self) -> Iterator[nn.Module]:
         """A fresh module; what it leaves behind in the block is noted, but for what is shown of its state."""
         with self.fresh() as module:
-            shown = [held_at(module, path) for path in self._kept]
-            apart = {path for path in paths(module) if any(held_at(module, path) is tensor for tensor in shown)}
+            apart = set(paths(module, [held_at(module, path) for path in self._kept]))
             before = state_of(module)
             try:
                 yield module

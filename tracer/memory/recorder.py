@@ -31,6 +31,8 @@ class WriteAccount(Protocol):
 
     def are_same(self, node: fx.Node, view: fx.Node) -> None: ...
 
+    def memory(self, tensor: Any) -> frozenset[fx.Node]: ...
+
 
 class RealAccount(Protocol):
     """What real tensors are in the graph (`real_tensors.py`)."""

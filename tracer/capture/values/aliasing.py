@@ -116,6 +116,10 @@ class Aliases:
         self._possible.clear()
         self._settled[node] = self._alias(view)
 
+    def memory(self, tensor: TracedTensor) -> frozenset[fx.Node]:
+        """The nodes in whose memory a tensor may lie, as far as the kinds of operations say."""
+        return self._roots(tensor.node)
+
     # What shares memory -------------------------------------------------------------------------
 
     def _others(self, tensor: TracedTensor) -> Iterator[TracedTensor]:
