@@ -39,6 +39,11 @@ def by_a_number(self: Any, x: torch.Tensor) -> torch.Tensor:
     return x if self.n > 2 else x * 2
 
 
+class Holder:
+    def __init__(self) -> None:
+        self.t = torch.zeros(2)
+
+
 class Late(nn.Module):
     """Its buffer gets its size by the first input."""
 
@@ -80,6 +85,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "in a list": (
         lambda: Of(lambda self, x: self.held[0].add_(1) + x, held=[torch.zeros(2)]),
         "writes held, which is a list",
+    ),
+    "in an object": (
+        lambda: Of(lambda self, x: self.held.t.add_(1) + x, held=Holder()),
+        "writes held, which is a Holder",
     ),
     "shared memory": (shared, "writes a, which shares memory with view.*\n.*clone"),
     "one of two places": (half_replaced, "a is one tensor in 2 places of the model, and the forward replaces it in"),

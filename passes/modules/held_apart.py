@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,17 +36,17 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def tensors_by_attribute(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors held apart by these modules, each with the attribute of a module in which it lies."""
+    """The tensors held apart by these modules, in objects too, each with the attribute of a module in which it lies."""
     for path, module in modules.items():
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE:
-                for _, held in _within(value, "", _DEEP):
+                for _, held in _within(value, "", _DEEP, in_objects=True):
                     if isinstance(held, torch.Tensor):
                         yield prefix + name, held
 
 
-def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _within(value: Any, place: str, depth: int, in_objects: bool = False) -> Iterator[tuple[str, Any]]:
     """The modules and tensors in a value, with where each is."""
     items: Any = ()
     if isinstance(value, torch.Tensor):
@@ -60,9 +61,11 @@ def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
         items = [(f"{place}[{key!r}]", item) for key, item in value.items() if isinstance(key, (str, int))]
     elif isinstance(value, partial):
         items = [(f"{place}.func", value.func), (f"{place}.args", value.args), (f"{place}.keywords", value.keywords)]
+    elif in_objects and not isinstance(value, (type, FunctionType)):
+        items = [(f"{place}.{name}", item) for name, item in getattr(value, "__dict__", {}).items()]
     if depth:
         for inner, item in items:
-            yield from _within(item, inner, depth - 1)
+            yield from _within(item, inner, depth - 1, in_objects)
 
 
 __all__ = ["places", "tensors_by_attribute"]

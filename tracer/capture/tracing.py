@@ -152,7 +152,8 @@ class CapturingTracer(GraphRecorder):
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
-        held = [*self._model.holders(self.real.is_written), *self._model.changes(self.program.lazies)]
+        held = self._model.holders(self.real.is_written) if self.real.writes_any else []
+        held += self._model.changes(self.program.lazies)
         written += [path for path in held if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 

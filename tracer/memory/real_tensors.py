@@ -79,9 +79,14 @@ class RealTensors:
             error.caught = True  # by no other way of following the forward would it be an input there
             raise error
 
+    @property
+    def writes_any(self) -> bool:
+        """Whether the forward has written to a real tensor."""
+        return bool(self._written)
+
     def is_written(self, tensor: torch.Tensor) -> bool:
         """Whether the forward has written to the memory of a real tensor."""
-        return bool(self._written) and memory_of(tensor) in self._written
+        return memory_of(tensor) in self._written
 
     def traced(self, tensor: torch.Tensor) -> fx.Proxy:
         """The tensor as one of the graph.
