@@ -422,6 +422,26 @@ def test_operators_of_control_flow_are_called_as_their_classes_say() -> None:
         assert "__call__" in vars(operator)
 
 
+def test_containers_come_apart_by_their_class() -> None:
+    from torch.utils import _pytree as pytree
+
+    class Pair:
+        def __init__(self, left: Any, right: Any) -> None:
+            self.left, self.right = left, right
+
+    pytree.register_pytree_node(
+        Pair,
+        lambda pair: ([pair.left, pair.right], "context"),
+        lambda parts, context: Pair(*parts) if context == "context" else None,
+        flatten_with_keys_fn=lambda pair: ([(pytree.GetAttrKey("left"), pair.left), (pytree.SequenceKey(1), 2)], None),
+    )
+    node = torch_private.registered_containers[Pair]
+    assert node.flatten_fn(Pair(1, 2)) == ([1, 2], "context")
+    assert vars(node.unflatten_fn([3, 4], "context")) == {"left": 3, "right": 4}
+    keys = [key for key, _ in node.flatten_with_keys_fn(Pair(1, 2))[0]]
+    assert (keys[0].name, keys[1].idx, pytree.MappingKey("k").key) == ("left", 1, "k")
+
+
 # The compiler and the exporter --------------------------------------------------------------------
 
 

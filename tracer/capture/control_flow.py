@@ -194,7 +194,7 @@ def _taken_apart(value: Any, found: list[Any]) -> Any:
             return _Slot(len(found) - 1)
         return item
 
-    return map_structure(value, leaf, keep_dataclasses=True)
+    return map_structure(value, leaf, keep_classes=True)
 
 
 def _listed(structure: Any) -> Any:
@@ -208,9 +208,7 @@ def _listed(structure: Any) -> Any:
 
 def _put_together(structure: Any, whole: Any) -> Any:
     """The structure with what `whole` has at its slots."""
-    return map_structure(
-        structure, lambda leaf: whole[leaf.place] if _type(leaf) is _Slot else leaf, keep_dataclasses=True
-    )
+    return map_structure(structure, lambda leaf: whole[leaf.place] if _type(leaf) is _Slot else leaf, keep_classes=True)
 
 
 __all__ = ["Carried", "TracedControlFlow"]
