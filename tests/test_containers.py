@@ -441,3 +441,42 @@ def test_a_container_that_was_opened_is_closed_again() -> None:
     closed = map_structure(found, lambda leaf: leaf, keep_classes=True)
     assert of_class(Without, closed["it"]).parts == [10, Named(20, 30, "x")]
     assert closed["t"] == (40,)
+
+
+# Branches and loops -------------------------------------------------------------------------------
+
+
+class Pair:
+    def __init__(self, left: torch.Tensor, right: torch.Tensor):
+        self.left, self.right = left, right
+
+
+pytree.register_pytree_node(Pair, lambda it: ([it.left, it.right], None), lambda parts, _: Pair(*parts))
+
+
+def test_a_branch_gives_a_container_of_a_registered_class() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        pair = torch.cond(x.sum() > 0, lambda: Pair(x + 1, x), lambda: Pair(x * 2, x - 1))
+        return pair.left - pair.right
+
+    conversion = tracer.convert(Calls(forward), torch.ones(2, 3), route="direct")
+    assert conversion.verification is not None
+    assert not conversion.verification.notes
+
+
+def test_branches_that_give_containers_of_two_classes_are_refused() -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        pair = torch.cond(x.sum() > 0, lambda: Pair(x + 1, x), lambda: {"left": x, "right": x})
+        return pair.left
+
+    with pytest.raises(tracer.TracerError, match=r"torch\.cond takes one structure"):
+        tracer.convert(Calls(forward), torch.ones(2, 3), route="direct")
+
+
+class Calls(nn.Module):
+    def __init__(self, function: Any):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)

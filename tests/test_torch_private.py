@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as module_calls
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from passes import torch_private
 from passes.isolation.control_flow import _FUNCTIONS
@@ -423,8 +424,6 @@ def test_operators_of_control_flow_are_called_as_their_classes_say() -> None:
 
 
 def test_containers_come_apart_by_their_class() -> None:
-    from torch.utils import _pytree as pytree
-
     class Pair:
         def __init__(self, left: Any, right: Any) -> None:
             self.left, self.right = left, right

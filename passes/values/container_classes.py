@@ -35,17 +35,18 @@ _PLAIN = frozenset({tuple, list, dict, immutable_collections.immutable_list, imm
 
 
 class Opened(dict[Any, Any]):
-    """A container of a class of the caller's by its parts, which knows how one of that class is made of others."""
+    """A container of a caller's class, its `kind`, by its parts; it knows how one of that is made of others."""
 
-    __slots__ = ("_close",)
+    __slots__ = ("_close", "kind")
 
-    def __init__(self, parts: Mapping[Any, Any], close: Callable[[Sequence[Any]], Any]):
+    def __init__(self, kind: type, parts: Mapping[Any, Any], close: Callable[[Sequence[Any]], Any]):
         super().__init__(parts)
+        self.kind = kind
         self._close = close
 
     def with_parts(self, parts: Sequence[Any]) -> Opened:
         """The same with other parts, in order."""
-        return Opened(dict(zip(self, parts, strict=True)), self._close)
+        return Opened(self.kind, dict(zip(self, parts, strict=True)), self._close)
 
     def closed(self, parts: Sequence[Any]) -> Any:
         """A container of the class with these parts, in order."""
@@ -96,7 +97,7 @@ def _opened_as_registered(value: Any, node: Any) -> Opened:
             "let it take whatever its parts are, without looking at them",
         )
 
-    return Opened(dict(zip(keys, children, strict=True)), close)
+    return Opened(kind, dict(zip(keys, children, strict=True)), close)
 
 
 def _by_its_own_code(work: Callable[[], Any], what: str, remedy: str) -> Any:
@@ -127,7 +128,7 @@ def _opened_by_attributes(value: Any, names: Sequence[str]) -> Opened:
             object.__setattr__(changed, name, part)
         return changed
 
-    return Opened({name: getattr(value, name) for name in names}, close)
+    return Opened(_type(value), {name: getattr(value, name) for name in names}, close)
 
 
 def _apart(held: Any) -> Any:
