@@ -20,6 +20,7 @@ from torch.fx import _symbolic_trace as fx_tracing
 from torch.nn.modules import module as module_calls
 from torch.nn.modules import padding, transformer
 from torch.utils import _device as device_context
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # A name in a module or class, to be patched and put back.
@@ -55,6 +56,11 @@ exchange_tensors: Callable[[torch.Tensor, torch.Tensor], None] = torch._C._swap_
 tensor_of_class: Callable[[type, torch.Tensor, bool], torch.Tensor] = torch.Tensor._make_subclass
 # The generator that everything on the CPU draws from, also where `torch.random` is made to name another.
 cpu_generator = torch._C.default_generator
+
+# Containers ---------------------------------------------------------------------------------------
+
+# By class, how its objects come apart and together again: `flatten_fn`, `unflatten_fn`, `flatten_with_keys_fn`.
+registered_containers: dict[type, Any] = pytree.SUPPORTED_NODES
 
 # Operations ---------------------------------------------------------------------------------------
 
@@ -192,6 +198,6 @@ __all__ = [
     "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions", "function_modes",
     "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode", "native_functions",
     "native_nn", "normed_weight", "note_device_functions",
-    "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_name", "set_gradients",
-    "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
+    "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_containers", "registered_name",
+    "set_gradients", "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

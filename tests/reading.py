@@ -32,7 +32,7 @@ def moved(verification: Verification) -> set[frozenset[str]]:
 def properties(model: onnx.ModelProto) -> dict[str, Any]:
     """The model's properties, ours as what their JSON says."""
     found = {entry.key: entry.value for entry in model.metadata_props}
-    ours = [key for key in found if key.startswith("lazytracer.") and found[key][0] in "{["]
+    ours = [key for key in found if key.startswith("lazytracer.") and found[key].startswith(("{", "["))]
     return {**found, **{key: json.loads(found[key]) for key in ours}}
 
 

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as module_calls
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from passes import torch_private
 from passes.isolation.control_flow import _FUNCTIONS
@@ -420,6 +421,24 @@ def test_operators_of_control_flow_are_called_as_their_classes_say() -> None:
     for name, operator in operators.items():
         assert type(getattr(torch.ops.higher_order, names[name])) is operator
         assert "__call__" in vars(operator)
+
+
+def test_containers_come_apart_by_their_class() -> None:
+    class Pair:
+        def __init__(self, left: Any, right: Any) -> None:
+            self.left, self.right = left, right
+
+    pytree.register_pytree_node(
+        Pair,
+        lambda pair: ([pair.left, pair.right], "context"),
+        lambda parts, context: Pair(*parts) if context == "context" else None,
+        flatten_with_keys_fn=lambda pair: ([(pytree.GetAttrKey("left"), pair.left), (pytree.SequenceKey(1), 2)], None),
+    )
+    node = torch_private.registered_containers[Pair]
+    assert node.flatten_fn(Pair(1, 2)) == ([1, 2], "context")
+    assert vars(node.unflatten_fn([3, 4], "context")) == {"left": 3, "right": 4}
+    keys = [key for key, _ in node.flatten_with_keys_fn(Pair(1, 2))[0]]
+    assert (keys[0].name, keys[1].idx, pytree.MappingKey("k").key) == ("left", 1, "k")
 
 
 # The compiler and the exporter --------------------------------------------------------------------

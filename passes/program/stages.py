@@ -169,7 +169,7 @@ class Captured(Unresolved):
             end = self.graph.output(())
             VALUE.put(end, ())
             PLACE.put(end, Location())
-        return Shaped(**_carried(self, Unresolved))
+        return Shaped(**_carried(self, Unresolved) | {"kept": []})
 
 
 @dataclass(slots=True)

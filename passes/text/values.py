@@ -25,7 +25,7 @@ from passes.sizes.guards import GuardLog
 from passes.text.formulas import read_formula, read_number
 from passes.text.qualified_names import find, qualified_name
 from passes.text.scanner import MalformedTextError, Scanner, name_text, quoted
-from passes.values.nested import fields_of, is_dataclass_value
+from passes.values.nested import opened
 from passes.values.numbers import floating_of
 from passes.values.spec import CPU, PackedSpec, TensorSpec, device_of
 
@@ -80,8 +80,8 @@ def value_text(value: Any) -> str:
         return f"({', '.join(map(value_text, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
         return f"[{', '.join(map(value_text, value))}]"
-    if is_dataclass_value(value):
-        value = fields_of(value)
+    parts = opened(value)
+    value = value if parts is None else parts
     if isinstance(value, dict):
         return f"{{{', '.join(f'{value_text(key)}: {value_text(item)}' for key, item in value.items())}}}"
     return qualified_name(value) or f"<{name_text(kind.__name__)}>"

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +229,14 @@ def test_it_is_verified_with_lengths_that_may_be_packed(monkeypatch: pytest.Monk
     tried: list[list[int]] = []
     attempts = verification.attempts
 
+    def noted(make: Callable[[], Any]) -> Any:
+        args, kwargs = make()
+        tried.append(args[1].tolist())
+        return args, kwargs
+
     def noting(*arguments: Any) -> Iterator[Any]:
-        for args, kwargs in attempts(*arguments):
-            tried.append(args[1].tolist())
-            yield args, kwargs
+        for make in attempts(*arguments):
+            yield partial(noted, make)
 
     monkeypatch.setattr(verification, "attempts", noting)
     for sorts in (True, False):

@@ -17,7 +17,9 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from passes.errors import SideEffectError
 from passes.isolation.model_copy import ModelCopy
+from passes.modules.explicit_state import call_with_state, held_at
 from passes.modules.lazy import is_uninitialized, rank_to_be
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.ops.packed_sequences import packed_sequence
@@ -25,10 +27,9 @@ from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import Propagator
-from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
+from passes.values.nested import ATOMS, map_structure, opened
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
-from tracer.capture.held_apart import name_in_code
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
@@ -40,6 +41,7 @@ from tracer.capture.values.real_calls import following_real
 from tracer.capture.values.regions import Regions
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
+from tracer.memory.names_in_code import name_in_code
 from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
 
@@ -154,7 +156,8 @@ class GraphRecorder(Recorder):
 
     def specs(self, value: Any) -> Any:
         """The arguments of a call as specs and plain values."""
-        return map_structure(value, self._spec)
+        with as_traced():  # a registered class opens itself with code of its own
+            return map_structure(value, self._spec)
 
     def _spec(self, value: Any) -> Any:
         if type(value) is TracedTensor:
@@ -174,13 +177,42 @@ class GraphRecorder(Recorder):
     # What fx calls ------------------------------------------------------------------------------
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        args, kwargs = self._sample.replace_leaves(self._placeholder)
+        given = self._sample.replace_leaves(self._placeholder, keep_classes=False)
+        with as_traced():  # a registered class is put together by code of its own
+            args, kwargs = map_structure(given, lambda leaf: leaf, keep_classes=True)
+
+        state = {path: self._placeholder(leaf.name, leaf.spec) for path, leaf in self._sample.state.items()}
+        for path in state:
+            for model in (self._model.original, self._model.copy):
+                self.real.replace(path, held_at(model, path))
+        self.program.kept = list(state)
 
         def forward(root: nn.Module, *given: Any) -> Any:
             with as_traced():
-                return root(*given, **kwargs)
+                if not state:
+                    return root(*given, **kwargs)
+                result, left = call_with_state(root, [*state], [*state.values()], lambda: root(*given, **kwargs))
+            found = dict(zip(state, left, strict=True))
+            self._check_left(state, found)
+            return result, found
 
         return forward, [self.root, *args]
+
+    def _check_left(self, state: dict[str, TracedTensor], left: dict[str, Any]) -> None:
+        """Raises SideEffectError where a state that is written in place is left in memory that others have: the next
+        write would reach them."""
+        memory = {path: self.aliases.memory(value) for path, value in left.items() if type(value) is TracedTensor}
+        for path, tensor in state.items():
+            if tensor.node.op == "placeholder" or path not in memory:
+                continue
+            others = {other for other, roots in memory.items() if other != path and roots & memory[path]}
+            others |= {str(root.target) for root in memory[path] if root.op == "get_attr"}
+            if others:
+                raise SideEffectError(
+                    f"the forward writes {path} in place, and leaves it in the memory of {', '.join(sorted(others))}: "
+                    "the next call would write there too",
+                    remedy="leave a copy there, by .clone()",
+                ).placed(self.here())
 
     def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
         proxy = self.proxy(self.create_node("placeholder", name, (), {}))
@@ -248,6 +280,8 @@ class GraphRecorder(Recorder):
             return a
         if kind is tuple:  # as the arguments themselves are
             return tuple([self.create_arg(item) for item in a])
+        if kind is list:
+            return [self.create_arg(item) for item in a]
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):
@@ -255,17 +289,17 @@ class GraphRecorder(Recorder):
         if a is ... or isinstance(a, _LITERALS):
             return a
         if kind is PackedSequence:
-            parts = (*a, rows_of(self, a.batch_sizes))
-            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, parts)), {})
+            packed = (*a, rows_of(self, a.batch_sizes))
+            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, packed)), {})
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]
             return kind(*items) if hasattr(a, "_fields") else tuple(items)
+        with as_traced():  # a registered class opens itself with code of its own
+            parts = opened(a)
+        if parts is not None or isinstance(a, dict):
+            return {key: self.create_arg(item) for key, item in (a if parts is None else parts).items()}
         if isinstance(a, list):
             return [self.create_arg(item) for item in a]
-        if isinstance(a, dict):
-            return {key: self.create_arg(item) for key, item in a.items()}
-        if is_dataclass_value(a):
-            return self.create_arg(fields_of(a))
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
@@ -326,6 +360,7 @@ class GraphRecorder(Recorder):
     def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
         tensor = self._model.tensors.get(path, tensor)  # not the caller's, which functions outside the model may know
         if path not in self._attributes:
+            self.real.check_in_place(tensor)
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
             self.real.enter(tensor, self._attributes[path])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,29 +17,31 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 def attempts(
     sample: Sample, sizes: Mapping[str, int], lengths: Mapping[str, LengthsInput] | None = None
-) -> Iterator[Arguments]:
-    """The sample's arguments as tensors at some sizes: first the data given, random where there is none; then, where
-    any was made up, other data, for a module that takes not just any.
+) -> Iterator[Callable[[], Arguments]]:
+    """What makes the sample's arguments tensors at some sizes: first the data given, random where there is none; then,
+    where any was made up, other data, for a module that takes not just any.
 
     The caller's own data is tiled or cut to size. Integers that were made up may be indices or divisors: ones, zeros,
-    small numbers. Of inputs that are known to be `lengths`, they are lengths. Raises InputError where torch can make
-    none.
+    small numbers. Of inputs that are known to be `lengths`, they are lengths. What is random is another each time. It
+    raises InputError where torch can make none.
     """
     leaves = sample.leaves()
     all_given = all(leaf.tensor is not None and tuple(leaf.tensor.shape) == _shape(leaf, sizes) for leaf in leaves)
     if lengths and not all_given:
-        yield sample.data(
-            sizes, {each.name: _lengths(each, sizes, lengths[each.name]) for each in leaves if each.name in lengths}
-        )
-    yield sample.data(sizes)
+        yield partial(_with_lengths, sample, sizes, lengths)
+    yield partial(sample.data, sizes)
     if all_given:
         return
-    yield sample.filled([_fitted(leaf, sizes, 0, 2) for leaf in leaves])
+
+    def filled(make: Callable[..., torch.Tensor], *options: Any) -> Arguments:
+        return sample.filled([make(leaf, sizes, *options) for leaf in leaves])
+
+    yield partial(filled, _fitted, 0, 2)
     for low, high in _RANGES:
-        yield sample.filled([_fitted(leaf, sizes, low, high, positive=True) for leaf in leaves])
+        yield partial(filled, _fitted, low, high, True)
     if any(leaf.tensor is not None for leaf in leaves):
         for low, high in _RANGES:
-            yield sample.filled([_made_up(leaf, sizes, low, high) for leaf in leaves])
+            yield partial(filled, _made_up, low, high)
 
 
 _RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 11), (16, 17), (32, 33), (100, 101))
@@ -46,6 +49,14 @@ _RANGES = ((1, 2), (0, 1), (1, 8), (2, 3), (3, 4), (4, 5), (5, 6), (8, 9), (10, 
 
 def _shape(leaf: Leaf, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
+
+
+def _with_lengths(sample: Sample, sizes: Mapping[str, int], lengths: Mapping[str, LengthsInput]) -> Arguments:
+    """The sample's arguments at some sizes, those that are lengths such as may be packed."""
+    return sample.data(
+        sizes,
+        {each.name: _lengths(each, sizes, lengths[each.name]) for each in sample.leaves() if each.name in lengths},
+    )
 
 
 def _lengths(leaf: Leaf, sizes: Mapping[str, int], lengths: LengthsInput) -> torch.Tensor:

@@ -23,6 +23,7 @@ from passes.isolation.model_copy import in_eval_mode
 from passes.isolation.own_randomness import own_randomness, python_randomness_kept
 from passes.isolation.plain_attention import plain_attention
 from passes.isolation.torch_state import TORCH_STATE
+from passes.modules.explicit_state import held_at, paths
 from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
@@ -54,12 +55,16 @@ LEAST_TIME, MOST_RUNS = 5.0, 8
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One output at one set of sizes: the largest absolute difference, and the output's range."""
+    """One output at one set of sizes: the largest absolute difference, and the output's range.
+
+    `step` counts the runs that follow each other, from 1, where a state is fed back.
+    """
 
     output: str
     sizes: dict[str, int]
     difference: float
     scale: float
+    step: int = 1
 
     @property
     def relative(self) -> float:
@@ -90,7 +95,7 @@ class Verification:
             "runtime": self.runtime,
             "largest_difference": self.largest_difference,
             "comparisons": [
-                {"output": c.output, "sizes": c.sizes, "difference": c.difference, "range": c.scale}
+                {"output": c.output, "sizes": c.sizes, "step": c.step, "difference": c.difference, "range": c.scale}
                 for c in self.comparisons
             ],
             "left_behind": self.left_behind,
@@ -125,14 +130,15 @@ def verify(
     The module runs first, so that the file is not blamed for what the module itself does not take. The inputs are the
     sample's own data where it has some, made up elsewhere; with dynamic dimensions they run again at the edges of the
     sizes for which the result is said to hold (`trial_sizes.trials`), until the time for that is spent: MOST_RUNS times
-    what the run at the sampled sizes took, or LEAST_TIME where that is more. `program` is what the model was lowered
-    from, and `file` what was written. Copies of `module` are run, in eval mode. `locate` is asked where a disagreement
-    begins. Random state is restored.
+    what the run at the sampled sizes took, or LEAST_TIME where that is more. Where tensors of the model are inputs and
+    outputs, each time is several steps: of the module on one copy, of the file with its own outputs fed back. `program`
+    is what the model was lowered from, and `file` what was written. Copies of `module` are run, in eval mode. `locate`
+    is asked where a disagreement begins. Random state is restored.
 
     Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
     ExportError where the module itself does not.
     """
-    check = _Check(lowered, program, _Eager(module), sample, file, locate)
+    check = _Check(lowered, program, _Eager(module, program.kept), sample, file, locate)
     plain = plain_attention(), plain_control_flow()
     with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         check.run_all(trials(sample.dimensions(), program.log, partial(Work.of, program)))
@@ -141,23 +147,34 @@ def verify(
     return check.result
 
 
+# How many steps a module with state takes.
+_STEPS = 3
+
+Tensors = list[torch.Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run of the module: at which sizes, on what, with which random state, and what it gave."""
+    """One run of the module: at which sizes, on what in each of its steps, with which randomness, and what it gave."""
 
     sizes: Sizes
-    arguments: Arguments
-    state: torch.Tensor
-    expected: list[torch.Tensor]
+    steps: list[Arguments]
+    randomness: torch.Tensor
+    expected: list[Tensors]
 
 
 class _Eager:
-    """The module, run each time from the state in which it was given."""
+    """The module, run each time from the state in which it was given; `kept` are the paths of what of that is shown."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, kept: Sequence[str]):
         self._module = module
+        self._kept = kept
         self.left_behind: list[str] = []
         self.taken: set[Way] = set()
+
+    def state(self, module: nn.Module | None = None) -> Tensors:
+        """What is shown of the state of a module: of this one, as it was given, or of a copy as it is now."""
+        return [held_at(module or self._module, path).detach().clone() for path in self._kept]
 
     @contextmanager
     def fresh(self) -> Iterator[nn.Module]:
@@ -165,18 +182,45 @@ class _Eager:
         with running_copy(self._module) as copy:
             yield in_eval_mode(copy)
 
-    def __call__(self, arguments: Arguments, most_steps: float = math.inf) -> list[torch.Tensor]:
-        """The tensors that the module gives; the arguments stay as they are. Each loop takes so many steps at most."""
+    def __call__(self, steps: Sequence[Arguments]) -> list[Tensors]:
+        """What the module gives in each step, one after the other; the arguments stay as they are."""
+        with self._watched(math.inf) as module:
+            return [self.step(module, arguments) for arguments in steps]
+
+    def first_steps(self, steps: Sequence[Arguments], most_in_loops: float) -> tuple[list[Tensors], str]:
+        """What the module gives in the steps that it takes, and why there are no more. Each loop in it goes round
+        `most_in_loops` times at most.
+
+        Raises what the first step raises.
+        """
+        given: list[Tensors] = []
+        with self._watched(most_in_loops) as module:
+            try:
+                given.extend(self.step(module, arguments) for arguments in steps)
+            except (Exception, SystemExit) as error:  # the caller's own code may raise anything
+                if not given:
+                    raise
+                return given, f"{type(error).__name__}: {_first_line(error)}"
+        return given, ""
+
+    def step(self, module: nn.Module, arguments: Arguments) -> Tensors:
+        """The tensors that a fresh module gives, or one that has taken steps, and what is shown of its state then."""
         args, kwargs = cloned(arguments)
+        return [*(tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))), *self.state(module)]
+
+    @contextmanager
+    def _watched(self, most_in_loops: float) -> Iterator[nn.Module]:
+        """A fresh module; what it leaves behind in the block is noted, but for what is shown of its state."""
         with self.fresh() as module:
+            apart = set(paths(module, [held_at(module, path) for path in self._kept]))
             before = state_of(module)
-            control_flow = NotingControlFlow(module, most_steps)
+            control_flow = NotingControlFlow(module, most_in_loops)
             self.taken = control_flow.taken
             try:
                 with standing_in(control_flow):
-                    return [tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))]
+                    yield module
             finally:
-                left = changes(before, state_of(module))
+                left = [path for path in changes(before, state_of(module)) if path not in apart]
                 self.left_behind = list(dict.fromkeys([*self.left_behind, *left]))
 
 
@@ -204,6 +248,7 @@ class _Check:
         self._untaken = ways(program)
         self._compared: list[Sizes] = []
         self._refused: list[Sizes] = []  # the module does not run there
+        self._steps = _STEPS if program.kept else 1
         self._session: Session | None = None
         self._loading = 0.0  # the seconds that loading the file took
         self._end = math.inf  # when nothing more is run
@@ -265,13 +310,15 @@ class _Check:
     def run_other_ways(self) -> None:
         """Compares on data that lead to each branch and each loop that no run has come to, as far as such are found."""
         for sizes, arguments in variations(self.sample, self.program.log) if self._untaken else ():
-            state = torch.get_rng_state()
+            steps = [arguments] * self._steps
+            randomness = torch.get_rng_state()
             try:
-                run = _Run(sizes, arguments, state, self.eager(arguments, MOST_STEPS_BESIDE))
+                expected, _ = self.eager.first_steps(steps, MOST_STEPS_BESIDE)
             except (Exception, SystemExit):  # it takes not just any data
                 continue
             new = [text for way, text in self._untaken.items() if way in self.eager.taken]
             if new:
+                run = _Run(sizes, steps[: len(expected)], randomness, expected)
                 self._compare(run, (), f" on data that lead to {new[0]}")
             if not self._untaken:
                 return
@@ -286,16 +333,19 @@ class _Check:
         failure: BaseException | None = None
         tried = 0
         own = all(leaf.tensor is not None for leaf in self.sample.leaves())
-        for arguments in attempts(self.sample, sizes, self.lengths):
+        for make in attempts(self.sample, sizes, self.lengths):
             if failure is not None and self._is_late():
                 break
-            state = torch.get_rng_state()
+            steps = [make() for _ in range(self._steps)]
+            randomness = torch.get_rng_state()
             try:
-                return _Run(
-                    sizes, arguments, state, self.eager(arguments, math.inf if own and not tried else MOST_STEPS)
-                )
+                expected, ended = self.eager.first_steps(steps, math.inf if own and not tried else MOST_STEPS)
             except (Exception, SystemExit) as error:  # the caller's own code may raise anything
                 failure, tried = failure or error, tried + 1
+                continue
+            if ended:
+                self._note(f"the state is followed over {len(expected)} of {_STEPS} steps: the next raises {ended}")
+            return _Run(sizes, steps[: len(expected)], randomness, expected)
         assert failure is not None
         fault = _not_running(failure, _at(self._shown(sizes)), tried)
         if not moved:
@@ -305,28 +355,35 @@ class _Check:
         return None
 
     def _compare(self, run: _Run, moved: Sequence[str], about: str = "") -> None:
+        """Compares each step; the file takes the state that it has given itself."""
         self._untaken = {way: text for way, text in self._untaken.items() if way not in self.eager.taken}
+        session, state = self.session, self.eager.state()
+        for place, arguments in enumerate(run.steps):
+            found = session.run([*flat_tensors(arguments), *state])
+            self._compare_step(run, place, found, moved, about)
+            state = [torch.from_numpy(array.copy()) for array in found[len(found) - len(state) :]]
+
+    def _compare_step(self, run: _Run, place: int, found: Sequence[Array], moved: Sequence[str], about: str) -> None:
         tolerance = tolerances(self.program, self.session.in_float32)[self.program.output()]
-        found = self.session.run(flat_tensors(run.arguments))
-        outputs = self.lowered.proto.graph.output
+        outputs, expected = self.lowered.proto.graph.output, run.expected[place]
         shown = self._shown(run.sizes)
-        where = f"{_at(shown)}{about}"
+        where = _at(shown) + about + (f" in step {place + 1}" if place else "")
         faults: dict[int, str] = {}
-        for index, (output, ours, theirs) in enumerate(zip(outputs, found, run.expected, strict=True)):
+        for index, (output, ours, theirs) in enumerate(zip(outputs, found, expected, strict=True)):
             if (wrong := _dtype_fault(output, theirs)) is not None:
-                raise self._disagreement(run, f"output {output.name}{where} {wrong}", moved)
+                raise self._disagreement(run, place, f"output {output.name}{where} {wrong}", moved)
             if (fault := fault_of(ours, theirs, tolerance)) is not None:
                 faults[index] = fault
-        excused = self._excused(run, found, faults, tolerance) if faults else {}
+        excused = self._excused(run, place, found, faults, tolerance) if faults else {}
         for index, fault in faults.items():
             if index not in excused:
-                raise self._disagreement(run, f"output {outputs[index].name}{where} {fault}", moved)
+                raise self._disagreement(run, place, f"output {outputs[index].name}{where} {fault}", moved)
         for index, (output, ours) in enumerate(zip(outputs, found, strict=True)):
-            theirs = excused.get(index, run.expected[index])
-            self.result.comparisons.append(Comparison(output.name, shown, *distance(ours, theirs)))
+            theirs = excused.get(index, expected[index])
+            self.result.comparisons.append(Comparison(output.name, shown, *distance(ours, theirs), place + 1))
 
     def _excused(
-        self, run: _Run, found: Sequence[Array], faults: Mapping[int, str], tolerance: float
+        self, run: _Run, place: int, found: Sequence[Array], faults: Mapping[int, str], tolerance: float
     ) -> dict[int, torch.Tensor]:
         """By output, what the module may give as rightly, where that is what the file gives."""
         excused: dict[int, torch.Tensor] = {}
@@ -338,32 +395,32 @@ class _Check:
         for alternative in ALTERNATIVES:
             results = self._again(run, alternative.inside())
             for index in faults.keys() - excused.keys():
-                if results is not None and fault_of(found[index], results[index], tolerance) is None:
-                    excuse(index, results[index], alternative.about)
+                if results is not None and fault_of(found[index], results[place][index], tolerance) is None:
+                    excuse(index, results[place][index], alternative.about)
         least, most = (self._again(run, end.inside()) for end in (DISTANCES_FROM, DISTANCES_TO))
         for index in faults.keys() - excused.keys():
             if least is not None and most is not None:
-                nearest = between(found[index], [run.expected[index], least[index], most[index]])
+                nearest = between(found[index], [run[place][index] for run in (run.expected, least, most)])
                 if nearest is not None and fault_of(found[index], nearest, tolerance) is None:
                     excuse(index, nearest, DISTANCES)
         noting = Noting()
         if faults.keys() - excused.keys() and self._again(run, noting) is not None:
             for index in faults.keys() - excused.keys():
                 ours = torch.from_numpy(found[index].copy())
-                if noting.equally_good(run.expected[index], ours, tolerance):
+                if noting.equally_good(run.expected[place][index], ours, tolerance):
                     excuse(index, ours, POSITIONS)
         return excused
 
-    def _again(self, run: _Run, inside: AbstractContextManager[Any]) -> list[torch.Tensor] | None:
-        """The module's result on the same data and random numbers, inside a block; None where it fails there."""
-        torch.set_rng_state(run.state)
+    def _again(self, run: _Run, inside: AbstractContextManager[Any]) -> list[Tensors] | None:
+        """The module's results on the same data and random numbers, inside a block; None where it fails there."""
+        torch.set_rng_state(run.randomness)
         try:
             with inside:
-                return self.eager(run.arguments)
+                return self.eager(run.steps)
         except (Exception, SystemExit):  # the caller's own code may raise anything
             return None
 
-    def _disagreement(self, run: _Run, message: str, moved: Sequence[str]) -> TracerError:
+    def _disagreement(self, run: _Run, place: int, message: str, moved: Sequence[str]) -> TracerError:
         """The error for outputs that differ, which blames what is to blame."""
         once_more = self._again(run, nullcontext())
         if once_more is None or not _equal(once_more, run.expected):
@@ -373,7 +430,7 @@ class _Check:
                 remedy="make the forward depend on its inputs alone",
             )
         torch.manual_seed(1)
-        otherwise = self.eager(run.arguments)
+        otherwise = self.eager(run.steps)
         if not _equal(otherwise, run.expected):
             return VerificationError(
                 "the module gives another result each time, as it draws random numbers, so it cannot be compared",
@@ -383,11 +440,13 @@ class _Check:
         if moved:
             message += f"; at the sampled sizes {_listed(self._shown(self.program.log.sampled))} it agrees"
             remedy = f"give fixed sizes for {', '.join(moved)}, and report the model"
-        torch.set_rng_state(run.state)
+        torch.set_rng_state(run.randomness)
         if self.locate is None:
             return VerificationError(message, remedy=remedy)
-        args, kwargs = run.arguments
+        args, kwargs = run.steps[place]
         with self.eager.fresh() as module:
+            for before in run.steps[:place]:
+                self.eager.step(module, before)
             origin = self.locate(module, cloned(args), cloned(kwargs))
         error = VerificationError(f"{message}; {origin.text}", remedy=remedy)
         return error if origin.location is None else error.placed(origin.location, origin.operation)
@@ -417,8 +476,11 @@ def _not_running(error: BaseException, at: str, tried: int) -> TracerError:
     ).placed(Location("", source_line(*inside[-1]) if inside else None))
 
 
-def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(left, right, strict=True))
+def _equal(left: list[Tensors], right: list[Tensors]) -> bool:
+    pairs = zip(
+        (tensor for step in left for tensor in step), (tensor for step in right for tensor in step), strict=True
+    )
+    return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
 
 
 def _at(sizes: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from passes.errors import TracerError
 from passes.printable import printable, printable_lines
 from tracer.cli.report_table import LayerTable
-from tracer.reports.text import cautions, file_size, followed, from_data, inferred, promised, stated, totals
+from tracer.reports.text import cautions, file_size, followed, from_data, inferred, kept, promised, stated, totals
 
 if TYPE_CHECKING:
     from tracer.commands.comparison import Comparison
@@ -199,6 +199,8 @@ def _add_inputs_and_outputs(facts: Table, report: Report, output_names: Sequence
     names = output_names or [""] * len(report.outputs)
     for name, spec in zip(names, report.outputs, strict=False):
         facts.add_row("output", Text(f"{name} {spec}".strip()))
+    for name, text in kept(report):
+        facts.add_row(name, Text(text))
 
 
 def _add_conditions(facts: Table, report: Report, verbose: bool) -> None:

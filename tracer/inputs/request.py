@@ -16,7 +16,8 @@ from tracer.inputs.sample import Sample, bind_sample
 class Request:
     """What the caller gives beside the model, in the words of `tracer.convert`.
 
-    `strict` refuses a sample that misses a lazy layer, `file_names` are those of the exported file's inputs.
+    `strict` refuses a sample that misses a lazy layer, `file_names` are those of the exported file's inputs, and
+    `state` says what becomes of the tensors of the model that its forward writes.
     """
 
     args: Any
@@ -25,6 +26,7 @@ class Request:
     dims: Mapping[str, int] | None = None
     strict: bool = False
     file_names: Sequence[str] | None = None
+    state: str | None = None
 
     def bound(self, model: nn.Module, log: GuardLog) -> Sample:
         """The sample bound to the model's forward. Raises InputError (`bind_sample`)."""

@@ -36,6 +36,20 @@ class Layer:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A tensor of the model that its forward writes: its path there, what it is, and the file's input and output that
+    it is."""
+
+    path: str
+    spec: str
+    input: str
+    output: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 @dataclass(slots=True)
 class ReportData:
     """What is known of a model without running it.
@@ -51,7 +65,8 @@ class ReportData:
     not known; `from_data` are the sizes that only the data say, and `required` what must be so of these, or the model
     itself fails; `pinned` are those that guards leave one value; `guards_unknown` the untraced modules of which it is
     not known what they ask of named sizes; `left_behind` the buffers and attributes that the forward writes, which an
-    exported file does not keep.
+    exported file does not keep; `state` those that are inputs and outputs of it, beside what `inputs` and `outputs`
+    tell of the forward's own.
     """
 
     model: str
@@ -78,6 +93,7 @@ class ReportData:
     from_data: list[str] = field(default_factory=list)
     required: list[Guard] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
+    state: list[State] = field(default_factory=list)
 
     @property
     def route(self) -> str:
@@ -133,5 +149,6 @@ class ReportData:
             "guards_unknown": self.guards_unknown,
             "pinned": self.pinned,
             "left_behind": self.left_behind,
+            "state": [each.to_dict() for each in self.state],
             "unreached": self.unreached,
         }

@@ -53,7 +53,7 @@ def _run(tracer: Recorder, function: Callable[..., Any], args: tuple[Any, ...], 
     dynamic = any(type(leaf) is TracedNumber and leaf.is_dynamic for leaf in leaves((args, kwargs)))
     if dynamic and (function in FUNCTIONS or not _makes_a_tensor(function, args, kwargs)):
         return TracedTensor.__torch_function__(function, (), args, kwargs)
-    args, kwargs = map_structure((args, kwargs), _itself, keep_dataclasses=True)
+    args, kwargs = map_structure((args, kwargs), _itself, keep_classes=True)
     return function(*args, **kwargs)
 
 

@@ -19,7 +19,7 @@ from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
 from passes.ops.packed_sequences import step_counts
 from passes.torch_private import OpOverload
-from passes.values.nested import fields_of, is_dataclass_value, leaves
+from passes.values.nested import leaves, opened
 from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
@@ -293,10 +293,10 @@ def _first_traced(value: Any) -> Any:
     items: Any = ()
     if issubclass(kind, (tuple, list)):
         items = value
-    elif issubclass(kind, dict):
-        items = value.values()
     elif kind is slice:
         items = (value.start, value.stop, value.step)
-    elif is_dataclass_value(value):
-        items = fields_of(value).values()
+    elif (found := opened(value)) is not None:
+        items = found.values()
+    elif issubclass(kind, dict):
+        items = value.values()
     return next((found for item in items if (found := _first_traced(item)) is not None), None)
