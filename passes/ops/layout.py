@@ -44,9 +44,8 @@ def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
     """The sizes with a -1 among them replaced by what makes the whole `numel` elements."""
     fixed = [size for size in sizes if isinstance(size, int)]
     text = shape_text(tuple(sizes))
-    check(all(size >= -1 for size in fixed), "{} is no shape: a size is negative", text, remedy=_OPEN)
-    for size in sizes:
-        check(not is_of_data(size) or size >= 0, "{} is no shape where {} is negative", text, size, remedy=_OPEN)
+    least = [(size, 0 if is_of_data(size) else -1) for size in sizes if isinstance(size, int) or is_of_data(size)]
+    check(all(size >= low for size, low in least), "{} is no shape: a size is negative", text, remedy=_OPEN)
     check(fixed.count(-1) <= 1, "{} leaves {} sizes open", text, fixed.count(-1), remedy=_OPEN)
     if -1 not in fixed:
         check(
