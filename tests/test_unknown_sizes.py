@@ -174,3 +174,39 @@ def test_lazy_layer_of_unknown_width_is_refused() -> None:
 def test_none_of_it_where_nothing_is_unknown() -> None:
     report = tracer.inspect(Calling(lambda layer, x: layer(x)), (FREE,))
     assert report.from_data == report.required == []
+
+
+def test_verification_tries_other_numbers_of_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is wrong only where nothing is found is found out, though something is found in the sample."""
+    from passes.ops import nonzero
+
+    def wrong_of_none(emit: Any, call: Any) -> Any:
+        found = lower(emit, call)
+        count = emit.node("ReduceSum", emit.cast(emit.cast(call.mask, torch.bool), torch.float32), keepdims=0)
+        none = emit.cast(emit.node("Not", emit.node("Cast", count, to=onnx.TensorProto.BOOL)), torch.float32)
+        return emit.node(
+            "Pad",
+            found,
+            emit.node(
+                "Reshape",
+                emit.cast(
+                    emit.node(
+                        "Concat",
+                        emit.node("Reshape", none, emit.ints(1)),
+                        emit.node("Reshape", none, emit.ints(1)),
+                        axis=0,
+                    ),
+                    torch.int64,
+                ),
+                emit.ints(2),
+            ),
+        )
+
+    lower = nonzero.masked_select.lowering
+    assert lower is not None
+    model = Calling(lambda layer, x: x.masked_select(x > 0) + layer(x).sum() * 0)
+    sample = (_SAMPLE,)
+    assert {c.difference for c in tracer.convert(model, sample).verification.comparisons} == {0.0}
+    monkeypatch.setattr(nonzero.masked_select, "lowering", wrong_of_none)
+    with pytest.raises(tracer.VerificationError, match="on other data"):
+        tracer.convert(model, sample)

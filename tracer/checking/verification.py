@@ -44,7 +44,7 @@ from tracer.checking.unspecified import (
     Noting,
     between,
 )
-from tracer.checking.ways import MOST_STEPS, MOST_STEPS_BESIDE, NotingControlFlow, Way, variations, ways
+from tracer.checking.ways import MOST_STEPS, MOST_STEPS_BESIDE, NotingControlFlow, Way, other_counts, variations, ways
 from tracer.edge.source_lines import is_user_code, source_line
 from tracer.inputs.sample import Sample
 from tracer.inputs.size_search import Sizes
@@ -143,6 +143,7 @@ def verify(
     with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         check.run_all(trials(sample.dimensions(), program.log, partial(Work.of, program)))
         check.run_other_ways()
+        check.run_other_counts()
     check.result.left_behind = check.eager.left_behind
     return check.result
 
@@ -324,6 +325,17 @@ class _Check:
                 return
         for text in self._untaken.values():
             self._note(f"{text} is not compared: no data that were tried lead to it")
+
+    def run_other_counts(self) -> None:
+        """Compares on data in which other numbers of elements are found, where sizes come from data."""
+        for sizes, arguments in other_counts(self.sample, self.program.log) if self.program.log.unknown else ():
+            steps = [arguments] * self._steps
+            randomness = torch.get_rng_state()
+            try:
+                expected, _ = self.eager.first_steps(steps, MOST_STEPS)
+            except (Exception, SystemExit):  # it takes not just any data
+                continue
+            self._compare(_Run(sizes, steps[: len(expected)], randomness, expected), (), " on other data")
 
     def _eager_run(self, sizes: Sizes, moved: Sequence[str]) -> _Run | None:
         """A run of the module on the first data that it takes; None where it takes none at sizes of our choice.

@@ -91,13 +91,24 @@ def variations(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments
     """Other sizes than the sample's, and other data at its own, which may go other ways."""
     for moved in islice(other_sizes(sample.dimensions(), log), _MOST_SIZES):
         yield moved, sample.data(moved)
-    sizes = log.as_given()
-    given = flat_tensors(sample.data(sizes))
-    alike = [[which] * len(given) for which in range(len(_VARIATIONS))]
+    given = flat_tensors(sample.data(log.as_given()))
+    alike = [[change] * len(given) for change in _VARIATIONS]
     mixed = torch.randint(len(_VARIATIONS), (_MIXED, len(given))).tolist()
-    for chosen in (*alike, *mixed):
-        varied = [_VARIATIONS[which](tensor) for which, tensor in zip(chosen, given, strict=True)]
-        yield sizes, sample.filled([new.to(tensor.dtype) for new, tensor in zip(varied, given, strict=True)])
+    for changes in (*alike, *([_VARIATIONS[which] for which in chosen] for chosen in mixed)):
+        yield log.as_given(), _changed(sample, given, changes)
+
+
+def other_counts(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments]]:
+    """Other data at the sample's sizes, in which other numbers of elements are likely to be found: all, or none."""
+    given = flat_tensors(sample.data(log.as_given()))
+    for change in (_negated, _moved(4), _moved(-4)):
+        yield log.as_given(), _changed(sample, given, [change] * len(given))
+
+
+def _changed(
+    sample: Sample, given: Sequence[torch.Tensor], changes: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+) -> Arguments:
+    return sample.filled([change(tensor).to(tensor.dtype) for change, tensor in zip(changes, given, strict=True)])
 
 
 _MIXED, _MOST_SIZES = 8, 24
@@ -128,4 +139,4 @@ _VARIATIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     torch.clone,
 )
 
-__all__ = ["MOST_STEPS", "MOST_STEPS_BESIDE", "NotingControlFlow", "Way", "variations", "ways"]
+__all__ = ["MOST_STEPS", "MOST_STEPS_BESIDE", "NotingControlFlow", "Way", "other_counts", "variations", "ways"]
