@@ -140,3 +140,9 @@ def test_the_random_state_is_restored() -> None:
     state = torch.get_rng_state()
     tracer.convert(model, tracer.spec("N", 3))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_number_that_the_file_has_as_a_tensor() -> None:
+    conversion = tracer.convert(Of(lambda fc, x: (fc(x), x.sum().item())), tracer.spec("N", 3))
+    assert conversion.route == "direct"
+    assert [comparison.output for comparison in conversion.verification.comparisons][:2] == ["output_0", "output_1"]

@@ -17,6 +17,13 @@
       %fc = module fc(%flatten)  : float32[N, 10]  at net.py:12
       output %fc  at net.py:10
 
+What a branch or a loop runs stands between the nodes that begin and end it (`passes/ops/regions.py`), further in:
+
+      %then = function passes.ops.regions.enter()  : ()
+        %relu = function torch.relu(%x)  : float32[N, 3]
+      %then_end = function passes.ops.regions.leave(%then, (%relu,))  : (float32[N, 3],)
+      %cond = function passes.ops.control_flow.cond(%gt, %then_end, %otherwise_end)  : (float32[N, 3],)
+
 The first line names the stage (`passes/program/stages.py`): captured, shaped or eager.
 
 Behind a node's call stand its propagated value and its place: the caller's line, and the module whose forward it is in

@@ -21,6 +21,7 @@ from passes.errors import SideEffectError
 from passes.isolation.model_copy import ModelCopy
 from passes.modules.explicit_state import call_with_state, held_at
 from passes.modules.lazy import is_uninitialized, rank_to_be
+from passes.ops.data_numbers import real_number, whole_number
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
 from passes.ops.packed_sequences import packed_sequence
 from passes.program.notes import PLACE, VALUE
@@ -238,6 +239,8 @@ class GraphRecorder(Recorder):
             awaited = self.awaited(args[1])
             if awaited is not None:  # its type is known, and that is all that is asked for
                 target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
+        if kind == "output":  # a number that is returned was read from a tensor, which the file gives
+            args = map_leaves(args, lambda leaf: leaf.args[0] if leaf.target in (whole_number, real_number) else leaf)
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         PLACE.put(node, self._model.place() if kind == "output" else self.here())
         self.regions.note(node)

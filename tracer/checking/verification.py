@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,10 @@ import torch
 from torch import nn
 
 from passes.errors import ExportError, TracerError, VerificationError
-from passes.isolation.control_flow import plain_control_flow, standing_in
-from passes.isolation.copy_on_write import running_copy
-from passes.isolation.model_copy import in_eval_mode
+from passes.isolation.control_flow import plain_control_flow
 from passes.isolation.own_randomness import own_randomness, python_randomness_kept
 from passes.isolation.plain_attention import plain_attention
 from passes.isolation.torch_state import TORCH_STATE
-from passes.modules.explicit_state import held_at, paths
-from passes.modules.leftovers import changes, state_of
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.types import onnx_type
 from passes.program.costs import Work
@@ -32,6 +28,7 @@ from passes.program.packed_lengths import lengths_among_inputs
 from passes.program.stages import Eager
 from passes.sizes.guards import Location
 from tracer.checking.agreement import Array, cloned, distance, fault_of, flat_tensors, tolerances
+from tracer.checking.eager_runs import EagerRuns, Tensors, first_line
 from tracer.checking.session import Session
 from tracer.checking.trial_inputs import Arguments, attempts
 from tracer.checking.trial_sizes import Trial, trials
@@ -44,7 +41,7 @@ from tracer.checking.unspecified import (
     Noting,
     between,
 )
-from tracer.checking.ways import MOST_STEPS, MOST_STEPS_BESIDE, NotingControlFlow, Way, other_counts, variations, ways
+from tracer.checking.ways import MOST_STEPS, MOST_STEPS_BESIDE, other_counts, variations, ways
 from tracer.edge.source_lines import is_user_code, source_line
 from tracer.inputs.sample import Sample
 from tracer.inputs.size_search import Sizes
@@ -138,7 +135,7 @@ def verify(
     Raises VerificationError where an output differs by more than its dtype's tolerance, or the model does not run;
     ExportError where the module itself does not.
     """
-    check = _Check(lowered, program, _Eager(module, program.kept), sample, file, locate)
+    check = _Check(lowered, program, EagerRuns(module, program), sample, file, locate)
     plain = plain_attention(), plain_control_flow()
     with TORCH_STATE, own_randomness(0), python_randomness_kept(), torch.no_grad(), plain[0], plain[1]:
         check.run_all(trials(sample.dimensions(), program.log, partial(Work.of, program)))
@@ -151,8 +148,6 @@ def verify(
 # How many steps a module with state takes.
 _STEPS = 3
 
-Tensors = list[torch.Tensor]
-
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -164,67 +159,6 @@ class _Run:
     expected: list[Tensors]
 
 
-class _Eager:
-    """The module, run each time from the state in which it was given; `kept` are the paths of what of that is shown."""
-
-    def __init__(self, module: nn.Module, kept: Sequence[str]):
-        self._module = module
-        self._kept = kept
-        self.left_behind: list[str] = []
-        self.taken: set[Way] = set()
-
-    def state(self, module: nn.Module | None = None) -> Tensors:
-        """What is shown of the state of a module: of this one, as it was given, or of a copy as it is now."""
-        return [held_at(module or self._module, path).detach().clone() for path in self._kept]
-
-    @contextmanager
-    def fresh(self) -> Iterator[nn.Module]:
-        """A copy that no forward has left anything in, to be run inside the block."""
-        with running_copy(self._module) as copy:
-            yield in_eval_mode(copy)
-
-    def __call__(self, steps: Sequence[Arguments]) -> list[Tensors]:
-        """What the module gives in each step, one after the other; the arguments stay as they are."""
-        with self._watched(math.inf) as module:
-            return [self.step(module, arguments) for arguments in steps]
-
-    def first_steps(self, steps: Sequence[Arguments], most_in_loops: float) -> tuple[list[Tensors], str]:
-        """What the module gives in the steps that it takes, and why there are no more. Each loop in it goes round
-        `most_in_loops` times at most.
-
-        Raises what the first step raises.
-        """
-        given: list[Tensors] = []
-        with self._watched(most_in_loops) as module:
-            try:
-                given.extend(self.step(module, arguments) for arguments in steps)
-            except (Exception, SystemExit) as error:  # the caller's own code may raise anything
-                if not given:
-                    raise
-                return given, f"{type(error).__name__}: {_first_line(error)}"
-        return given, ""
-
-    def step(self, module: nn.Module, arguments: Arguments) -> Tensors:
-        """The tensors that a fresh module gives, or one that has taken steps, and what is shown of its state then."""
-        args, kwargs = cloned(arguments)
-        return [*(tensor.clone() for tensor in flat_tensors(module(*args, **kwargs))), *self.state(module)]
-
-    @contextmanager
-    def _watched(self, most_in_loops: float) -> Iterator[nn.Module]:
-        """A fresh module; what it leaves behind in the block is noted, but for what is shown of its state."""
-        with self.fresh() as module:
-            apart = set(paths(module, [held_at(module, path) for path in self._kept]))
-            before = state_of(module)
-            control_flow = NotingControlFlow(module, most_in_loops)
-            self.taken = control_flow.taken
-            try:
-                with standing_in(control_flow):
-                    yield module
-            finally:
-                left = [path for path in changes(before, state_of(module)) if path not in apart]
-                self.left_behind = list(dict.fromkeys([*self.left_behind, *left]))
-
-
 class _Check:
     """One verification: what is compared, and what came of it so far."""
 
@@ -232,7 +166,7 @@ class _Check:
         self,
         lowered: LoweredModel,
         program: Eager,
-        eager: _Eager,
+        eager: EagerRuns,
         sample: Sample,
         file: Path | None,
         locate: Locate | None,
@@ -482,7 +416,7 @@ def _not_running(error: BaseException, at: str, tried: int) -> TracerError:
     """The error for a module that does not run on any data that was tried."""
     inside = [place for place in traceback.walk_tb(error.__traceback__) if is_user_code(place[0].f_code)]
     return ExportError(
-        f"the module itself does not run{at}: {type(error).__name__}: {_first_line(error)}"
+        f"the module itself does not run{at}: {type(error).__name__}: {first_line(error)}"
         + (f" (nor on {tried - 1} other inputs that were made up)" if tried > 1 else ""),
         remedy="make it run on this sample" + (", or give tensors that it runs on as the sample" if tried > 1 else ""),
     ).placed(Location("", source_line(*inside[-1]) if inside else None))
@@ -501,7 +435,3 @@ def _at(sizes: Mapping[str, int]) -> str:
 
 def _listed(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
