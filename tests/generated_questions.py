@@ -1,8 +1,8 @@
 """Generated questions to facts, each answer put to z3: `python -m tests.generated_questions [FIRST [LAST]]`.
 
 A seed is a question. Answers are counted by whether z3 finds them wrong, finds that they cannot be, or gives up after
-so much work, which is measured in z3's own steps, so that a sweep comes out the same on every machine; those are tried
-at all small sizes. It can be done in parts: a line is printed every thousand seeds.
+so much work, measured in z3's own steps and not in seconds, which a busy machine makes few; those are tried at all
+small sizes. It can be done in parts: a line is printed every thousand seeds.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ LARGEST = 30_000_000
 HEAD = """\
 # Free sizes of {zoo}'s models
 
-For which sizes the file of {which} holds when it is converted with
+For which sizes the files of {count} models hold when they are converted with
 `spec("N", 3, "H", "W")`: the sentence that the report ends in; how many guards stand behind it; and how many a version
 of lazytracer listed that did not solve them ({version}).
 
@@ -125,27 +125,26 @@ def guards_before() -> tuple[str, dict[str, str]]:
 def main(zoo: str = "torchvision", *names: str) -> None:
     """Writes the page, of all models or with the lines of some made anew."""
     version, before = guards_before()
-    command = "python -m tests.zoo.free_sizes"
     if zoo == "timm":
         from tests.zoo.timm_models import timm_models
 
-        models, page = timm_models(), DOCS / "free_sizes_timm.md"
-        which, command = f"{len(models)} models of timm, of all kinds,", f"{command} timm"
+        models, page, command = timm_models(), DOCS / "free_sizes_timm.md", "python -m tests.zoo.free_sizes timm"
     else:
-        models, page = classification(), DOCS / "free_sizes.md"
-        which = "each classification model of torchvision"
-    head = HEAD.format(
-        zoo=zoo, which=which, version=version, tolerance=TOLERANCE, largest=LARGEST / 1e6, command=command
-    )
+        models, page, command = classification(), DOCS / "free_sizes.md", "python -m tests.zoo.free_sizes"
     known = page.read_text().splitlines(keepends=True) if names and page.exists() else []
     lines = {line.split(" | ")[0].removeprefix("| "): line for line in known}
     for model in models:
-        if not names or model.name in names:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", tracer.TracerWarning)
-                lines[model.name] = row(model, before.get(f"{model.name} {model.shape[1]} {model.shape[2]}", ""))
-            print(lines[model.name], end="", file=sys.stderr, flush=True)
-            page.write_text(head + "".join(lines[each.name] for each in models if each.name in lines))
+        if names and model.name not in names:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tracer.TracerWarning)
+            lines[model.name] = row(model, before.get(f"{model.name} {model.shape[1]} {model.shape[2]}", ""))
+        print(lines[model.name], end="", file=sys.stderr, flush=True)
+        table = [lines[each.name] for each in models if each.name in lines]
+        head = HEAD.format(
+            zoo=zoo, count=len(table), version=version, tolerance=TOLERANCE, largest=LARGEST / 1e6, command=command
+        )
+        page.write_text(head + "".join(table))
 
 
 if __name__ == "__main__":
