@@ -36,7 +36,7 @@ def one_hot_shape(call: OneHot[TensorSpec]) -> TensorSpec:
     input, num_classes = call.input, call.num_classes
     check(input.dtype == torch.int64, "one_hot needs int64 indices, found {}", input.dtype)
     if is_exactly(num_classes, -1):
-        check(input.numel() != 0, "one_hot of {} has no largest class, which says how many there are", input)
+        check(input.numel() >= 1, "one_hot of {} has no largest class, which says how many there are", input)
         classes: Any = DataSize("number of classes that one_hot finds", 1, None, input)
         return input.with_shape(*input.shape, classes)
     check(not may_be_negative(num_classes) or num_classes >= 0, "one_hot cannot have {} classes", num_classes)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
 
 
+_WITHOUT_AXES = "a mask without axes beside other indices is not known"
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """A slice of one axis. `start` and `stop` are as written, which ONNX clamps as Python does; `length` is known."""
@@ -104,6 +107,8 @@ def read(tensor: TensorSpec | Value, index: Any, *, assigning: bool = False) -> 
             found.points[axis] = entry
             axis += 1
         else:
+            if len(found.layout) in found.picks:
+                raise UnsupportedOpError(_WITHOUT_AXES)
             found.picks[len(found.layout)] = entry
             covered = range(axis, axis + _axes_consumed(entry))
             if is_mask(entry):
@@ -228,7 +233,7 @@ def spread_masks(found: Subscript, indices_of: Callable[[Any], Sequence[Any]]) -
         if not is_mask(pick):
             spread[axis] = pick
         elif not pick.ndim:
-            raise UnsupportedOpError("a mask without axes beside other indices is not known")
+            raise UnsupportedOpError(_WITHOUT_AXES)
         else:
             spread |= dict(enumerate(indices_of(pick), start=axis))
     return spread

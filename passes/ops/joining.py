@@ -393,7 +393,8 @@ def _lengths_from(indices: TensorSpec, size: Size) -> list[Any]:
     check(indices.ndim <= 1, "tensor_split takes indices of at most 1 axis, found {}", indices)
     if not indices.ndim or isinstance(indices.shape[0], Dim):
         raise NeedsDataError("how many pieces tensor_split gives depends on the data", remedy="give that as a number")
-    return [DataSize("length of a piece of tensor_split", 0, size) for _ in range(indices.shape[0] + 1)]
+    count = indices.shape[0]
+    return [DataSize("length of a piece of tensor_split", 0, size) for _ in range(count + 1)] if count else [size]
 
 
 @tensor_split.lower

@@ -5,14 +5,13 @@ A position or a size that only the data say is not asked: it becomes a formula t
 
 from __future__ import annotations
 
-from passes.sizes.dimension import Dim, Size, is_of_data, maximum, minimum
+from passes.sizes.dimension import Dim, Size, is_of_data, maximum, minimum, negativity
 
 
 def from_front(position: Size, size: Size) -> Size:
     """The position of an element, counted from the front of its axis."""
     if is_of_data(position):
-        is_negative = maximum(0, minimum(1, -position))
-        return position + size * is_negative
+        return position + size * negativity(position)
     return position + size if position < 0 else position
 
 

@@ -398,6 +398,16 @@ def sign(size: Size) -> Size:
     return minimum(1, maximum(-1, size))
 
 
+def negativity(size: Size) -> Size:
+    """1 for a negative size, else 0: one of them where that is known, else a formula. Asks for no guard."""
+    if not isinstance(size, Dim):
+        return int(size < 0)
+    if size.at_least(0):
+        return 0
+    found = extremes.maximum(extremes.minimum(-size.formula, 1), 0)
+    return 1 if _is_at_least(size.log, -size.formula - 1) else Dim(_formula(found), size.log)
+
+
 def _extreme(sizes: Sequence[Size], combine: Callable[..., Whole], direction: int) -> Size:
     log = next((size.log for size in sizes if isinstance(size, Dim)), None)
     kept: list[Whole] = []
@@ -476,6 +486,7 @@ __all__ = [
     "maximum",
     "may_be_zero",
     "minimum",
+    "negativity",
     "pinned",
     "product",
     "same_size",

@@ -6,7 +6,7 @@ shape rule and lowering are tested as users reach them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,11 +105,12 @@ def assert_lowering_matches(
     rtol: float = 1e-4,
     atol: float = 1e-5,
     also: tuple[torch.Tensor, ...] | None = None,
+    cases: Sequence[tuple[torch.Tensor, ...]] = (),
 ) -> Any:
     """The model exported by the direct route gives torch's values in onnxruntime; returns the onnx model.
 
     `dynamic` maps an input's position to `{axis: name}`; `also` are inputs of other sizes that the same
-    file must run.
+    file must run, and so are all `cases`.
     """
     module = as_module(target)
     if not dynamic:
@@ -124,7 +125,7 @@ def assert_lowering_matches(
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for inputs in (tensors, *([also] if also else [])):
+        for inputs in (tensors, *([also] if also else []), *cases):
             with torch.no_grad():
                 expected = _flat(module(*(tensor.clone() for tensor in inputs)))
             names = [entry.name for entry in session.get_inputs()]
