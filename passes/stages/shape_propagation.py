@@ -217,7 +217,7 @@ class Propagator:
             self._excuse()
             raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
         inference = rule(module, call.record.map(lambda leaf: None if type(leaf) is Owned else _value_of(leaf)))
-        if not program.log.explains:
+        if program.log.sampled and not program.log.explains:
             inference = inference.settled()
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)

@@ -322,8 +322,11 @@ class GraphRecorder(Recorder):
     def _named_constant(self, tensor: torch.Tensor) -> str:
         """A new attribute that has the tensor; its name says where the model holds it, or what its code calls it. What
         was cut out of another is called as that one is."""
-        whole = tensor._base
-        place = self._place_of(tensor) or (None if whole is None else self._place_of(whole))
+        held = [tensor] if tensor._base is None else [tensor, tensor._base]
+        with self.computing():
+            place = next(filter(None, map(self._model.place_of, held)), None)
+            if place is None:
+                place = name_in_code(held, sys._getframe(1), GraphRecorder.trace.__code__, self._model.classes())
         if place is None:
             names: Iterator[str] = (f"_tensor_constant{number}" for number in count())
         else:
@@ -334,15 +337,6 @@ class GraphRecorder(Recorder):
             setattr(self.root, name, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor)
         self.constants.append(name)
         return name
-
-    def _place_of(self, tensor: torch.Tensor) -> str | None:
-        with self.computing():
-            found = self._model.place_of(tensor)
-            if found is not None:
-                return found
-            modules = self._model.unique_modules.values()
-            classes = dict.fromkeys(kind for module in modules for kind in type(module).__mro__)
-            return name_in_code(tensor, sys._getframe(1), GraphRecorder.trace.__code__, list(classes))
 
     def path_of_tensor(self, tensor: torch.Tensor) -> str | None:
         """Where the model has the tensor, as itself."""

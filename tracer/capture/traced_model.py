@@ -45,6 +45,7 @@ class TracedModel:
         self._pairs = whole.pairs
         self._started = False
         self._places: dict[int, tuple[str, Any]] | None = None
+        self._classes: list[type] | None = None
         if sets_mode_itself(self.copy):
             with self.unwritten():
                 self.copy.eval()
@@ -121,6 +122,13 @@ class TracedModel:
         """The attributes of the model that hold a tensor which is meant, and is none of its registered ones."""
         found = tensors_by_attribute(self.unique_modules)
         return list(dict.fromkeys(path for path, tensor in found if is_meant(tensor)))
+
+    def classes(self) -> list[type]:
+        """The classes of the modules, with those above them."""
+        if self._classes is None:
+            kinds = {type(module): None for module in self.unique_modules.values()}
+            self._classes = list(dict.fromkeys(above for kind in kinds for above in kind.__mro__))
+        return self._classes
 
     def changes(self, lazies: dict[str, LazyLayer]) -> list[str]:
         """The attributes that are others now; our own inference sets the sizes of lazy layers."""
