@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,9 @@ class Asking:
 
     recording = True
 
-    def __init__(self) -> None:
+    def __init__(self, log: GuardLog) -> None:
         self.made: list[Any] = []
+        self.program = SimpleNamespace(log=log)
 
     def here(self) -> Location:
         return Location()
@@ -117,7 +119,8 @@ def evaluated(expression: str, n: Any, h: Any) -> Any:
 
 
 def sampled(n: int, h: int) -> tuple[GuardLog, TracedNumber, TracedNumber]:
-    log, tracer = GuardLog(), Asking()
+    log = GuardLog()
+    tracer = Asking(log)
     sizes = (Dim.symbol(name, size, log) for name, size in (("N", n), ("H", h)))
     return (log, *(TracedNumber(tracer, size, "size", ("x", axis)) for axis, size in enumerate(sizes)))  # type: ignore
 

@@ -232,7 +232,7 @@ def test_sizes_that_guards_tie_move_as_one() -> None:
     sample = bind_sample(nn.Identity(), spec("T", "U"), None, None, {"T": 8, "U": 4}, log)
     t, u = sample.leaves()[0].spec.shape
     assert t == 2 * u
-    first, *others = [list(trial.sizes) for trial in trials(["T", "U"], log, lambda: Work(1, {}))]
+    first, *others = [list(trial.sizes) for trial in trials(["T", "U"], log, lambda: Work(1, {}, {}))]
     assert first == [{"T": 8, "U": 4}]
     assert all(others)
     assert all(sizes["T"] == 2 * sizes["U"] for found in others for sizes in found)

@@ -158,7 +158,7 @@ def tried(names: Sequence[str], work: Formula | None = None, **dims: int) -> lis
     """The sizes that are run at where a run is as much work as a formula says, those that are likeliest."""
     log = GuardLog()
     bind_sample(nn.Identity(), spec(*names), None, None, dims, log)
-    planned = trials(names, log, lambda: Work(0, {} if work is None else {work: 1}))
+    planned = trials(names, log, lambda: Work(0, {} if work is None else {work: 1}, {}))
     return [found for trial in planned for found in itertools.islice(trial.sizes, 1)]
 
 

@@ -187,7 +187,7 @@ def _forward(emit: Emitter, do: Do, scores: Any, inputs: Any, places: Any, blank
         there = do(torch.lt, number, inputs)
         return do(torch.where, there, moved, alpha), do(torch.add, number, 1)
 
-    alpha, _ = emit.scan(step, [start, count], scores)
+    alpha, _ = emit.scan(step, [start, count], [scores])
     return replace(alpha, spec=start.spec)
 
 

@@ -103,7 +103,7 @@ class UnknownKeyword(Net):
 
 @broken(
     "Nx8", UnsupportedOpError, "", "needs the data of gt bool[] for control flow",
-    remedy="torch.where instead of if", exports_only=True,
+    remedy="use torch.cond in place of if", exports_only=True,
 )  # fmt: skip
 class ControlFlowOnData(Net):
     def build(self) -> None:

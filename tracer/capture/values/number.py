@@ -231,12 +231,12 @@ class TracedNumber:
 
         The forward is followed for this number alone from here on, which is recorded as a guard.
         """
-        if self.is_dynamic:
+        if self.is_dynamic and self.tracer.recording:
             self._refuse_of_data(f"the forward needs {self.text()} as a fixed number")
             if not only_tells(sys._getframe(1), in_numbers=True):
                 self.tracer.locate()
                 self.value.pin()
-        elif not self._is_of_named_sizes():
+        elif not self.is_dynamic and not self._is_of_named_sizes():
             self.tracer.record_guard(f"{self.text()} == {self.value}")
         return self.now()
 
@@ -308,7 +308,7 @@ class TracedNumber:
         return format(self._told(), spec)
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(self.kind, name):
+        if not hasattr(self.kind(), name):
             raise AttributeError(f"{self.kind.__name__!r} object has no attribute {name!r}")
         return getattr(self.itself(), name)
 
