@@ -214,7 +214,7 @@ def test_truth_is_asked_for_by_these_functions() -> None:
             any(values),
         )
     with FunctionsSeen() as mode:
-        torch.distributions.Normal(0.0, torch.ones(2))
+        torch.distributions.Normal(0.0, torch.ones(2), validate_args=True)
     assert torch_private.all_true in mode.seen
 
 

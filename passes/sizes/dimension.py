@@ -281,6 +281,8 @@ class Dim(DynamicSize):
 
     def pin(self) -> None:
         """Assumes the sampled size to be the only one, as a guard: for whatever must know it."""
+        if self.log.unknown_of(self.formula) and not self.is_pinned():
+            raise self.unfixed()
         held = self == self.hint
         assert held, "the sampled sizes meet every fact"
 

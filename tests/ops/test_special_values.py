@@ -163,7 +163,10 @@ def test_functions_of_two_tensors(dtype: torch.dtype) -> None:
         del functions["pow"]  # see test_integer_powers
         assert disagreements(functions, *pairs(integers())) == []
     else:
-        assert disagreements(elementwise(2, dtype), *pairs(floats(dtype)[:29])) == []
+        functions = elementwise(2, dtype)
+        if dtype == torch.float16:  # torch rounds what is added before and after, the file the sum
+            del functions["hinge_embedding_loss"]
+        assert disagreements(functions, *pairs(floats(dtype)[:29])) == []
 
 
 NUMBERS = (0, 1, -1, 2, 3, -3, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 0.5, -0.5, INF, -INF, 0.0)

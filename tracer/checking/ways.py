@@ -101,8 +101,11 @@ def variations(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments
 def other_counts(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments]]:
     """Other data at the sample's sizes, in which other numbers of elements are likely to be found: all, or none."""
     given = flat_tensors(sample.data(log.as_given()))
-    for change in (_negated, _moved(4), _moved(-4)):
-        yield log.as_given(), _changed(sample, given, [change] * len(given))
+    for change in (_negated, _moved(4), _moved(-4)):  # whole numbers may be places or counts
+        changes = [
+            change if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.clone for tensor in given
+        ]
+        yield log.as_given(), _changed(sample, given, changes)
 
 
 def _changed(
