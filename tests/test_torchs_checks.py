@@ -33,7 +33,9 @@ def test_distributions_are_traced(name: str) -> None:
 
 def test_a_check_of_what_is_known_is_made() -> None:
     with pytest.raises(tracer.CaptureError, match=r"scale .* to satisfy the constraint"):
-        tracer.convert(Call(lambda x: Normal(0.0, torch.tensor(-1.0), validate_args=True).log_prob(x)), (torch.randn(3),))
+        tracer.convert(
+            Call(lambda x: Normal(0.0, torch.tensor(-1.0), validate_args=True).log_prob(x)), (torch.randn(3),)
+        )
 
 
 def positive(x: torch.Tensor) -> torch.Tensor:

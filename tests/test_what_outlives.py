@@ -205,6 +205,7 @@ def eager(call: Callable[..., Any], x: torch.Tensor) -> torch.Tensor:
     return result
 
 
+@pytest.mark.filterwarnings("ignore:. is fixed at")  # by what is kept under a size
 @pytest.mark.parametrize(("call", "sample"), [(call, SAMPLES[place % 2]) for place, call in enumerate(KEEPING)])
 def test_every_function_twice_and_the_eager_model_between(call: Callable[..., Any], sample: Any) -> None:
     forget()
