@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from passes.printable import printable_lines
+from passes.sizes.fact import Fact
 from passes.sizes.guards import Location
 
 _made = threading.local()
@@ -38,6 +39,7 @@ class TracerError(Exception):
     `remedy` is one thing to do about it. `others` are faults of the same model that do not follow from this one, in
     execution order. Where the model's forward was followed up to the fault, `report` says what is known of it.
     `caught` says that the caller's forward caught the error, so that no other way of following it would meet it.
+    `decisions` are the facts about named sizes by which something was decided last before it.
     """
 
     remedy_by_default = ""
@@ -54,6 +56,7 @@ class TracerError(Exception):
         self.report: Any = None
         self.program: Any = None  # what the report is made from
         self.caught = False
+        self.decisions: tuple[Fact, ...] = ()
         noted = getattr(_made, "errors", None)
         if noted is not None:
             noted.append(self)

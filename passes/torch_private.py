@@ -20,6 +20,7 @@ from torch.fx import _symbolic_trace as fx_tracing
 from torch.nn.modules import module as module_calls
 from torch.nn.modules import padding, transformer
 from torch.utils import _device as device_context
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # A name in a module or class, to be patched and put back.
@@ -56,17 +57,29 @@ tensor_of_class: Callable[[type, torch.Tensor, bool], torch.Tensor] = torch.Tens
 # The generator that everything on the CPU draws from, also where `torch.random` is made to name another.
 cpu_generator = torch._C.default_generator
 
+# Containers ---------------------------------------------------------------------------------------
+
+# By class, how its objects come apart and together again: `flatten_fn`, `unflatten_fn`, `flatten_with_keys_fn`.
+registered_containers: dict[type, Any] = pytree.SUPPORTED_NODES
+
 # Operations ---------------------------------------------------------------------------------------
 
 # An operation as modes see it, with the types of its arguments.
 OpOverload = torch._ops.OpOverload
+OpOverloadPacket = torch._ops.OpOverloadPacket
 # The modules of native functions: torch's own, and those that `torch.nn.functional` calls.
 native_functions: Any = torch._C._VariableFunctions
 native_nn: Any = torch._C._nn
 # Functions that have an op, and no public name.
 assertions: tuple[Callable[..., Any], ...] = (torch._assert, torch._assert_async)
-packings: tuple[Callable[..., Any], ...] = (torch._pack_padded_sequence, torch._pad_packed_sequence)
+# What the functions of `torch.nn.utils.rnn` come down to.
+pack_padded: Callable[..., Any] = torch._pack_padded_sequence
+pad_packed: Callable[..., Any] = torch._pad_packed_sequence
+pad_rows: Callable[..., Any] = torch._C._nn.pad_sequence
 normed_weight: Callable[..., Any] = torch._weight_norm
+# `torch.all` and `torch.any`, as torch's own checks ask for them.
+all_true: Callable[..., Any] = torch._is_all_true
+any_true: Callable[..., Any] = torch._is_any_true
 
 # What the checks that `torch._check` ends in are called by, and what they do: raise where a condition does not hold.
 CHECK: Place = (torch, "_check_with")
@@ -152,6 +165,14 @@ def hide_from_compiler(code: CodeType) -> None:
         frames.set_code_exec_strategy(code, skipped)
 
 
+def registered_name(function: object) -> str | None:
+    """By which name a function is registered with torch (`torchvision::nms`); None for one that is not."""
+    if isinstance(function, OpOverload):
+        name: str = function.name()  # type: ignore[no-untyped-call]
+        return name.split(".")[0]
+    return str(function._qualified_op_name) if isinstance(function, OpOverloadPacket) else None
+
+
 # The exporter -------------------------------------------------------------------------------------
 
 
@@ -172,10 +193,11 @@ def interpreted_frames() -> Sequence[FrameSummary]:
 __all__ = [
     "CAUSAL_DETECTION", "CHECK", "CHECK_OF_SIZE", "COMPILER", "CUSTOM_FUNCTION_ARGUMENTS", "FX_NOTES", "HOOKS_OF_ALL",
     "BatchNorm", "ConstantPadNd", "ConvNd", "CustomFunction", "LazyConvMixin", "LazyNormBase", "NormBase",
-    "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "apart_from_compiler", "assertions", "check_holds",
-    "check_size", "control_flow_functions", "control_flow_operators", "cpu_generator", "decision_log", "dispatch_modes",
-    "exchange_tensors", "forget_wrapped_functions", "function_modes", "hide_from_compiler", "interpreted_frames",
-    "leave_dispatch_mode", "leave_function_mode", "native_functions", "native_nn", "normed_weight",
-    "note_device_functions", "overrides_are_off", "packings", "set_gradients",
-    "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
+    "OpOverload", "Place", "TorchDispatchMode", "WrappedHook", "all_true", "any_true", "apart_from_compiler",
+    "assertions", "check_holds", "check_size", "control_flow_functions", "control_flow_operators", "cpu_generator",
+    "decision_log", "dispatch_modes", "exchange_tensors", "forget_wrapped_functions", "function_modes",
+    "hide_from_compiler", "interpreted_frames", "leave_dispatch_mode", "leave_function_mode", "native_functions",
+    "native_nn", "normed_weight", "note_device_functions",
+    "overrides_are_off", "pack_padded", "pad_packed", "pad_rows", "registered_containers", "registered_name",
+    "set_gradients", "tensor_of_class", "without_classes", "without_dispatch", "without_overrides",
 ]  # fmt: skip

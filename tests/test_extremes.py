@@ -12,9 +12,9 @@ from torch import nn
 import tracer
 from passes.sizes import dimension
 from passes.sizes.dimension import Dim
-from passes.sizes.elimination import rewritten
-from passes.sizes.extremes import maximum, minimum, sign
-from passes.sizes.formula import Atom, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.extremes import maximum, minimum, sign
+from passes.sizes.formulas.formula import Atom, Formula, Symbol, Whole, divided
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.guards import GuardLog
 from passes.text.constraints import parse_constraint
 from passes.text.formulas import read_formula

@@ -91,7 +91,47 @@ class ImageTokens(nn.Module):
         return x.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
 
 
+class PaddedAsNeeded(nn.Module):
+    """As TensorFlow pads, and so EfficientNet's first weights: by what a convolution lacks; activations in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LazyConv2d(8, kernel, stride=2) for kernel in (3, 5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = image
+        for layer in self.layers:
+            lacks = [
+                max((math.ceil(size / 2) - 1) * 2 + kernel - size, 0)
+                for size, kernel in zip(x.shape[-2:], layer.kernel_size, strict=True)
+            ]
+            height, width = lacks
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+            x = F.silu(F.dropout(layer(x), training=False), inplace=True)  # whose memory is asked for
+        return x
+
+
+class TableOfPairs(nn.Module):
+    """As LeViT: patches of any shape, but so many as the table of biases between two has."""
+
+    def __init__(self, width: int = 8, patches: int = 12):
+        super().__init__()
+        self.embed, self.bias = nn.LazyConv2d(width, 4, stride=4), nn.Parameter(torch.randn(2, patches, patches))
+        self.qkv, self.out = nn.LazyLinear(3 * width), nn.LazyLinear(3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.embed(image).flatten(2).transpose(1, 2)
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).view(n, t, 2, -1).split([c // 2] * 3, dim=3)
+        scores = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) + self.bias
+        mixed = (scores.softmax(-1) @ v.permute(0, 2, 1, 3)).transpose(1, 2).reshape(n, t, c)
+        found: torch.Tensor = self.out(mixed)
+        return found
+
+
 CASES = {
+    "table": (TableOfPairs, {"image": ("N", 3, "H", "W")}, [(1, 12, 16), (2, 24, 8), (3, 5, 49)]),
+    "same padding": (PaddedAsNeeded, {"image": ("N", 3, "H", "W")}, [(1, 1, 2), (3, 20, 7), (2, 33, 50)]),
     "vision": (VisionTransformer, {"image": ("N", 3, "H", "W")}, [(1, 16, 24), (3, 20, 8), (2, 33, 50)]),
     "speech": (SpeechEncoder, {"wave": ("N", "T")}, [(1, 400), (3, 801), (2, 1237)]),
     "tokens": (
@@ -106,7 +146,7 @@ CASES = {
 def test_free_sizes(name: str, tmp_path: Path) -> None:
     kind, inputs, trials = CASES[name]
     file = tmp_path / "model.onnx"
-    dims = {"T": 800} if name == "speech" else None
+    dims = {"speech": {"T": 800}, "table": {"H": 12, "W": 16}}.get(name)
     converted = tracer.convert(kind(), tuple(tracer.spec(*shape) for shape in inputs.values()), file, seed=0, dims=dims)
     assert converted.route == "direct"
     names = list(dict.fromkeys(size for shape in inputs.values() for size in shape if isinstance(size, str)))

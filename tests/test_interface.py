@@ -183,6 +183,7 @@ def test_a_file_says_what_it_is() -> None:
         "lazytracer.version": tracer.__version__,
         "lazytracer.route": "direct",
     }
+    assert found.pop("lazytracer.from_data") == found.pop("lazytracer.required") == []
     guard = found.pop("lazytracer.guards")[0]
     assert guard.pop("source").startswith("test_interface.py:")
     assert guard == {"condition": "T >= 8", "path": "", "dynamic": True}

@@ -89,3 +89,20 @@ def test_weights_count_apart() -> None:
     assert report.weight_bytes == 2 * (4 * 3 * 9 + 4 * 4) + 8
     resolved = tracer.resolve(model, tracer.spec(1, 3, 8, 8, dtype=torch.float16))
     assert report.weight_bytes == sum(tensor.nbytes for tensor in resolved.state_dict().values())
+
+
+def test_a_packed_sequence_is_its_parts() -> None:
+    """Putting them together takes no memory: at the layer there are 8 packed elements, and what the layer gives, which
+    has its 5 batch sizes, too."""
+
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            last: torch.Tensor = self.net(nn.utils.rnn.pack_padded_sequence(x, [5, 3], True))[1]
+            return last
+
+    report = tracer.inspect(Packs(), tracer.spec(2, 5, 3))
+    assert (report.peak_at, report.peak_bytes) == ("net", 8 * 3 * 4 + (8 * 4 + 2 * 4) * 4 + 5 * 8)

@@ -16,6 +16,7 @@ from torch import nn
 
 import tracer
 from passes.onnx.lowered_model import LoweredModel
+from passes.onnx.unused import drop_unused
 from passes.onnx.validity import check_model
 from passes.sizes.dimension import Dim
 from passes.sizes.guards import GuardLog
@@ -100,6 +101,32 @@ def test_tied_weights_are_exported_once() -> None:
     assert [name for name in names(graph.initializer) if "/" not in name] == ["embedding.weight"]
 
 
+def test_what_no_output_depends_on_is_left_out() -> None:
+    """Of an operation with several results, what computes the others; with the constants that only they use."""
+
+    class Least(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.aminmax(x, dim=1)[0]
+
+    model = tracer.convert(Least(), tracer.spec("N", 5), verify=False).onnx_model
+    assert [node.op_type for node in model.graph.node] == ["ReduceMin", "ReduceL1", "IsNaN", "Where"]
+    assert {tensor.name for tensor in model.graph.initializer} <= {name for n in model.graph.node for name in n.input}
+
+
+def test_what_a_body_uses_stays() -> None:
+    inner = helper.make_node("Add", ["state", "outer"], ["moved"])
+    body = helper.make_graph([inner], "body", [helper.make_tensor_value_info("state", 1, None)], [])
+    body.output.append(helper.make_tensor_value_info("moved", 1, None))
+    outer = helper.make_node("Neg", ["weight"], ["outer"])
+    scan = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=0)
+    idle = helper.make_node("Neg", ["idle weight"], ["idle"])
+    graph = helper.make_graph([outer, idle, scan], "graph", [], [helper.make_tensor_value_info("y", 1, None)])
+    weights = {"weight": torch.ones(1), "idle weight": torch.ones(1)}
+    drop_unused(graph, weights)
+    assert [node.op_type for node in graph.node] == ["Neg", "Scan"]
+    assert list(weights) == ["weight"]
+
+
 def test_sizes_are_named_or_formulas() -> None:
     graph = convert(lambda m, x, y: m.fc(x)[:, ::2].repeat(2, 1)).graph
     assert sizes(graph.output[0]) == ["2*N", 2]
@@ -176,6 +203,17 @@ def test_a_dynamic_size_that_guards_fix_may_be_inferred() -> None:
     assert m == 2
     check_model(relu_graph(2, 3), {"y": TensorSpec((n, 3))}, log)
     check_model(relu_graph("N", 3), {"y": TensorSpec((n, 3))}, log)
+
+
+def test_a_formula_that_guards_fix_may_be_inferred() -> None:
+    log = GuardLog()
+    h, w = Dim.symbol("H", 2, log), Dim.symbol("W", 6, log)
+    with pytest.raises(ExportError, match="onnx infers"):
+        check_model(relu_graph(12, 3), {"y": TensorSpec((h * w, 3))}, log)
+    assert h * w == 12
+    check_model(relu_graph(12, 3), {"y": TensorSpec((h * w, 3))}, log)
+    with pytest.raises(ExportError, match="onnx infers"):
+        check_model(relu_graph(6, 3), {"y": TensorSpec((w, 3))}, log)
 
 
 @pytest.mark.filterwarnings("ignore:.* is fixed at")

@@ -159,23 +159,6 @@ def test_what_python_must_know_is_a_guard(name: str) -> None:
     assert [guard.condition for guard in report.guards] == conditions
 
 
-REFUSED: dict[str, tuple[Forward, str]] = {
-    "a divisor": (factor(math.gcd), r"shape\[2\] is the dynamic size H"),
-    "a rounded quotient of logarithms": (size(lambda h, w: int(math.log(h, 2))), "last digits are not the same"),
-    "a tangent": (factor(lambda h, w: math.tan(h)), "needs a fixed number there"),
-    "a key": (factor(lambda h, w: {64: 2}.get(h, 3)), "cannot be lowered to ONNX directly"),
-    "a count": (lambda x: x * sum(range(x.shape[2])), "needs a fixed number there"),
-    "a formatted number": (lambda x: x * len("%d" % x.shape[2]), "needs a fixed number there"),  # noqa: UP031
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_formula_is_refused_by_name(name: str) -> None:
-    function, message = REFUSED[name]
-    with pytest.raises(tracer.TracerError, match=message):
-        converted(function)
-
-
 def test_a_factor_reaches_torchs_size_at_every_size() -> None:
     function: Forward = lambda x: F.interpolate(x, scale_factor=(0.7, 1.0), mode="bilinear")  # noqa: E731
     conversion = converted(function)

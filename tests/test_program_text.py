@@ -136,7 +136,7 @@ def content(program: Program) -> dict[str, Any]:
         "facts": [(repr(fact.formula), fact.relation, fact.condition) for fact in log.facts.assumed],
         "sampled": (log.sampled, log.given),
         "lazies": [(layer.path, repr(layer), layer.location) for layer in program.lazies.values()],
-        "lists": (program.rungs, program.whole, program.left_behind, list(program.read)),
+        "lists": (program.rungs, program.whole, program.left_behind, program.kept, list(program.read)),
         "stage": Eager
         if isinstance(program, Eager)
         else type(program),  # what is lowered has the text of its eager one
@@ -206,6 +206,8 @@ def test_every_section_is_tried() -> None:
     programs = [traced(Of(forward), tracer.spec("N", 4, 6)) for forward in FORWARDS.values()]
     programs += [traced(Hooked(), tracer.spec("N", 4)), traced(load_model(GUARDED, {}), tracer.spec("N", 3, "H", "W"))]
     programs.append(traced(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6, "2 <= N <= 64")))
+    programs.append(traced(Of(counts), tracer.spec("N", 4, 6), state="explicit"))
+    assert_round_trip(programs[-1])
     programs.append(tracer.convert(Of(FORWARDS["folded"]), tracer.spec("N", 4, 6), verify=False).program)
     found = {line for program in programs for line in print_program(program).splitlines() if not line.startswith(" ")}
     assert set(SECTIONS) <= found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -383,10 +382,11 @@ def tried(*constraints: str, model: nn.Module | None = None) -> list[dict[str, i
 @pytest.mark.parametrize(
     ("constraints", "least"),
     [
-        (("H>=33", "W%32==0"), {"N": 2, "H": 33, "W": 32}),
+        ((), {"N": 1, "H": 1, "W": 1}),
+        (("H>=33", "W%32==0"), {"N": 1, "H": 33, "W": 32}),
         (("H>=0",), {"N": 2, "H": 0, "W": 64}),
-        (("N*H<=128",), {"N": 1, "H": 1, "W": 64}),
-        (("H==W", "H%1000==0"), {"N": 2, "H": 1000, "W": 1000}),
+        (("N*H<=128",), {"N": 1, "H": 1, "W": 1}),
+        (("H==W", "H%300==0"), {"N": 1, "H": 300, "W": 300}),
     ],
 )
 def test_verification_keeps_to_what_was_promised_and_tries_the_least(
@@ -402,6 +402,5 @@ def test_verification_moves_a_size_that_no_usual_step_reaches() -> None:
     assert len({sizes["H"] for sizes in tried("H%1000==0")}) >= 2
 
 
-def test_names_without_constraints_are_tried_as_before() -> None:
-    assert math.prod(tried()[0].values()) == 2 * 64 * 64
-    assert min(size for sizes in tried() for size in sizes.values()) >= 2
+def test_names_without_constraints_are_sampled_as_ever() -> None:
+    assert tried()[0] == {"N": 2, "H": 64, "W": 64}

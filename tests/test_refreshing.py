@@ -267,6 +267,24 @@ def test_a_file_that_is_not_ours(spoil: Callable[[Path], Any], fault: str, tmp_p
     assert {file.name for file in tmp_path.iterdir()} <= {"model.onnx"}
 
 
+def test_numbers_without_axes_among_the_constants(tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x) + torch.arange(x.shape[0]).unsqueeze(1)
+
+    model, sample = Counts(), tracer.spec("N", 3)
+    tracer.convert(model, sample, tmp_path / "old.onnx", verify=False)
+    weights = {name: tensor * 2 for name, tensor in model.state_dict().items()}
+    tracer.refresh(tmp_path / "old.onnx", weights, tmp_path / "new.onnx")
+    model.load_state_dict(weights)
+    tracer.convert(model, sample, tmp_path / "again.onnx", verify=False)
+    assert (tmp_path / "new.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
+
+
 def test_a_file_that_was_written_again_by_onnx_still_serves(tmp_path: Path) -> None:
     path, new = convert(trained(1), tmp_path / "model.onnx"), trained(2)
     onnx.save(onnx.load(path), path)

@@ -211,7 +211,10 @@ class Cautious(nn.Module):
         return self.part(x)
 
 
-CAUTIONS = ("T = 6: the guards hold at no other size", "the forward writes seen: the file does not keep that")
+CAUTIONS = (
+    "T = 6: the guards hold at no other size",
+    "the forward writes seen: the file does not keep that, but state=explicit (--state explicit) makes it an input",
+)
 OPAQUE = "what it asks of named sizes is not known"
 
 

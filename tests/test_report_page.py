@@ -164,7 +164,7 @@ class TestOpening:
     def test_cautions(self, browser: Browser) -> None:
         browser.open(Writes(), tracer.spec(2, 3))
         assert browser.texts("#notes summary") == ["Written by the forward (1)"]
-        assert browser.texts("#notes li") == ["seen an exported file does not keep that"]
+        assert browser.texts("#notes li") == ["seen an exported file does not keep that, unless by state=explicit"]
 
     def test_strange_names_are_only_text(self, browser: Browser) -> None:
         Evil = type("</script><script>alert(1)</script>", (Strange,), {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 import tracer
 from tracer import Sizes
+from tracer.cli import main
 
 
 class Of(nn.Module):
@@ -94,3 +97,23 @@ def test_promises_are_borders_too_and_plain_data_says_all() -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(tracer.InputError, match=r"not a torch\.nn\.Module"):
         tracer.sizes(int, tracer.spec("N", 3))  # type: ignore[arg-type]
+
+
+def test_inspect_shows_them_after_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\nnet = nn.Sequential(nn.LazyConv2d(4, 5), nn.ReLU())\n")
+    said: dict[str, str] = {}
+    for command in ("sizes", "inspect", "inspect --sizes", "inspect --program", "inspect --program --sizes"):
+        name, *options = command.split()
+        assert main([name, f"{file}:net", "-i", "Nx3xHxW", *options]) == 0
+        said[command] = capsys.readouterr().out
+    assert "H: H >= 5" in said["sizes"]
+    for table in ("inspect", "inspect --program"):
+        assert said[f"{table} --sizes"] == f"{said[table]}\n{said['sizes']}"
+    facts = []
+    for command in (["sizes"], ["inspect"], ["inspect", "--sizes"]):
+        assert main([command[0], f"{file}:net", "-i", "Nx3xHxW", "--json", "-", *command[1:]]) == 0
+        facts.append(json.loads(capsys.readouterr().out))
+    assert facts[2] == {**facts[1], **facts[0]}
+    assert main(["inspect", f"{file}:net", "-i", "1x3x8x8", "-i", "1x3x9x9", "--compare", "--sizes"]) == 2
+    assert "--sizes is of one sample, --compare of several" in capsys.readouterr().err

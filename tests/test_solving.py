@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
-from passes.sizes.extremes import maximum, minimum
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula, Whole, divided
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import Formula, Whole, divided
 from passes.sizes.solving import LARGEST_PERIOD, solutions
 from passes.sizes.statement import admissible, words
 from passes.text.constraints import parse_constraint
@@ -95,6 +96,9 @@ WORDS = {
     "7*((H + 220)//224) <= 7": "1 <= H <= 227",
     "(H + 24)//28 > 1": "H >= 32",
     "H % 2 == 0, H % 3 == 0": "H >= 6, H % 6 == 0",
+    "(H + 15)//16 % 2 == 0": "H >= 17, (H + 15) % 32 <= 15",
+    "H//16 % 2 == 0": "H >= 1, H % 32 <= 15",
+    "H//16 % 2 == 1": "H >= 16, H % 32 >= 16",
 }
 
 
@@ -108,7 +112,7 @@ def test_sizes_are_said_in_words_that_mean_them(text: str) -> None:
 
 
 def _parts(said: str) -> list[str]:
-    return said.replace(", H", " and H").split(" and ")
+    return re.split(r", (?=\(?H)", said)
 
 
 def test_what_has_no_short_words_has_none() -> None:

@@ -90,6 +90,70 @@ def test_a_product_of_windows_is_one_condition_for_each_size() -> None:
     assert conditions(log)[2:] == ["((H + 3)//28)*((W + 3)//28) == 64"]
 
 
+def test_windows_are_counted_and_put_together_again() -> None:
+    """As transformers over windows do, with the number of images found by a division."""
+    log, (n, h, w) = sized(N=2, H=224, W=224)
+    for patch in (4, 8):
+        rows, columns = ((size + patch - 1) // patch for size in (h, w))
+        assert rows % 7 == 0
+        assert columns % 7 == 0
+        windows = n * rows * columns * 16 // (7 * 7 * 16)
+        assert windows != 0
+        assert n * rows * columns * 16 % (rows // 7 * (columns // 7) * 49 * 16) == 0
+        images = windows // (rows // 7 * (columns // 7))
+        assert str(images) == "N"
+    assert conditions(log) == [
+        "H % 28 in (0, 25, 26, 27)",
+        "W % 28 in (0, 25, 26, 27)",
+        "(H + 7) % 56 <= 7",
+        "(W + 7) % 56 <= 7",
+    ]
+    assert log.statement() == "valid for N >= 1, H >= 53, H % 56 in (0, 53, 54, 55), W >= 53, W % 56 in (0, 53, 54, 55)"
+
+
+def test_one_window_in_all_is_one_each_way() -> None:
+    log, (h, w) = sized(H=224, W=224)
+    for size in (h, w):
+        assert (size + 31) // 32 % 7 == 0
+    assert ((h + 31) // 32) * ((w + 31) // 32) == 49
+    assert log.statement() == "valid for 193 <= H <= 224, 193 <= W <= 224"
+
+
+def test_a_product_of_one_with_what_may_be_zero_is_not_taken_apart() -> None:
+    log, (h, w) = sized("P >= 0", H=224, W=224)
+    assert (h // 224) * (w // 224) == 1
+    assert conditions(log) == ["(H//224)*(W//224) == 1"]
+
+
+def test_a_table_of_fixed_length_leaves_a_product() -> None:
+    log, (h, w) = sized(H=224, W=224)
+    patches = ((h + 15) // 16) * ((w + 15) // 16)
+    assert patches == 196
+    assert 25088 % patches == 0
+    assert 25088 // patches == 128
+    assert log.statement() == "valid for H >= 1, W >= 1, ((H + 15)//16)*((W + 15)//16) == 196"
+
+
+def test_what_fixes_one_size_may_fix_the_other() -> None:
+    log, (h, w) = sized(H=224, W=224)
+    assert h % 16 == 0
+    assert w % 16 == 0
+    assert (h // 16) * (w // 16) + 1 == 197
+    assert log.statement().endswith("(H//16)*(W//16) == 196")
+    assert h // 16 == 14
+    assert w // 16 == 14
+    assert log.statement() == "valid for H == 224, W == 224"
+
+
+def test_a_size_that_fixes_another_may_lie_between_borders() -> None:
+    log, (h, w) = sized(H=224, W=224)
+    tokens = ((h + 31) // 32) * ((w + 31) // 32)
+    assert tokens == 49
+    assert (h + 31) // 32 == 7
+    assert 49 * ((17 * tokens + 48) // 49) == 17 * tokens
+    assert log.statement() == "valid for 193 <= H <= 224, 193 <= W <= 224"
+
+
 @pytest.mark.parametrize(
     ("given", "condition"),
     [
@@ -151,6 +215,8 @@ def test_the_place_of_a_guard_that_is_kept_is_its_own() -> None:
         ("", lambda n, h, w: h > w - 1, ["H > W - 1"]),
         ("", lambda n, h, w: h != 7 and h >= 5, ["H != 7", "H >= 5"]),
         ("", lambda n, h, w: abs(h - w) <= 3, ["abs(H - W) <= 3"]),
+        ("", lambda n, h, w: n * h - 16 >= 4, ["H*N >= 20"]),
+        ("", lambda n, h, w: n * h + 1 == 193, ["H*N == 192"]),
     ],
 )
 def test_what_is_implied_is_no_guard(given: str, asked: Any, left: list[str]) -> None:

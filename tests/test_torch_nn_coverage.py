@@ -19,7 +19,7 @@ from passes.errors import UnsupportedOpError
 from passes.ops.op import FUNCTIONS, Op, find_module
 from passes.ops.random_numbers import refuse
 
-A_LOSS = "a loss is for training; where a forward computes one, the model goes through torch.onnx.export"
+BY_MASKS = "its forward selects rows by masks, and how many there are depends on the data"
 RANDOM = "it draws random numbers, so a file could not be compared with the module"
 A_BASE = "a base class or a namesake without a forward of its own"
 DEVICES = "it spreads a model over devices"
@@ -29,19 +29,20 @@ LOW_PRECISION = "a product of scaled or grouped matrices in formats that ONNX do
 # Classes that are no operation: tracing goes through them to their parts.
 TRACED_THROUGH = {
     "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Transformer", "TransformerEncoder",
-    "TransformerEncoderLayer", "TransformerDecoder", "TransformerDecoderLayer",
+    "TransformerEncoderLayer", "TransformerDecoder", "TransformerDecoderLayer", "LinearCrossEntropyLoss",
+    "TripletMarginWithDistanceLoss",
 }  # fmt: skip
 
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("Module", "Container", "RNNBase", "RNNCellBase"), A_BASE),
     **dict.fromkeys(("FractionalMaxPool2d", "FractionalMaxPool3d"), RANDOM),
     "DataParallel": DEVICES,
-    **{name: A_LOSS for name in vars(nn) if name.endswith("Loss")},
-    **dict.fromkeys(("AdaptiveLogSoftmaxWithLoss", "NLLLoss2d"), A_LOSS),
+    "AdaptiveLogSoftmaxWithLoss": BY_MASKS,
 }
 
 # Functions of torch.nn.functional that call others, which are lowered.
 COMPOSED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "triplet_margin_with_distance_loss": lambda x: F.triplet_margin_with_distance_loss(x, x + 1, x * 2),
     "upsample": lambda x: F.upsample(x, scale_factor=2, mode="bicubic"),
     "upsample_bilinear": lambda x: F.upsample_bilinear(x, size=(7, 9)),
     "upsample_nearest": lambda x: F.upsample_nearest(x, scale_factor=2),
@@ -53,8 +54,6 @@ FUNCTIONS_LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("grouped_mm", "scaled_mm", "scaled_grouped_mm"), LOW_PRECISION),
     **{name: RANDOM for name in vars(F) if name.startswith("fractional_max_pool")},
     "gumbel_softmax": RANDOM,
-    **{name: A_LOSS for name in vars(F) if name.endswith("_loss") or "cross_entropy" in name},
-    "kl_div": A_LOSS,
 }
 
 
@@ -115,20 +114,29 @@ def layer(kind: type[nn.Module]) -> nn.Module:
     return kind(8, 2, 16, batch_first=True)
 
 
-THROUGH: dict[str, tuple[nn.Module, int]] = {
-    "Sequential": (nn.Sequential(nn.Linear(8, 4), nn.ReLU()), 1),
-    "Transformer": (nn.Transformer(8, 2, 1, 1, 16, batch_first=True), 2),
-    "TransformerEncoderLayer": (layer(nn.TransformerEncoderLayer), 1),
-    "TransformerEncoder": (nn.TransformerEncoder(layer(nn.TransformerEncoderLayer), 1, enable_nested_tensor=False), 1),
-    "TransformerDecoderLayer": (layer(nn.TransformerDecoderLayer), 2),
-    "TransformerDecoder": (nn.TransformerDecoder(layer(nn.TransformerDecoderLayer), 1), 2),
+SEQUENCE = tracer.spec("N", 5, 8)
+THROUGH: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
+    "Sequential": (nn.Sequential(nn.Linear(8, 4), nn.ReLU()), (SEQUENCE,)),
+    "Transformer": (nn.Transformer(8, 2, 1, 1, 16, batch_first=True), (SEQUENCE,) * 2),
+    "TransformerEncoderLayer": (layer(nn.TransformerEncoderLayer), (SEQUENCE,)),
+    "TransformerEncoder": (
+        nn.TransformerEncoder(layer(nn.TransformerEncoderLayer), 1, enable_nested_tensor=False),
+        (SEQUENCE,),
+    ),
+    "TransformerDecoderLayer": (layer(nn.TransformerDecoderLayer), (SEQUENCE,) * 2),
+    "TransformerDecoder": (nn.TransformerDecoder(layer(nn.TransformerDecoderLayer), 1), (SEQUENCE,) * 2),
+    "LinearCrossEntropyLoss": (
+        nn.LinearCrossEntropyLoss(8, 3, bias=True),
+        (tracer.spec("N", 8), tracer.spec("N", dtype=torch.int64)),
+    ),
+    "TripletMarginWithDistanceLoss": (nn.TripletMarginWithDistanceLoss(), (SEQUENCE,) * 3),
 }
 
 
 @pytest.mark.parametrize("name", THROUGH)
 def test_what_is_traced_through_is_lowered(name: str) -> None:
     model, inputs = THROUGH[name]
-    found = tracer.convert(model, (tracer.spec("N", 5, 8),) * inputs, route="direct")
+    found = tracer.convert(model, inputs, route="direct")
     assert found.verification is not None
 
 
@@ -147,11 +155,10 @@ def test_composed_functions_are_lowered(name: str) -> None:
     tracer.convert(Model(), (tracer.spec("N", 3, 4, 5),), route="direct")
 
 
-@pytest.mark.parametrize("layer", [nn.CrossEntropyLoss(), nn.MSELoss(), nn.TripletMarginLoss()])
-def test_a_loss_is_refused_by_name(layer: nn.Module) -> None:
-    inputs = (tracer.spec("N", 3),) * (3 if isinstance(layer, nn.TripletMarginLoss) else 2)
-    with pytest.raises(UnsupportedOpError, match="there is no direct lowering for it"):
-        tracer.convert(layer, inputs, route="direct")
+def test_a_loss_by_masks_is_refused_by_name() -> None:
+    sample = tracer.spec("N", 8), tracer.spec("N", dtype=torch.int64)
+    with pytest.raises(UnsupportedOpError, match="AdaptiveLogSoftmaxWithLoss"):
+        tracer.convert(nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5]), sample, route="direct")
 
 
 def test_a_random_pool_is_refused_by_name() -> None:

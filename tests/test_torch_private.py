@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as module_calls
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from passes import torch_private
 from passes.isolation.control_flow import _FUNCTIONS
@@ -192,7 +193,8 @@ def test_sequences_are_packed_by_these_functions() -> None:
     with FunctionsSeen() as mode:
         packed = nn.utils.rnn.pack_padded_sequence(torch.rand(3, 2, 4), torch.tensor([3, 2]))
         nn.utils.rnn.pad_packed_sequence(packed)
-    assert set(torch_private.packings) <= set(mode.seen)
+        nn.utils.rnn.pad_sequence([torch.rand(3), torch.rand(2)])
+    assert {torch_private.pack_padded, torch_private.pad_packed, torch_private.pad_rows} <= set(mode.seen)
 
 
 def test_weights_are_normed_by_this_function() -> None:
@@ -202,6 +204,46 @@ def test_weights_are_normed_by_this_function() -> None:
     with FunctionsSeen() as mode:
         nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)).weight.sum()
     assert torch_private.normed_weight in mode.seen
+
+
+def test_truth_is_asked_for_by_these_functions() -> None:
+    for values in ([True, True], [True, False], [False, False]):
+        tensor = torch.tensor(values)
+        assert (bool(torch_private.all_true(tensor)), bool(torch_private.any_true(tensor))) == (
+            all(values),
+            any(values),
+        )
+    with FunctionsSeen() as mode:
+        torch.distributions.Normal(0.0, torch.ones(2), validate_args=True)
+    assert torch_private.all_true in mode.seen
+
+
+def test_native_losses_reduce_by_a_number_and_nothing_where_none_is_given() -> None:
+    x, y = torch.rand(3), torch.rand(3)
+    for loss in (torch_private.native_nn.mse_loss, torch.kl_div):
+        assert [loss(x, y, number).ndim for number in (0, 1, 2)] == [1, 0, 0]
+        torch.testing.assert_close(loss(x, y, 1) * 3, loss(x, y, 2))
+        assert loss(x, y).ndim == 1
+    assert torch.ops.aten.mse_loss(x, y).ndim == torch.ops.aten.kl_div(x, y).ndim == 0
+
+
+class Arguments(TorchFunctionMode):
+    """Notes the keyword arguments that a function hands itself over with."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.named = kwargs or {}
+
+
+def test_torch_hands_a_weighted_distance_over_without_its_weight() -> None:
+    """What `tracer/memory/handed_over.py` makes up for; a torch that hands it over needs nothing of that."""
+    x = torch.rand(3)
+    with Arguments() as mode:
+        F.l1_loss(x, x, weight=x)
+    assert "reduction" in mode.named
+    assert "weight" not in mode.named
+    with Arguments() as mode:
+        F.mse_loss(x, x, weight=x)
+    assert mode.named["weight"] is x
 
 
 def test_overrides_that_are_off_are_told() -> None:
@@ -381,6 +423,24 @@ def test_operators_of_control_flow_are_called_as_their_classes_say() -> None:
         assert "__call__" in vars(operator)
 
 
+def test_containers_come_apart_by_their_class() -> None:
+    class Pair:
+        def __init__(self, left: Any, right: Any) -> None:
+            self.left, self.right = left, right
+
+    pytree.register_pytree_node(
+        Pair,
+        lambda pair: ([pair.left, pair.right], "context"),
+        lambda parts, context: Pair(*parts) if context == "context" else None,
+        flatten_with_keys_fn=lambda pair: ([(pytree.GetAttrKey("left"), pair.left), (pytree.SequenceKey(1), 2)], None),
+    )
+    node = torch_private.registered_containers[Pair]
+    assert node.flatten_fn(Pair(1, 2)) == ([1, 2], "context")
+    assert vars(node.unflatten_fn([3, 4], "context")) == {"left": 3, "right": 4}
+    keys = [key for key, _ in node.flatten_with_keys_fn(Pair(1, 2))[0]]
+    assert (keys[0].name, keys[1].idx, pytree.MappingKey("k").key) == ("left", 1, "k")
+
+
 # The compiler and the exporter --------------------------------------------------------------------
 
 
@@ -404,6 +464,12 @@ print(torch.compile(hidden, backend=backend)(torch.ones(1)).item())
 print(torch.compile(shown, backend=backend)(torch.ones(1)).item())
 """
     assert in_its_own_process(code) == ["False", "3", "True", "2.0", "compiled", "3.0"]
+
+
+def test_names_of_registered_functions() -> None:
+    aten = torch.ops.aten
+    assert torch_private.registered_name(aten.add) == torch_private.registered_name(aten.add.Tensor) == "aten::add"
+    assert torch_private.registered_name(torch.add) is None
 
 
 def test_the_exporter_logs_its_decisions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,14 +46,17 @@ def test_a_wrong_model_is_found() -> None:
         compare(conversion, wider, "N", 3)
 
 
-def test_dynamic_sizes_are_moved_together_and_each_by_itself_where_the_guards_hold() -> None:
+def test_dynamic_sizes_are_moved_to_the_edges_of_what_the_guards_allow() -> None:
     conversion = tracer.convert(Halves(), tracer.spec("N", "T"))
     assert conversion.verification is not None
     assert [comparison.sizes for comparison in conversion.verification.comparisons] == [
         {"N": 2, "T": 64},
-        {"N": 4, "T": 66},
-        {"N": 3, "T": 64},
+        {"N": 1, "T": 2},
+        {"N": 1, "T": 64},
+        {"N": 2, "T": 2},
+        {"N": 9, "T": 64},
         {"N": 2, "T": 66},
+        {"N": 2, "T": 4},
     ]
     assert [guard.condition for guard in conversion.report.guards if guard.dynamic] == ["T % 2 == 0", "T <= 66"]
 

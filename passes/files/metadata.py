@@ -9,9 +9,16 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
     lazytracer.constraints  what was promised of the sizes: a file is made for all that meet it, and for no others
     lazytracer.guards       what else has to hold of the sizes, and where in the model that was decided
     lazytracer.statement    for which sizes the file holds, in one sentence; empty where no size is named
+    lazytracer.from_data    the sizes that only the data say: what each is and between which numbers it lies
+    lazytracer.required     what must be so of these, or the model itself fails, and where that was decided
+    lazytracer.state        only where the tensors of the model that its forward writes are inputs and outputs: of each
+                            its `path` in the model, its `input`, the `output` that is the next run's input, and its
+                            `start`, the first run's: the number that all its elements are, its bytes in base64 (in C
+                            order, little endian), or null where these are more than a megabyte
     lazytracer.state_dict   dtype and shape of every state_dict entry; null where the file holds nothing of it
     lazytracer.initializers the initializer that is this entry; tied ones have the same
-    lazytracer.baked_in     a digest of every entry whose value decided something or was computed with; it cannot change
+    lazytracer.baked_in     a digest of every entry whose value decided something, was computed with, or is the start of
+                            a state; it cannot change
     lazytracer.loading      the model's own code for saving and loading, where it has any: what its entries become, only
                             the model can say
     lazytracer.folds        by its path in the file, which layer and batch norm a folded layer's weight and bias are of
@@ -19,8 +26,10 @@ Beside the caller's own entries there are ours, all under one prefix; but for th
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +41,7 @@ from onnx import helper
 
 from passes.errors import InputError, LoadError
 from passes.modules.batchnorm_folding import Fold
+from passes.modules.explicit_state import held_at
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.protos import raw_bytes
 from passes.onnx.types import ONNX_TYPES
@@ -42,6 +52,7 @@ from passes.values.spec import TensorSpec
 PREFIX = "lazytracer."
 _WEIGHT_KEYS = ("state_dict", "initializers", "baked_in", "folds")
 _LOADING = "loading"
+_MOST_BYTES = 10**6  # of a state's start
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
@@ -66,9 +77,51 @@ def annotate(lowered: LoweredModel, program: Eager, *, metadata: Mapping[str, st
         "constraints": _json(program.log.constraints()),
         "statement": program.log.statement(),
         "guards": _json([guard.to_dict() for guard in program.log.guards]),
+        "from_data": _json(program.log.from_data()),
+        "required": _json([guard.to_dict() for guard in program.log.required]),
+        **({"state": _json([pair.to_dict() for pair in state_pairs(lowered, program)])} if program.kept else {}),
         **WeightTable.of(lowered, program).properties(),
     }
     helper.set_model_props(lowered.proto, {**metadata, **{PREFIX + key: value for key, value in ours.items()}})
+
+
+@dataclass(frozen=True, slots=True)
+class StatePair:
+    """A tensor of the model that its forward writes: its path there, the file's input and output that it is, and its
+    value before the first run."""
+
+    path: str
+    input: str
+    output: str
+    start: torch.Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "input": self.input, "output": self.output, "start": _start(self.start)}
+
+
+def state_pairs(lowered: LoweredModel, program: Eager) -> list[StatePair]:
+    """The tensors of the model that are kept. Raises LoadError where one has no value to begin with."""
+    count = len(program.kept)
+    inputs, outputs = (names[len(names) - count :] for names in (lowered.input_names, lowered.output_names))
+    pairs = []
+    for path, given, left in zip(program.kept, inputs, outputs, strict=True):
+        tensor = held_at(program.root, path).detach()
+        if tensor.is_meta:
+            raise LoadError(
+                f"{path}, which the forward writes, is on the meta device and has no value to begin with",
+                remedy="give weights=, or load the model's weights before it is converted",
+            )
+        pairs.append(StatePair(path, given, left, tensor))
+    return pairs
+
+
+def _start(tensor: torch.Tensor) -> int | float | str | None:
+    """A tensor in a property: one number for all of it, its bytes, or nothing."""
+    first = tensor.flatten()[0].item() if tensor.numel() and not tensor.dtype.is_complex else math.nan
+    if math.isfinite(first) and bool((tensor == first).all()):
+        return int(first) if isinstance(first, bool) else first
+    data = raw_bytes(tensor).data
+    return base64.b64encode(data).decode() if data.nbytes <= _MOST_BYTES else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +145,8 @@ class WeightTable:
         names = {id(tensor): name for name, tensor in lowered.weights.items()}
         initializers = {key: names[id(tensor)] for key, tensor in state.items() if id(tensor) in names}
         folds = {path: fold for path, fold in program.folds.items() if f"{path}.weight" in lowered.weights}
-        baked_in = {key: digest(state[key]) for key in (*program.read, *lowered.changed) if key in state}
+        fixed = (*program.read, *lowered.changed, *program.kept)
+        baked_in = {key: digest(state[key]) for key in fixed if key in state}
         used = {*initializers, *baked_in, *(key for fold in folds.values() for key in fold.sources())}
         specs = {key: str(TensorSpec.of(tensor)) if key in used else None for key, tensor in state.items()}
         return WeightTable(specs, initializers, baked_in, folds, loading_code(program.root))

@@ -193,7 +193,7 @@ def _without_data(model: onnx.ModelProto, tensors: list[TensorProto], elsewhere:
         elif tensor.name not in held:
             value = model.graph.input.add(name=tensor.name)
             value.type.tensor_type.elem_type = tensor.data_type
-            value.type.tensor_type.shape.SetInParent()  # one without axes has a shape, too
+            value.type.tensor_type.shape.SetInParent()  # that of a scalar has no axes, but is there
             for size in tensor.dims:
                 value.type.tensor_type.shape.dim.add(dim_value=size)
     return model

@@ -83,7 +83,7 @@ def _copy(leaf: Any) -> Any:
 
 
 def _slice(xs: Any, axis: int, place: int) -> Any:
-    return map_structure(xs, lambda x: x.select(axis, place), keep_dataclasses=True)
+    return map_structure(xs, lambda x: x.select(axis, place), keep_classes=True)
 
 
 def _stacked(results: list[Any], axis: int) -> Any:
@@ -91,7 +91,7 @@ def _stacked(results: list[Any], axis: int) -> Any:
     so many."""
     rows = [list(leaves(result)) for result in results]
     columns = iter([_along(column, axis) for column in zip(*rows, strict=True)])
-    return map_structure(results[0], lambda _: next(columns), keep_dataclasses=True)
+    return map_structure(results[0], lambda _: next(columns), keep_classes=True)
 
 
 def _along(column: Sequence[Any], axis: int) -> Any:

@@ -20,7 +20,7 @@ import torch
 from passes.isolation.torch_state import Loan
 from passes.sizes.dimension import Dim, Size
 from passes.sizes.facts import Fact
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog, Location
 from passes.torch_private import decision_log, interpreted_frames
 

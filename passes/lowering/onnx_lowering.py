@@ -19,12 +19,14 @@ from passes.onnx.lowered_model import LoweredModel, NodeResult
 from passes.onnx.precision import cast_unsupported
 from passes.onnx.size_checks import refuse_other_sizes
 from passes.onnx.types import onnx_type
+from passes.onnx.unused import drop_unused
 from passes.ops.op import BoundCall, Owned, map_leaves, tensor_at
-from passes.program.notes import CALL, VALUE, location_of
+from passes.program.notes import CALL, UNKNOWN, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.regions import Region, outermost, regions
 from passes.program.stages import Eager, Lowered
-from passes.sizes.floating import DynamicSizeError
+from passes.sizes.dimension import Dim, known
+from passes.sizes.floating import DynamicSizeError, Floating
 from passes.sizes.statement import stated
 from passes.values.nested import leaves, map_structure
 from passes.values.spec import TensorSpec
@@ -63,6 +65,7 @@ class OnnxLowering:
         if self._blockers:
             raise unsupported(self._blockers)
         renamed = self._declare_outputs(program, emit)
+        drop_unused(emit.graph, emit.weights)
         if self.refuses_other_sizes:
             inputs = [self._values[node] for node in program.inputs()]
             refuse_other_sizes(emit, inputs, stated(program.log.facts, program.log.sampled))
@@ -84,7 +87,8 @@ class OnnxLowering:
     def _lower_all(self, nodes: Iterable[fx.Node], program: Eager, emit: Emitter) -> None:
         """Lowers nodes one by one; those of a region are lowered by the operation that runs it."""
         for node in outermost(nodes):
-            if node.op not in ("placeholder", "get_attr", "output") and _has_tensor(VALUE.of(node)):
+            computes = _has_tensor(VALUE.of(node)) or UNKNOWN.on(node)
+            if computes and node.op not in ("placeholder", "get_attr", "output"):
                 self._lower(node, program, emit)
 
     def _lower_region(self, region: Region, program: Eager, emit: Emitter, given: Sequence[Value]) -> Sequence[Any]:
@@ -117,7 +121,19 @@ class OnnxLowering:
             return
         except TracerError as error:
             raise error.placed(location_of(node), operation_of(node, program)) from error
+        if isinstance(result, (Dim, Floating)):  # a number that comes from data: `item()`
+            emit.counted(result, outputs)
+            return
         self._values[node] = emit.finish(outputs)
+        if UNKNOWN.on(node):
+            self._note_sizes(node, emit)
+
+    def _note_sizes(self, node: fx.Node, emit: Emitter) -> None:
+        """Tells the emitter where the sizes are that this node finds in the data."""
+        for value in _leaves(self._values[node]):
+            for axis, size in enumerate(value.shape):
+                if isinstance(size, Dim) and str(size) in UNKNOWN.of(node):
+                    emit.found(value, axis, size)
 
     def _leaf(self, leaf: fx.Node | Owned, node: fx.Node, program: Eager, emit: Emitter) -> Any:
         if isinstance(leaf, fx.Node):
@@ -134,9 +150,9 @@ class OnnxLowering:
         region = self._regions.get(node)
         if region is not None:
             return partial(self._lower_region, region, program, emit)
-        known = VALUE.of(node)
-        if not _has_tensor(known):
-            return known
+        value = VALUE.of(node)
+        if not _has_tensor(value):
+            return known(value)
         if node.op == "get_attr":
             return emit.weight(str(node.target), program.tensor(str(node.target)))
         return self._values[node]

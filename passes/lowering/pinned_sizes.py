@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from passes.program.notes import VALUE
 from passes.program.program import Program, tensor_specs
 from passes.sizes.dimension import Dim
-from passes.sizes.elimination import rewritten
-from passes.sizes.formula import Atom, Symbol
+from passes.sizes.formulas.formula import Atom, Symbol
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import admissible
 
@@ -24,15 +24,14 @@ _MOST = 4096
 def pinned_sizes(log: GuardLog) -> dict[str, int]:
     """The named sizes for which guards and constraints hold at one size only: `T == 64`, `T >= 64` with `T <= 64`,
     `T//64 == 1` with `T % 64 == 0` and `T < 128`."""
-    pinned = log.facts.fixed()
-    if pinned or log.facts.given or log.facts.assumed:
-        pinned |= {name for name in log.sampled if name not in pinned and _is_pinned(name, log)}
-    return {name: log.sampled[name] for name in log.sampled if name in pinned}
+    if not log.facts.given and not log.facts.assumed:
+        return {}
+    return {name: size for name, size in log.sampled.items() if _is_pinned(name, log)}
 
 
 def _is_pinned(name: str, log: GuardLog) -> bool:
     found = admissible(log.facts, name)
-    if found.upper is None or found.upper >= _MOST:
+    if found.lower is None or found.upper is None or found.upper - found.lower >= _MOST:
         return False
     others = [fact for fact in found.open if fact.formula.symbols() == [name]]
     left = (size for size in found.sizes.sizes() if all(fact.holds({name: size}) for fact in others))

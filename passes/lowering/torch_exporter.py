@@ -24,8 +24,9 @@ from passes.isolation.torch_state import Loan
 from passes.lowering import export_guards
 from passes.lowering.interface_names import InterfaceNames
 from passes.lowering.onnx_lowering import PRODUCER
+from passes.modules.explicit_state import call_with_state
 from passes.onnx.lowered_model import LoweredModel
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
 
@@ -41,6 +42,7 @@ def export_through_torch(
     arguments: Callable[[Sequence[torch.Tensor]], Arguments],
     *,
     state: Mapping[str, torch.Tensor],
+    kept: Sequence[str],
     dynamic_axes: Sequence[Mapping[int, Formula]],
     opset: int,
     names: InterfaceNames,
@@ -50,9 +52,10 @@ def export_through_torch(
     """The model that torch's exporter makes of `module` (in eval mode), with our names and no local path.
 
     `tensors` are the sample's, with the sizes of their dynamic axes; `arguments` puts such a list into the structure
-    that the forward takes. Every tensor of `state`, the module's state_dict, that the model uses is an initializer
-    under its key: torch's optimizer, which would compute with them, folds only what does not depend on one. What the
-    exporter decides about the named sizes becomes guards of `log`, at the line that `current_source` gives.
+    that the forward takes. The last of them stand in the places of the module's own that are `kept`. Every tensor of
+    `state`, the module's state_dict, that the model uses is an initializer under its key: torch's optimizer, which
+    would compute with them, folds only what does not depend on one. What the exporter decides about the named sizes
+    becomes guards of `log`, at the line that `current_source` gives.
 
     Raises ExportError with torch's own reason where it refuses the module, where it has no such opset, and where it
     fixes a size that is to be dynamic.
@@ -76,7 +79,7 @@ def export_through_torch(
             export_guards.noted_decisions(current_source) as decisions,
         ):
             program = torch.onnx.export(
-                _Flat(module, arguments),
+                _Flat(module, arguments, kept),
                 tuple(tensors),
                 dynamo=True,
                 opset_version=opset,
@@ -138,14 +141,18 @@ class _Flat(nn.Module):
 
     MODEL = "model"
 
-    def __init__(self, model: nn.Module, arguments: Callable[[Sequence[torch.Tensor]], Arguments]):
+    def __init__(self, model: nn.Module, arguments: Callable[[Sequence[torch.Tensor]], Arguments], kept: Sequence[str]):
         super().__init__()
         self.model = model
         self.arguments = arguments
+        self.kept = kept
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        args, kwargs = self.arguments(tensors)
-        return tuple(leaf for leaf in leaves(self.model(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
+        count = len(tensors) - len(self.kept)
+        args, kwargs = self.arguments(tensors[:count])
+        before = [tensor.clone() for tensor in tensors[count:]]
+        result = call_with_state(self.model, self.kept, before, lambda: self.model(*args, **kwargs))
+        return tuple(leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor))
 
 
 def _optimize(program: Any, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], list[str]]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
-from passes.sizes.real import Real
+from passes.sizes.floating import Floating
+from passes.sizes.formulas.formula import Atom, Formula, Max, Min, Mod, Rounded, Symbol, Whole
+from passes.sizes.formulas.real import Found, Real
+from passes.sizes.unknown import DataSize
 
 
 class Graph(Protocol):
@@ -30,6 +32,8 @@ class Graph(Protocol):
 
     def cast(self, value: Value, dtype: torch.dtype) -> Value: ...
 
+    def unsupported(self, reason: str) -> NoReturn: ...
+
     def axis_size(self, value: Value, axis: int) -> Value: ...
 
 
@@ -40,6 +44,7 @@ class ComputedSizes:
         self._emit = emit
         self.known: dict[Formula | Real, Value] = {}
         self._sources: dict[str, tuple[Formula, Value, int]] = {}
+        self._numbers: dict[str, Value] = {}
         self._promised = Facts()
 
     def note(self, value: Value, axis: int, size: Dim) -> None:
@@ -47,11 +52,23 @@ class ComputedSizes:
 
         A name is taken from an axis that it is the size of, where there is one.
         """
-        self._promised = Facts(given=size.log.facts.given)
+        self._promise(size)
         for symbol in size.symbols():
             known = self._sources.setdefault(symbol, (size.formula, value, axis))
             if size.formula == Formula.symbol(symbol) != known[0]:
                 self._sources[symbol] = size.formula, value, axis
+
+    def note_number(self, number: Dim | Floating, value: Value) -> None:
+        """Notes a number that comes from data: a name, of an integer or a float, and a value of shape [1]."""
+        if isinstance(number, Dim):
+            self._promise(number)
+            self._numbers[number.symbols()[0]] = self._emit.cast(value, torch.int64)
+        else:
+            self._numbers[number.symbols()[0]] = self._emit.cast(value, torch.float64)
+
+    def _promise(self, size: Dim) -> None:
+        facts = size.log.facts
+        self._promised = Facts(given=facts.given, of_data=facts.of_data)
 
     def afresh(self) -> ComputedSizes:
         """Of the same inputs, with nothing computed yet."""
@@ -59,10 +76,12 @@ class ComputedSizes:
         other._sources, other._promised = self._sources, self._promised
         return other
 
-    def size(self, size: Whole) -> Value:
+    def size(self, size: Whole | DataSize) -> Value:
         """A size as an int64 value."""
         if isinstance(size, int):
             return self._emit.ints(size)
+        if isinstance(size, DataSize):
+            self._emit.unsupported(f"the {size.what} is known only from the result itself")
         if size not in self.known:
             self.known[size] = self._sum(size)
         return self.known[size]
@@ -75,6 +94,8 @@ class ComputedSizes:
                 if isinstance(operand, Real)
                 else self._number(operand)
                 if isinstance(operand, (int, float))
+                else self._numbers[operand.name]
+                if isinstance(operand, Found)
                 else self._emit.cast(self.size(operand), torch.float64)
                 for operand in real.operands
             ]
@@ -113,7 +134,9 @@ class ComputedSizes:
         return emit.node("Div", above, below)
 
     def _named(self, symbol: Symbol) -> Value:
-        """A name's size, from an input's axis."""
+        """A name's size, from an input's axis; or the number that was found in data."""
+        if symbol.name in self._numbers:
+            return self._numbers[symbol.name]
         size, source, axis = self._sources[symbol.name]
         found = self._emit.axis_size(source, axis)
         more = size.constant

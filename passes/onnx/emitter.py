@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from passes.onnx.types import onnx_type
 from passes.onnx.value import Value
 from passes.sizes.dimension import Dim, Size, hint, is_static, same_size
 from passes.sizes.floating import DynamicNumber, Floating
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.values.spec import TensorSpec
 
 Numbers = bool | int | float | Sequence[Any] | np.ndarray[Any, Any] | torch.Tensor
@@ -361,6 +362,14 @@ class Emitter:
             return self.node("Shape", value, start=axis, end=axis + 1)
         return self.node("Gather", self.node("Shape", value), self.ints(axis))
 
+    def found(self, value: Value, axis: int, size: Dim) -> None:
+        """Notes that an axis of a value has a size that comes from data, which becomes known to `size`."""
+        self._computed.note(value, axis, size)
+
+    def counted(self, number: Dim | Floating, value: Value) -> None:
+        """Notes a number that comes from data, a tensor of one element, which becomes known to `size`."""
+        self._computed.note_number(number, self.reshape(value, [1]))
+
     # The graph's frame, for the lowering pass ---------------------------------------------------
 
     def input(self, name: str, spec: TensorSpec) -> Value:
@@ -479,7 +488,7 @@ def _leaves(outputs: Any) -> list[Value]:
 
 def _with_specs(outputs: Any, result: Any, renamed: Mapping[str, str]) -> Any:
     if isinstance(outputs, Value):
-        return Value(renamed.get(outputs.name, outputs.name), result)
+        return replace(outputs, name=renamed.get(outputs.name, outputs.name), spec=result)
     if outputs is None:
         return None
     return tuple(_with_specs(output, spec, renamed) for output, spec in zip(outputs, result, strict=True))

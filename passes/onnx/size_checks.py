@@ -18,7 +18,7 @@ import torch
 from passes.onnx.emitter import Emitter, Value
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import Fact
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 
 
 def refuse_other_sizes(emit: Emitter, inputs: Sequence[Value], facts: Iterable[Fact]) -> None:

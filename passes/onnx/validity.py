@@ -10,7 +10,8 @@ from passes.errors import ExportError
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.protos import value_info
 from passes.onnx.types import onnx_type
-from passes.sizes.dimension import hint
+from passes.sizes.dimension import Dim
+from passes.sizes.facts import Answer, Facts
 from passes.sizes.guards import GuardLog
 from passes.values.spec import TensorSpec
 
@@ -38,10 +39,9 @@ def check_model(lowered: LoweredModel, specs: Mapping[str, TensorSpec], log: Gua
             f"the lowered graph is not valid ONNX: {error}",
             remedy="use --opset 22 or later, where more operations take bfloat16" if too_early else remedy,
         ) from error
-    fixed = log.facts.fixed()
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         found, spec = value.type.tensor_type, specs.get(value.name)
-        if spec is not None and not _agree(found, spec, fixed):
+        if spec is not None and not _agree(found, spec, log.facts):
             sizes = ", ".join(str(axis.dim_value or axis.dim_param or "?") for axis in found.shape.dim)
             raise ExportError(
                 f"{value.name} is {spec} in the model, but onnx infers "
@@ -50,7 +50,7 @@ def check_model(lowered: LoweredModel, specs: Mapping[str, TensorSpec], log: Gua
             )
 
 
-def _agree(inferred: onnx.TypeProto.Tensor, spec: TensorSpec, fixed: set[str]) -> bool:
+def _agree(inferred: onnx.TypeProto.Tensor, spec: TensorSpec, facts: Facts) -> bool:
     """Whether what onnx infers of a value is what propagation knows, as far as onnx knows it."""
     if inferred.elem_type != onnx_type(spec.dtype):
         return False
@@ -58,7 +58,8 @@ def _agree(inferred: onnx.TypeProto.Tensor, spec: TensorSpec, fixed: set[str]) -
         return True
     axes = inferred.shape.dim
     return len(axes) == spec.ndim and all(
-        hint(size) == axis.dim_value and (isinstance(size, int) or fixed.issuperset(size.symbols()))
+        facts.decide(size.formula - axis.dim_value if isinstance(size, Dim) else size - axis.dim_value, "==").answer
+        is Answer.YES
         for axis, size in zip(axes, spec.shape, strict=True)
         if axis.HasField("dim_value")
     )

@@ -21,6 +21,7 @@ from passes.ops.op import Op, Owned
 from passes.ops.promotion import as_value, check_weight_dtype, float_dtype
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T, record_of
+from passes.sizes.floating import is_exactly
 from passes.torch_private import native_nn
 from passes.values.spec import TensorSpec
 
@@ -163,7 +164,8 @@ def refuse_overflow(input: TensorSpec, threshold: float, value: float) -> None:
     refuse=refuse_overflow,
 )
 def lower_threshold(emit: Emitter, input: Value, threshold: float, value: float) -> Value:
-    if value == 0 and input.dtype.is_floating_point and not _is_double(input):
+    native = input.dtype.is_floating_point and not _is_double(input) and isinstance(threshold, (int, float))
+    if native and is_exactly(value, 0):
         return emit.node("ThresholdedRelu", input, alpha=float(threshold))
     below = emit.node("LessOrEqual", input, as_value(emit, threshold, input.dtype))
     return emit.node("Where", below, as_value(emit, value, input.dtype), input)
@@ -234,7 +236,7 @@ def refuse_zero_alpha(input: TensorSpec, alpha: float) -> None:
 @activation("celu", F.celu, torch.celu, torch.celu_, modules=(nn.CELU,), refuse=refuse_zero_alpha)
 def lower_celu(emit: Emitter, input: Value, alpha: float = 1.0) -> Value:
     """Celu is defined for float32 alone; for alpha > 0 it is alpha * elu(x / alpha)."""
-    if input.dtype == torch.float32:
+    if input.dtype == torch.float32 and isinstance(alpha, (int, float)):
         return emit.node("Celu", input, alpha=float(alpha))
     if alpha < 0:
         emit.unsupported(f"celu of {input.dtype} with the negative alpha {alpha}")
@@ -309,9 +311,9 @@ def lower_softplus(emit: Emitter, input: Value, beta: float = 1.0, threshold: fl
     From a threshold of 20 on, the two differ by less than 3e-9, and ONNX's Softplus does not overflow.
     """
     scale = emit.scalar(beta, input)
-    scaled = emit.node("Mul", input, scale) if beta != 1 else input
+    scaled = input if is_exactly(beta, 1) else emit.node("Mul", input, scale)
     smooth = _softplus(emit, scaled, input.dtype)
-    smooth = emit.node("Div", smooth, scale) if beta != 1 else smooth
+    smooth = smooth if is_exactly(beta, 1) else emit.node("Div", smooth, scale)
     if threshold >= 20:
         return smooth
     return emit.node("Where", emit.node("Greater", scaled, emit.scalar(threshold, input)), input, smooth)
@@ -416,7 +418,7 @@ def _is_double(value: Value) -> bool:
 
 
 def _leaky(emit: Emitter, input: Value, slope: float) -> Value:
-    if not _is_double(input):
+    if not _is_double(input) and isinstance(slope, (int, float)):
         return emit.node("LeakyRelu", input, alpha=float(slope))
     return _slope(emit, input, emit.scalar(slope, input))
 
@@ -428,12 +430,12 @@ def _slope(emit: Emitter, input: Value, slope: Value) -> Value:
 
 def _elu(emit: Emitter, input: Value, alpha: float, dtype: torch.dtype) -> Value:
     """x where x > 0, else alpha * (exp(x) - 1)."""
-    if dtype != torch.float64:
+    if dtype != torch.float64 and isinstance(alpha, (int, float)):
         return emit.node("Elu", input, alpha=float(alpha))
     zero = emit.scalar(0, dtype)
     grown = emit.node("Exp", emit.node("Min", input, zero))
     below = emit.node("Mul", emit.node("Sub", grown, emit.scalar(1, dtype)), emit.scalar(alpha, dtype))
-    return emit.node("Add", emit.node("Max", input, zero), below)
+    return emit.node("Where", emit.node("Less", input, zero), below, input)
 
 
 def _softplus(emit: Emitter, input: Value, dtype: torch.dtype) -> Value:

@@ -20,8 +20,9 @@ from passes.ops.assignment import counted
 from passes.ops.op import Op
 from passes.ops.pool import batched
 from passes.ops.record import Record, T
+from passes.ops.reduction import mean_of
 from passes.ops.windows import check_rank
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, may_be_zero, product, same_size
 from passes.torch_private import native_nn
 from passes.values.spec import TensorSpec
 
@@ -117,8 +118,9 @@ def _output(input: TensorSpec | Value, rank: int, output_size: OutputSize) -> tu
 @adaptive_avg_pool.shape
 def adaptive_avg_pool_shape(call: AdaptiveAvgPool[TensorSpec]) -> TensorSpec:
     input = call.input
-    check_rank(input, call.rank)
-    return input.with_shape(*input.shape[: -call.rank], *_output(input, call.rank, call.output_size))
+    output = _output(input, call.rank, call.output_size)
+    check_rank(input, call.rank, may_be_empty=all(same_size(size, 1) for size in output))
+    return input.with_shape(*input.shape[: -call.rank], *output)
 
 
 @adaptive_max_pool.shape
@@ -153,6 +155,8 @@ def lower_adaptive_avg_pool(emit: Emitter, call: AdaptiveAvgPool[Value]) -> Valu
     input, rank = call.input, call.rank
     output = _lowered_output(emit, input, rank, call.output_size)
     if all(same_size(size, 1) for size in output):
+        if any(map(may_be_zero, input.shape)):  # which runtimes do not pool
+            return mean_of(emit, input, input, tuple(range(input.ndim - rank, input.ndim)), keepdim=True)
         return batched(emit, input, rank, lambda x: [emit.node("GlobalAveragePool", x)])[0]
     kernel = _even_windows(input.shape[-rank:], output)
     if kernel is not None:

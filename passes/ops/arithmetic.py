@@ -14,6 +14,7 @@ from passes.ops.elementwise import NEVER, Native, Neutral, elementwise, floating
 from passes.ops.op import FUNCTIONS
 from passes.ops.promotion import as_value, category, result_dtype
 from passes.ops.unary_math import truncate
+from passes.sizes.dimension import is_of_data
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -225,7 +226,8 @@ def power_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def refuse_power(input: Any, exponent: Any) -> None:
-    if is_constant(exponent) and category(result_dtype(input, exponent)) < 2:
+    asked = is_constant(exponent) or is_of_data(exponent)
+    if asked and category(result_dtype(input, exponent)) < 2:
         check(exponent >= 0, "an integer tensor is raised to the power {}; convert it to float first", exponent)
 
 

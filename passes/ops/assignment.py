@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import UnsupportedOpError, check
+from passes.errors import check
 from passes.onnx.opsets import SCATTERED_SUM
 from passes.ops.axes import inverse, moved
 from passes.ops.indexing import (
@@ -16,21 +17,25 @@ from passes.ops.indexing import (
     Subscript,
     along,
     coordinates_of,
+    counts_of,
     getitem_shape,
-    is_mask,
-    listed,
     neighbours,
+    only_mask,
     pick_value,
     picked_shape,
+    places_on,
     read,
     sliced,
+    spread_masks,
 )
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import from_front
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, product, same_size
+from passes.sizes.unknown import is_data_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ def setitem_shape(call: Setitem[TensorSpec]) -> TensorSpec:
         given = _without_lead(call.value.shape, len(target))
         # How many elements a mask lets through is for the data to say.
         fits = len(given) <= len(target) and all(
-            (not isinstance(size, Dim) and size == 1) or room is None or size == room
+            (not isinstance(size, Dim) and size == 1) or room is None or _may_broadcast(size, room) or size == room
             for size, room in zip(reversed(given), reversed(target), strict=False)
         )
         check(
@@ -78,17 +83,18 @@ def setitem_shape(call: Setitem[TensorSpec]) -> TensorSpec:
     return call.input
 
 
+def _may_broadcast(size: Size, room: Size) -> bool:
+    """Whether a size comes from data, and may be 1 as well as what there is room for."""
+    return is_of_data(size) and not same_size(room, 1)
+
+
 def _target_shape(found: Subscript, shape: Sequence[Size]) -> list[Any]:
     """The shape of the elements that a subscript names; None for the count of what a mask lets through."""
-    view: list[Any] = found.view_shape(shape)
-    picks = found.picks
-    masks = [axis for axis, pick in picks.items() if is_mask(listed(pick))]
-    if not masks:
-        return picked_shape(view, {axis: listed(pick) for axis, pick in picks.items()})
-    if len(picks) > 1:
-        raise UnsupportedOpError("a mask together with other index tensors is not known")
-    axis = masks[0]
-    return [*view[:axis], None, *view[axis + picks[axis].ndim :]]
+    view = found.view_shape(shape)
+    if (masked := only_mask(found)) is not None:
+        axis, mask = masked
+        return [*view[:axis], None, *view[axis + mask.ndim :]]
+    return [None if is_data_size(size) else size for size in picked_shape(view, spread_masks(found, counts_of))]
 
 
 def _without_lead(shape: tuple[Size, ...], ndim: int) -> tuple[Size, ...]:
@@ -115,12 +121,15 @@ def assigned(emit: Emitter, input: Value, index: Any, value: Any, reduction: str
         given = emit.reshape(given, _without_lead(given.shape, len(target)))
     if None not in target:
         given = expanded(emit, given, target)
-    spans = [*found.spans.items(), *((axis, _point_span(point)) for axis, point in found.points.items())]
+    points = [(axis, _point_span(point, input.shape[axis])) for axis, point in found.points.items()]
+    spans = [*found.spans.items(), *points]
     return _assigned(emit, input, spans, found, given, reduction)
 
 
-def _point_span(point: Size) -> Span:
+def _point_span(point: Size, size: Size) -> Span:
     """One element of an axis as a slice of length 1."""
+    if is_of_data(point):
+        point = from_front(point, size)
     stop: Size = FAR if same_size(point, -1) else point + 1
     return Span(point, stop, 1, point, 1)
 
@@ -147,8 +156,11 @@ def _put_back(emit: Emitter, tensor: Value, part: Value, axis: int, span: Span) 
         return transposed(emit, replace(result, spec=front.spec), inverse(order))
     size = tensor.shape[axis]
     first = span.first + size if isinstance(span.first, int) and span.first < 0 else span.first
-    before = [] if same_size(first, 0) else [emit.slice(tensor, axis, 0, span.start)]
-    after = [] if same_size(first + span.length, size) else [emit.slice(tensor, axis, span.stop, FAR)]
+    start, stop = span.start, span.stop
+    if is_of_data(first) or is_of_data(span.length):  # as written, they may lie in the other order
+        start, stop = first, first + span.length
+    before = [] if same_size(first, 0) else [emit.slice(tensor, axis, 0, start)]
+    after = [] if same_size(first + span.length, size) else [emit.slice(tensor, axis, stop, FAR)]
     if not before and not after:
         return part
     return replace(emit.node("Concat", *before, part, *after, axis=axis), spec=tensor.spec)
@@ -166,18 +178,25 @@ def _filled(emit: Emitter, tensor: Value, found: Subscript, given: Value, reduct
     """Assignment to whole axes and to picks. The tensor still has its points' axes, and not yet the new ones."""
     if not found.picks:
         return emit.reshape(given, tensor.shape) if given.ndim != tensor.ndim else given
-    if any(is_mask(listed(pick)) for pick in found.picks.values()):
+    if only_mask(found) is not None and reduction is None:
         return _masked(emit, tensor, found, given)
     view = [1 if source is None else tensor.shape[source] for source in found.layout]
     same = found.layout == list(range(tensor.ndim))
     lifted = tensor if same else emit.reshape(tensor, view)
-    axes = list(found.picks)
+    picks = {axis: pick_value(emit, pick) for axis, pick in spread_masks(found, partial(places_on, emit)).items()}
+    axes = list(picks)
     order = moved(lifted.ndim, axes, range(len(axes)))
     front = transposed(emit, lifted, order)
-    coordinates = coordinates_of(emit, [pick_value(emit, pick) for pick in found.picks.values()])
+    coordinates = coordinates_of(emit, list(picks.values()))
     rank = coordinates.ndim - 1
     place = axes[0] if neighbours(axes) else 0
+    missing = lifted.ndim - len(axes) + rank - given.ndim
+    given = emit.unsqueeze(given, *range(missing)) if missing else given
     updates = transposed(emit, given, moved(given.ndim, range(place, place + rank), range(rank)))
+    if any(map(is_data_size, coordinates.shape)):
+        picked = emit.slice(emit.node("Shape", coordinates), 0, 0, rank)
+        rest = emit.slice(emit.node("Shape", front), 0, len(axes), FAR)
+        updates = emit.node("Expand", updates, emit.node("Concat", picked, rest, axis=0))
     result = scattered(emit, "ScatterND", front, coordinates, updates, reduction)
     back = transposed(emit, result, inverse(order))
     return back if same else emit.reshape(back, tensor.shape)
@@ -198,7 +217,8 @@ def scattered(
 
 
 def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Value:
-    """A choice between two tensors; mask and what is assigned are laid along the tensor's own axes."""
+    """A choice between two tensors, mask and what is assigned laid along the tensor's own axes; where each place gets a
+    value of its own, those are put there."""
     ((place, mask),) = found.picks.items()
     flags = emit.cast(mask, torch.bool)
     covered = found.layout[place : place + mask.ndim]
@@ -207,8 +227,7 @@ def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Val
     view = [*found.layout[:place], None, *found.layout[place + mask.ndim :]]
     axis = given.ndim - (len(view) - place)
     if axis >= 0 and not same_size(given.shape[axis], 1):
-        given = spread(emit, given, flags, axis)
-        view = list(found.layout)
+        return _scattered_through(emit, tensor, found, flags, given, axis)
     sizes = {axis: size for axis, size in zip(reversed(view), reversed(given.shape), strict=False) if axis is not None}
     if not same_size(product(given.shape), 1):
         given = emit.reshape(given, [sizes.get(axis, 1) for axis in range(tensor.ndim)])
@@ -216,18 +235,32 @@ def _masked(emit: Emitter, tensor: Value, found: Subscript, given: Value) -> Val
     return replace(chosen(emit, where, given, tensor), spec=tensor.spec)
 
 
-def spread(emit: Emitter, values: Value, mask: Value, axis: int) -> Value:
-    """The values along an axis, one for each place that a mask lets through; the mask's axes replace it.
+def _scattered_through(emit: Emitter, tensor: Value, found: Subscript, flags: Value, given: Value, axis: int) -> Value:
+    """The tensor with values at the places that a mask lets through, one after the other; `axis` is theirs.
 
-    The place of a value is how many the mask has let through before. What lies at other places has no meaning.
+    One ScatterND, with the axes that the mask covers at the front.
     """
-    passed = emit.cast(emit.reshape(mask, [product(mask.shape)]), torch.int64)
-    order = emit.node("Sub", emit.node("CumSum", passed, emit.scalar(0, torch.int64)), emit.ints(1))
-    laid = emit.node("Gather", values, order, axis=axis)
-    assert values.spec is not None
-    before, behind = values.shape[:axis], values.shape[axis + 1 :]
-    row = values.spec.with_shape(*before, product(mask.shape), *behind)
-    return emit.reshape(replace(laid, spec=row), [*before, *mask.shape, *behind])
+    ((place, mask),) = found.picks.items()
+    if mask.ndim == 0:
+        emit.unsupported("several values for the one place of a mask without axes")
+    view = [1 if source is None else tensor.shape[source] for source in found.layout]
+    before, behind = found.layout[:place], found.layout[place + mask.ndim :]
+    target = [*view[:place], given.shape[axis], *view[place + mask.ndim :]]
+    own = [size for size, source in zip(target, [*before, -1, *behind], strict=True) if source is not None]
+    full = expanded(emit, given, target)
+    full = full if len(own) == len(target) else emit.reshape(full, own)
+    count_axis = sum(source is not None for source in before)
+    covered = [source for source in found.layout[place : place + mask.ndim] if source is not None]
+    order = moved(tensor.ndim, covered, range(len(covered)))
+    front = transposed(emit, tensor, order)
+    updates = transposed(emit, full, moved(full.ndim, [count_axis], [0]))
+    result = emit.node("ScatterND", front, places_of(emit, flags), updates)
+    return transposed(emit, replace(result, spec=front.spec), inverse(order))
+
+
+def places_of(emit: Emitter, flags: Value) -> Value:
+    """The places that a mask lets through, one a row."""
+    return emit.node("Transpose", emit.node("NonZero", flags), perm=[1, 0])
 
 
 def chosen(emit: Emitter, condition: Value, first: Value, second: Value) -> Value:
@@ -264,8 +297,6 @@ def index_put_shape(call: IndexPut[TensorSpec]) -> TensorSpec:
 
 @index_put.lower
 def lower_index_put(emit: Emitter, call: IndexPut[Value]) -> Value:
-    if call.accumulate and any(map(is_mask, call.indices)):
-        emit.unsupported("adding to the elements that a mask lets through")
     if call.accumulate and not emit.allows(SCATTERED_SUM):
         emit.unsupported(f"ONNX adds at positions since opset {SCATTERED_SUM.since}")
     return assigned(emit, call.input, tuple(call.indices), call.values, "add" if call.accumulate else None)

@@ -23,7 +23,7 @@ from passes.ops.promotion import broadcast_shapes
 from passes.ops.random_numbers import refuse
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, may_be_zero, product, same_size
 from passes.sizes.floating import DynamicNumber
 from passes.values.spec import TensorSpec
 
@@ -156,7 +156,7 @@ def _is_fused(emit: Emitter, query: Value, key: Value, value: Value, scale: floa
         and all(same_size(batch, batches[0]) for batch in batches)
         and same_size(heads[1], heads[2])
         and _divides(heads[1], heads[0])
-        and not any(isinstance(size, int) and size == 0 for size in (*batches, *lengths, *widths))
+        and not any(map(may_be_zero, (*batches, *lengths, *widths)))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,22 +10,27 @@ from passes.errors import ShapeError, check
 
 
 def axis_of(dim: Any, ndim: int) -> int:
-    """The axis counted from the front, of a tensor with `ndim` axes; a 0-d tensor counts as one with 1 axis."""
-    if not isinstance(dim, int):
-        raise ShapeError(f"an axis is a whole number, not {dim}")
+    """The axis counted from the front, of a tensor with `ndim` axes; a 0-d tensor counts as one with 1 axis.
+
+    Raises DynamicSizeError where it is a size that is not fixed.
+    """
+    try:
+        axis = operator.index(dim)
+    except TypeError as error:
+        raise ShapeError(f"an axis is a whole number, not {dim}") from error
     axes = max(ndim, 1)
     check(
-        -axes <= dim < axes,
+        -axes <= axis < axes,
         "axis {} is out of range for a tensor of {} axes",
-        dim, ndim, axes - 1,
+        axis, ndim, axes - 1,
         remedy="name an axis from 0 to {2}, or from the end with -1",
     )  # fmt: skip
-    return dim % axes
+    return axis % axes
 
 
 def axes_of(dims: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     """One axis or several, counted from the front; each at most once."""
-    axes = tuple(axis_of(dim, ndim) for dim in ([dims] if isinstance(dims, int) else dims))
+    axes = tuple(axis_of(dim, ndim) for dim in (dims if isinstance(dims, Sequence) else [dims]))
     check(len(set(axes)) == len(axes), "the axes {} name one axis twice", dims, remedy="name each axis once")
     return axes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from passes.ops.norm import check_floating
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.reduction import reduce
-from passes.sizes.dimension import product
+from passes.sizes.dimension import may_be_zero, product
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def lower_local_response_norm(emit: Emitter, call: LocalResponseNorm[Value]) -> 
         return emit.node("LRN", input, size=size, alpha=call.alpha, beta=call.beta, bias=float(call.k))
     # The channels as rows of one-channel images, averaged over `size` of them.
     squared = replace(emit.node("Mul", input, input), spec=input.spec)
+    if any(map(may_be_zero, input.shape)):
+        emit.unsupported("local_response_norm of an input that may be empty")
     squares = emit.reshape(squared, [input.shape[0], 1, input.shape[1], product(input.shape[2:])])
     mean = emit.node(
         "AveragePool", squares, kernel_shape=[size, 1], pads=[size // 2, 0, (size - 1) // 2, 0], count_include_pad=1
@@ -142,9 +145,9 @@ def normalize_shape(call: Normalize[TensorSpec]) -> TensorSpec:
 
 def _dims(input: TensorSpec | Value, dim: int | Sequence[int] | None) -> tuple[int, ...]:
     """The axes that one norm spans; without any named it is all of them."""
-    if isinstance(dim, int):
-        return (dim,)
-    return tuple(dim) if dim else tuple(range(input.ndim))
+    if dim is None or dim in ((), []):
+        return tuple(range(input.ndim))
+    return tuple(map(operator.index, dim if isinstance(dim, Sequence) else [dim]))
 
 
 @normalize.lower

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import NeedsDataError, ShapeError, check
+from passes.errors import ShapeError, check
 from passes.onnx.opsets import since
 from passes.ops.elementwise import NEVER, Native, elementwise, is_constant, tensors_only
+from passes.ops.nonzero import Nonzero, lower_nonzero, nonzero_shape
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, broadcast, broadcast_shapes, category, is_number, promote, result_dtype
 from passes.ops.record import Record, T
@@ -317,8 +318,8 @@ def lower_isclose(
 @dataclass(frozen=True, slots=True)
 class Where(Record[T]):
     condition: T
-    input: Any
-    other: Any
+    input: Any = None
+    other: Any = None
 
 
 where = Op("where", Where)
@@ -326,9 +327,11 @@ CHOICE = Native(small_integers=NEVER, bfloat16=16, boolean=NEVER)
 
 
 @where.shape
-def where_shape(call: Where[TensorSpec]) -> TensorSpec:
+def where_shape(call: Where[TensorSpec]) -> TensorSpec | tuple[TensorSpec, ...]:
     condition = call.condition
     tensors_only(condition)
+    if call.input is None and call.other is None:
+        return nonzero_shape(Nonzero(condition, as_tuple=True))
     check(condition.dtype in (torch.bool, torch.uint8), "where needs a condition of bool, found {}", condition.dtype)
     dtype = result_dtype(call.input, call.other)
     return broadcast(condition, call.input, call.other, dtype=dtype)
@@ -339,10 +342,7 @@ def bind_where(condition: Any, input: Any = None, other: Any = None, **synonyms:
     if input is None or other is None:
         input, other = synonyms.get("self", input), other
     if input is None or other is None:
-        raise NeedsDataError(
-            "where(condition) lists the places that hold, and how many there are depends on the data",
-            remedy="use where(condition, input, other)",
-        )
+        check(input is None and other is None, "where takes a condition alone, or with two tensors to choose between")
     return {"condition": condition, "input": input, "other": other}
 
 
@@ -352,7 +352,10 @@ def bind_where_method(input: Any, condition: Any, other: Any) -> Mapping[str, An
 
 
 @where.lower
-def lower_where(emit: Emitter, call: Where[Value]) -> Value:
+def lower_where(emit: Emitter, call: Where[Value]) -> Value | tuple[Value, ...]:
+    """Where; or NonZero, for a condition alone."""
+    if call.input is None:
+        return lower_nonzero(emit, Nonzero(call.condition, as_tuple=True))
     return choice(emit, call.condition, call.input, call.other, result_dtype(call.input, call.other))
 
 

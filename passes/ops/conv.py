@@ -21,7 +21,7 @@ from passes.ops.op import Inference, Op, Owned
 from passes.ops.pad import Pad, lower_pad, pad_shape
 from passes.ops.promotion import check_weight_dtype
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Dim, Size, is_static, product
+from passes.sizes.dimension import Dim, Size, is_static, pinned, product
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ for _rank, _function, _transposed in _RANKS:
 @conv.shape
 def conv_shape(call: Conv[TensorSpec]) -> TensorSpec:
     rank, input, weight = call.rank, call.input, call.weight
-    strides, dilations = _check_operands(rank, input, weight, call.stride, call.dilation, call.groups)
-    _check_channels(rank, input, weight.shape[1] * call.groups)
-    _check_groups("out_channels", weight.shape[0], call.groups)
+    groups = pinned(call.groups)
+    strides, dilations = _check_operands(rank, input, weight, call.stride, call.dilation, groups)
+    _check_channels(rank, input, weight.shape[1] * groups)
+    _check_groups("out_channels", weight.shape[0], groups)
     _check_bias(weight, call.bias, weight.shape[0])
     pads = _padding(rank, call.padding, weight, strides, dilations)
     padded = input if call.padding_mode == "zeros" else pad_shape(Pad(input, _flat(pads), call.padding_mode))
@@ -172,7 +173,7 @@ def _conv_size(axis: int, size: Size, kernel: Size, stride: int, pads: tuple[int
 
 @conv_transpose.shape
 def conv_transpose_shape(call: ConvTranspose[TensorSpec]) -> TensorSpec:
-    rank, input, weight, groups = call.rank, call.input, call.weight, call.groups
+    rank, input, weight, groups = call.rank, call.input, call.weight, pinned(call.groups)
     strides, dilations = _check_operands(rank, input, weight, call.stride, call.dilation, groups)
     _check_channels(rank, input, weight.shape[0])
     _check_groups("in_channels", weight.shape[0], groups)
@@ -280,10 +281,11 @@ def _check_bias(weight: TensorSpec, bias: TensorSpec | None, channels: Size) -> 
 
 
 def _per_axis(rank: int, what: str, given: PerAxis) -> Sequence[int]:
-    """One number per spatial axis; a single one stands for all."""
+    """One number per spatial axis; a single one stands for all. ONNX has them as numbers: an open size is assumed to be
+    as sampled."""
     numbers = (given,) if isinstance(given, (int, Dim)) else tuple(given)
     check(len(numbers) in (1, rank), "{} needs 1 or {} numbers, found {}", what, rank, len(numbers))
-    return numbers * rank if len(numbers) == 1 else numbers
+    return tuple(map(pinned, numbers)) * (rank if len(numbers) == 1 else 1)
 
 
 def _pads(rank: int, padding: PerAxis) -> Sequence[int]:

@@ -14,7 +14,7 @@ from passes.errors import NeedsDataError, check
 from passes.ops.op import Op
 from passes.ops.promotion import as_value, number_dtype, promote_types
 from passes.ops.record import Record, T, star
-from passes.sizes.dimension import Dim, Size, is_static
+from passes.sizes.dimension import Dim, Size, is_of_data, is_static, minimum, same_size
 from passes.values.nested import leaves
 from passes.values.numbers import is_dynamic
 from passes.values.spec import CPU, TensorSpec
@@ -296,8 +296,10 @@ def arange_shape(call: Arange[TensorSpec]) -> TensorSpec:
     if dtype == torch.int64 and not whole:
         start, end, step, whole = math.trunc(start), math.trunc(end), math.trunc(step), True
     truncated = dtype is not None and not dtype.is_floating_point and not is_dynamic(step)
+    if is_of_data(step):
+        check(step != 0, "a range cannot move by {}", step)
     check(is_dynamic(step) or (int(step) if truncated else step) != 0, "a range cannot move by {}", step)
-    forward = is_dynamic(step) or step > 0
+    forward = (is_dynamic(step) and not is_of_data(step)) or step > 0
     check(
         start <= end if forward else end <= start,
         "a range from {} to {} cannot be walked in steps of {}",
@@ -319,19 +321,28 @@ def lower_arange(emit: Emitter, call: Arange[Value]) -> Value:
     kind: torch.dtype = emit.result.dtype
     if kind.is_floating_point and not _is_whole(*bounds):
         return _floats_in_a_row(emit, *bounds)
-    values = [emit.operand(math.trunc(bound), torch.int64) for bound in bounds]
-    return emit.cast(replace(emit.node("Range", *values), spec=emit.result.with_dtype(torch.int64)), kind)
+    start, end, step = map(math.trunc, bounds)
+    if not is_dynamic(step) and step > 0 and same_size(minimum(start, 0), 0):
+        found = emit.node("Range", *(emit.operand(bound, torch.int64) for bound in (start, end, step)))
+    else:  # as bounds of a slice, which onnxruntime makes of a range that is gathered by, negative ones mean the end
+        found = emit.node("Mul", _places(emit), emit.scalar(step, torch.int64))
+        found = emit.node("Add", found, emit.scalar(start, torch.int64))
+    return emit.cast(replace(found, spec=emit.result.with_dtype(torch.int64)), kind)
 
 
 def _is_whole(*bounds: Bound) -> bool:
     return all(isinstance(bound, (int, Dim)) for bound in bounds)
 
 
+def _places(emit: Emitter) -> Value:
+    """The numbers 0, 1, …, as many as the result has elements."""
+    count = emit.squeeze(emit.size(emit.result.shape[0]), 0)
+    return emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64))
+
+
 def _floats_in_a_row(emit: Emitter, start: Bound, end: Bound, step: Bound) -> Value:
     """`start + i*step`, as torch computes it, for as many steps as the result has elements."""
-    count = emit.squeeze(emit.size(emit.result.shape[0]), 0)
-    places = emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64))
-    steps = emit.node("Mul", emit.cast(places, torch.float64), emit.scalar(step, torch.float64))
+    steps = emit.node("Mul", emit.cast(_places(emit), torch.float64), emit.scalar(step, torch.float64))
     found = emit.node("Add", steps, emit.scalar(start, torch.float64))
     return emit.cast(replace(found, spec=emit.result.with_dtype(torch.float64)), emit.result.dtype)
 
@@ -355,7 +366,7 @@ def linspace_shape(call: Linspace[TensorSpec]) -> TensorSpec:
 
 @linspace.lower
 def lower_linspace(emit: Emitter, call: Linspace[Value]) -> Value:
-    """start + i * (end - start) / (steps - 1); a single step is the start."""
+    """In steps of (end - start) / (steps - 1) from both ends to the middle; a single number is the start."""
     steps = call.steps
     kind = emit.result.dtype
     if is_static((steps,)) and all(isinstance(bound, (int, float)) for bound in (call.start, call.end)):
@@ -368,7 +379,11 @@ def lower_linspace(emit: Emitter, call: Linspace[Value]) -> Value:
     numbers = replace(emit.node("Range", emit.scalar(0, torch.int64), count, emit.scalar(1, torch.int64)), spec=spec)
     gaps = emit.node("Max", emit.node("Sub", count, emit.scalar(1, torch.int64)), emit.scalar(1, torch.int64))
     stride = emit.node("Div", emit.node("Sub", last, first), emit.cast(gaps, kind))
-    return emit.node("Add", first, emit.node("Mul", emit.cast(numbers, kind), stride))
+    behind = replace(emit.node("Sub", gaps, numbers), spec=spec)
+    forwards = emit.node("Add", first, emit.node("Mul", emit.cast(numbers, kind), stride))
+    backwards = emit.node("Sub", last, emit.node("Mul", emit.cast(behind, kind), stride))
+    half = emit.node("Div", emit.node("Add", gaps, emit.scalar(1, torch.int64)), emit.scalar(2, torch.int64))
+    return emit.node("Where", emit.node("Less", numbers, half), forwards, backwards)
 
 
 @dataclass(frozen=True, slots=True)

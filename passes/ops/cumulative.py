@@ -20,9 +20,9 @@ from passes.ops.integer_reduction import running_products
 from passes.ops.joining import joined
 from passes.ops.matmul import SUMMED_IN
 from passes.ops.op import Op
+from passes.ops.positions import distance
 from passes.ops.record import Record, T
 from passes.ops.reduction import sum_dtype
-from passes.sizes.dimension import Size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -184,12 +184,7 @@ def diff_shape(call: Diff[TensorSpec]) -> TensorSpec:
     whole = joined(parts, axis)
     if n == 0:
         return input
-    return whole.with_shape(*whole.shape[:axis], _shortened(whole.shape[axis], n), *whole.shape[axis + 1 :])
-
-
-def _shortened(size: Size, n: int) -> Size:
-    """`size - n`, at least 0; a named dimension is asked only where it could be that small."""
-    return size - n if size >= n else 0
+    return whole.with_shape(*whole.shape[:axis], distance(n, whole.shape[axis]), *whole.shape[axis + 1 :])
 
 
 @diff.lower

@@ -16,7 +16,7 @@ from passes.ops.op import Op
 from passes.ops.pad import Pad, lower_pad
 from passes.ops.record import Record, T
 from passes.ops.reduction import sum_dtype
-from passes.sizes.dimension import Size, product, same_size
+from passes.sizes.dimension import Size, is_of_data, maximum, minimum, product, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def diagonal_shape(call: Diagonal[TensorSpec]) -> TensorSpec:
 
 def _length(rows: Size, columns: Size, offset: int) -> Size:
     rows, columns = (rows, columns - offset) if offset >= 0 else (rows + offset, columns)
+    if is_of_data(rows) or is_of_data(columns):
+        return maximum(minimum(rows, columns), 0)
     length = rows if rows <= columns else columns
     return length if length > 0 else 0
 

@@ -18,6 +18,7 @@ from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.ops.record import Record, T, star
 from passes.sizes.dimension import Size, product, same_size
+from passes.sizes.floating import fixed
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ tensordot = Op("tensordot", Tensordot, functions=(torch.functional.tensordot,))
 
 def _tensordot_equation(first: TensorSpec | Value, second: TensorSpec | Value, dims: Any) -> str:
     ranks = len(first.shape), len(second.shape)
+    dims = fixed(dims)
     if isinstance(dims, int):
         check(0 <= dims <= min(ranks), "{} axes cannot be summed over, of tensors with {} and {}", dims, *ranks)
         left, right = tuple(range(ranks[0] - dims, ranks[0])), tuple(range(dims))

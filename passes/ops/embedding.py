@@ -1,4 +1,4 @@
-"""Lookups by index: embedding, embedding bags, one-hot."""
+"""Lookups by index: embedding, embedding bags."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from passes.errors import NeedsDataError, check
+from passes.errors import check
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
+from passes.sizes.dimension import Size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -52,15 +53,6 @@ class EmbeddingBag(Record[T]):
 embedding_bag = Op("embedding_bag", EmbeddingBag, functions=(F.embedding_bag,))
 
 
-@dataclass(frozen=True, slots=True)
-class OneHot(Record[T]):
-    input: T
-    num_classes: int = -1
-
-
-one_hot = Op("one_hot", OneHot, functions=(F.one_hot,))
-
-
 # Embedding ----------------------------------------------------------------------------------------
 
 
@@ -87,6 +79,11 @@ def embedding_shape(call: Embedding[TensorSpec]) -> TensorSpec:
     """[*] of indices and [num_embeddings, embedding_dim] give [*, embedding_dim]. padding_idx concerns gradients."""
     _check_lookup(call.input, call.weight, call.padding_idx)
     return call.weight.with_shape(*call.input.shape, call.weight.shape[1])
+
+
+@embedding.places("input")
+def embedding_rows(call: Embedding[TensorSpec]) -> Size:
+    return call.weight.shape[0]
 
 
 @embedding.lower
@@ -250,24 +247,3 @@ def _reduce_present(emit: Emitter, rows: Value, present: Value, mode: str, weigh
         return total
     count = emit.reduce("ReduceSum", counted, [1], True)
     return emit.node("Div", total, emit.node("Max", count, emit.scalar(1, weight)))
-
-
-# One-hot ------------------------------------------------------------------------------------------
-
-
-@one_hot.shape
-def one_hot_shape(call: OneHot[TensorSpec]) -> TensorSpec:
-    input, num_classes = call.input, call.num_classes
-    check(input.dtype == torch.int64, "one_hot needs int64 indices, found {}", input.dtype)
-    if num_classes == -1:
-        raise NeedsDataError("one_hot takes the number of classes from the data", remedy="give num_classes")
-    check(num_classes >= 0, "one_hot cannot have {} classes", num_classes)
-    return input.with_shape(*input.shape, num_classes)
-
-
-@one_hot.lower
-def lower_one_hot(emit: Emitter, call: OneHot[Value]) -> Value:
-    depth, values = emit.size(call.num_classes), emit.ints(0, 1)
-    if call.input.ndim:
-        return emit.node("OneHot", call.input, depth, values, axis=-1)
-    return emit.squeeze(emit.node("OneHot", emit.unsqueeze(call.input, 0), depth, values, axis=-1), 0)

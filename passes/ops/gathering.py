@@ -9,13 +9,14 @@ import torch
 
 from passes.errors import check
 from passes.onnx.opsets import scattering
-from passes.ops.assignment import chosen, scattered, spread
+from passes.ops.assignment import places_of, scattered
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
-from passes.ops.promotion import as_value, broadcast_shapes
+from passes.ops.promotion import as_value, broadcast_shapes, is_number
 from passes.ops.record import Record, T
 from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, is_static, product, same_size, sampled
+from passes.sizes.dimension import Size, is_static, product, same_size, sampled
+from passes.sizes.floating import is_exactly
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def index_select_shape(call: IndexSelect[TensorSpec]) -> TensorSpec:
         check(index.numel() == 1, "index_select of a 0-d tensor takes 1 index, found {}", index.numel())
         return input
     return input.with_shape(*input.shape[:axis], index.numel(), *input.shape[axis + 1 :])
+
+
+@index_select.places("index")
+def index_select_places(call: IndexSelect[TensorSpec]) -> Size:
+    return call.input.shape[axis_of(call.dim, call.input.ndim)] if call.input.ndim else 1
 
 
 @index_select.lower
@@ -175,7 +181,40 @@ def take_shape(call: Take[TensorSpec]) -> TensorSpec:
 
 @take.lower
 def lower_take(emit: Emitter, call: Take[Value]) -> Value:
-    return emit.node("Gather", emit.reshape(call.input, [product(call.input.shape)]), call.index, axis=0)
+    flat = call.input if call.input.ndim == 1 else emit.reshape(call.input, [product(call.input.shape)])
+    return emit.node("Gather", flat, call.index, axis=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Record[T]):
+    input: T
+    index: T
+    source: T
+    accumulate: bool = False
+
+
+put = Op("put", Put, methods=("put",))
+
+
+@put.shape
+def put_shape(call: Put[TensorSpec]) -> TensorSpec:
+    """The tensor with elements at places, counted through all of it, replaced or added to."""
+    input, index, source = call.input, call.index, call.source
+    check(index.dtype == torch.int64, "put needs an int64 index, found {}", index.dtype)
+    check(source.dtype == input.dtype, "{} cannot be put into {}: the dtypes differ", source, input)
+    check(source.numel() == index.numel(), "{} cannot be put at the places {}: so many are not there", source, index)
+    return input
+
+
+@put.lower
+def lower_put(emit: Emitter, call: Put[Value]) -> Value:
+    count = product(call.index.shape)
+    if call.accumulate and not emit.allows(scattering("add")):
+        emit.unsupported(f"ONNX adds at positions since opset {scattering('add').since}")
+    flat = emit.reshape(call.input, [product(call.input.shape)])
+    index, source = (emit.reshape(value, [count]) for value in (call.index, call.source))
+    found = scattered(emit, "ScatterElements", flat, index, source, "add" if call.accumulate else None, axis=0)
+    return emit.reshape(found, call.input.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +240,11 @@ def lower_masked_scatter(emit: Emitter, call: MaskedScatter[Value]) -> Value:
     shape = emit.result.shape
     if same_size(product(call.source.shape), 0):
         return expanded(emit, call.input, shape)
-    flags = expanded(emit, call.mask, shape)
-    laid = spread(emit, emit.reshape(call.source, [product(call.source.shape)]), flags, 0)
-    return chosen(emit, flags, laid, call.input)
+    places = places_of(emit, expanded(emit, call.mask, shape))
+    count = emit.axis_size(places, 0)
+    source = emit.reshape(call.source, [product(call.source.shape)])
+    updates = emit.node("Slice", source, emit.ints(0), count, emit.ints(0))
+    return emit.node("ScatterND", expanded(emit, call.input, shape), places, updates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +288,7 @@ def _lower_scattered(emit: Emitter, input: Value, dim: int, index: Value, source
     axis = axis_of(dim, input.ndim)
     lifted, positions = _at_least_1d(emit, input), _at_least_1d(emit, index)
     updates = as_value(emit, source, input.dtype)
-    if isinstance(source, (int, float, Dim)):
+    if is_number(source):
         updates = expanded(emit, updates, positions.shape)
     updates = _at_least_1d(emit, updates)
     for other, (size, found) in enumerate(zip(positions.shape, updates.shape, strict=True)):
@@ -417,7 +458,7 @@ def index_add_shape(call: IndexAdd[TensorSpec]) -> TensorSpec:
 @index_add.lower
 def lower_index_add(emit: Emitter, call: IndexAdd[Value]) -> Value:
     source = call.source
-    if call.alpha != 1:
+    if not is_exactly(call.alpha, 1):
         scaled = emit.node("And" if source.dtype == torch.bool else "Mul", source, emit.scalar(call.alpha, source))
         source = replace(scaled, spec=source.spec)
     return _lower_slices(emit, call.input, call.dim, call.index, source, None, "add")

@@ -8,8 +8,9 @@ on, in place where these are neighbours, else at the front.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +19,19 @@ from passes.errors import NeedsDataError, ShapeError, UnsupportedOpError, check
 from passes.ops.axes import axis_of, moved
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import clamped, distance
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR, expanded
-from passes.sizes.dimension import Dim, Size, same_size
+from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.unknown import DataSize, is_data_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
     from passes.onnx.emitter import Emitter, Value
+
+
+_WITHOUT_AXES = "a mask without axes beside other indices is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,8 @@ def read(tensor: TensorSpec | Value, index: Any, *, assigning: bool = False) -> 
             found.points[axis] = entry
             axis += 1
         else:
+            if len(found.layout) in found.picks:
+                raise UnsupportedOpError(_WITHOUT_AXES)
             found.picks[len(found.layout)] = entry
             covered = range(axis, axis + _axes_consumed(entry))
             if is_mask(entry):
@@ -155,21 +163,12 @@ def _span(entry: slice, size: Size) -> Span | None:
     for bound in (start, stop):
         if not isinstance(bound, (int, Dim)):
             raise NeedsDataError(f"a slice to {bound} has a length that depends on data")
-    first = _clamped(start, size)
+    first = clamped(start, size)
     # An end past every size that can be leaves nothing to ask of a dynamic one.
-    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else _clamped(stop, size)
+    end = size if isinstance(stop, int) and stop >= 2**31 - 1 else clamped(stop, size)
     if step == 1 and same_size(first, 0) and same_size(end, size):
         return None
-    # Asked with >=, which more often needs no guard than >; where they are equal the formula gives 0 as well.
-    length = (end - first + step - 1) // step if end >= first else 0
-    return Span(start, stop, step, first, length)
-
-
-def _clamped(position: Size, size: Size) -> Size:
-    if position < 0:
-        position = position + size
-        return position if position >= 0 else 0
-    return position if position <= size else size
+    return Span(start, stop, step, first, (distance(first, end) + step - 1) // step)
 
 
 def _check_mask(mask: Any, covered: Sequence[Size]) -> None:
@@ -209,13 +208,62 @@ getitem = Op("getitem", Getitem, functions=(operator.getitem,), methods=("__geti
 @getitem.shape
 def getitem_shape(call: Getitem[TensorSpec]) -> TensorSpec:
     found = read(call.input, call.index)
-    picks = {axis: listed(pick) for axis, pick in found.picks.items()}
-    if any(map(is_mask, picks.values())):
-        raise NeedsDataError(
-            "how many elements a mask lets through depends on data, and so does the shape",
-            remedy="use torch.where, or multiply by the mask",
-        )
-    return call.input.with_shape(*picked_shape(found.view_shape(call.input.shape), picks))
+    view = found.view_shape(call.input.shape)
+    if (masked := only_mask(found)) is not None:
+        place, mask = masked
+        return call.input.with_shape(*view[:place], mask_count(mask), *view[place + mask.ndim :])
+    return call.input.with_shape(*picked_shape(view, spread_masks(found, counts_of)))
+
+
+def only_mask(found: Subscript) -> tuple[int, Any] | None:
+    """The axis of the view at which a mask begins whose elements only the data say, and the mask, where there is no
+    other index beside it."""
+    ((axis, pick), *others) = found.picks.items() or [(0, None)]
+    return (axis, pick) if pick is not None and not others and is_mask(listed(pick)) else None
+
+
+def spread_masks(found: Subscript, indices_of: Callable[[Any], Sequence[Any]]) -> dict[int, Any]:
+    """The picks with `indices_of(mask)` in place of each mask: an index for each of the axes that it is on.
+
+    That is what a mask beside other indices stands for.
+    """
+    spread: dict[int, Any] = {}
+    for axis, pick in found.picks.items():
+        pick = listed(pick)
+        if not is_mask(pick):
+            spread[axis] = pick
+        elif not pick.ndim:
+            raise UnsupportedOpError(_WITHOUT_AXES)
+        else:
+            spread |= dict(enumerate(indices_of(pick), start=axis))
+    return spread
+
+
+def counts_of(mask: Any) -> list[TensorSpec]:
+    """The indices that a mask stands for, as far as they are known before it is."""
+    return [TensorSpec((mask_count(mask),), torch.int64)] * mask.ndim
+
+
+def mask_count(mask: TensorSpec, shape: Sequence[Size] | None = None) -> Any:
+    """How many elements a mask lets through, once it is broadcast to a shape."""
+    same = shape is None or tuple(shape) == mask.shape
+    return DataSize(
+        "number of elements that are not zero",
+        0,
+        product(mask.shape if shape is None else shape),
+        mask if same else None,
+    )
+
+
+def through_mask(emit: Emitter, value: Value, mask: Value, axis: int) -> Value:
+    """The parts of a value that a mask lets through, which lies on its axes from `axis` on: one Compress."""
+    if mask.ndim == 0:
+        value, mask = emit.unsqueeze(value, axis), emit.unsqueeze(mask, 0)
+    elif mask.ndim > 1:
+        count = product(mask.shape)
+        value = emit.reshape(value, [*value.shape[:axis], count, *value.shape[axis + mask.ndim :]])
+        mask = emit.reshape(mask, [count])
+    return emit.node("Compress", value, emit.cast(mask, torch.bool), axis=axis)
 
 
 def picked_shape(view: Sequence[Size], picks: dict[int, Any]) -> list[Size]:
@@ -236,7 +284,8 @@ def getitem_identity(result: TensorSpec, call: Getitem[TensorSpec]) -> bool:
 
 @getitem.lower
 def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
-    """Slice, Gather and Unsqueeze for the basic part, one each where possible; Gather or GatherND for the picks."""
+    """Slice, Gather and Unsqueeze for the basic part, one each where possible; for the picks Gather, GatherND, or
+    Compress for a mask."""
     found = read(call.input, call.index)
     value = sliced(emit, call.input, found.spans)
     for axis in sorted(found.points, reverse=True):
@@ -244,8 +293,20 @@ def lower_getitem(emit: Emitter, call: Getitem[Value]) -> Value:
     new = [axis for axis, source in enumerate(found.layout) if source is None]
     if new:
         value = emit.unsqueeze(value, *new)
-    picks = {axis: pick_value(emit, pick) for axis, pick in found.picks.items()}
+    if (masked := only_mask(found)) is not None:
+        return through_mask(emit, value, masked[1], masked[0])
+    picks = {axis: pick_value(emit, pick) for axis, pick in spread_masks(found, partial(places_on, emit)).items()}
     return _picked(emit, value, picks) if picks else value
+
+
+def places_on(emit: Emitter, mask: Value) -> list[Value]:
+    """The places that a mask lets through: an index for each of its axes."""
+    rows = emit.node("NonZero", emit.cast(mask, torch.bool))
+    each = emit.split(rows, [1] * mask.ndim, 0) if mask.ndim > 1 else [rows]
+    return [
+        replace(emit.node("Squeeze", row, emit.ints(0)), spec=spec)
+        for row, spec in zip(each, counts_of(mask), strict=True)
+    ]
 
 
 def sliced(emit: Emitter, value: Value, spans: dict[int, Span]) -> Value:
@@ -287,7 +348,11 @@ def _gathered(emit: Emitter, value: Value, index: Value, axis: int) -> Value:
 def coordinates_of(emit: Emitter, picks: Sequence[Value]) -> Value:
     """Indices side by side along a new last axis, as GatherND and ScatterND take them."""
     shape = broadcast_shapes(*(pick.shape for pick in picks))
-    columns = [emit.unsqueeze(expanded(emit, emit.cast(pick, torch.int64), shape), len(shape)) for pick in picks]
+    whole = [emit.cast(pick, torch.int64) for pick in picks]
+    if any(map(is_data_size, shape)):
+        together = emit.node("Shape", reduce(partial(emit.node, "Add"), whole))
+        whole = [replace(emit.node("Expand", pick, together), spec=TensorSpec(shape, torch.int64)) for pick in whole]
+    columns = [emit.unsqueeze(expanded(emit, pick, shape), len(shape)) for pick in whole]
     spec = TensorSpec((*shape, len(picks)), torch.int64)
     return columns[0] if len(columns) == 1 else replace(emit.node("Concat", *columns, axis=-1), spec=spec)
 

@@ -12,10 +12,12 @@ import torch
 from passes.errors import NeedsDataError, check
 from passes.ops.axes import axis_of
 from passes.ops.op import Op
+from passes.ops.positions import clamped, distance, may_be_negative
 from passes.ops.promotion import result_dtype
 from passes.ops.record import Record, T, star
-from passes.ops.repetition import expanded
-from passes.sizes.dimension import Dim, Size, product
+from passes.ops.repetition import FAR, expanded
+from passes.sizes.dimension import Dim, Size, is_of_data, pinned, product
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -305,7 +307,8 @@ def split_shape(call: Split[TensorSpec]) -> tuple[TensorSpec, ...]:
     size = tensor.shape[axis]
     if isinstance(split_size_or_sections, (tuple, list)):
         lengths: Sequence[Size] = split_size_or_sections
-        check(all(isinstance(length, Dim) or length >= 0 for length in lengths), "a piece is negative: {}", lengths)
+        for length in lengths:
+            check(not may_be_negative(length) or length >= 0, "a piece is negative: {}", lengths)
         total: Size = 0
         for length in lengths:
             total = total + length
@@ -315,7 +318,7 @@ def split_shape(call: Split[TensorSpec]) -> tuple[TensorSpec, ...]:
         return _pieces(tensor, axis, lengths)
     assert isinstance(split_size_or_sections, (int, Dim))
     length = split_size_or_sections
-    check(isinstance(length, Dim) or length >= 0, "a piece cannot have the length {}", length)
+    check(not may_be_negative(length) or length >= 0, "a piece cannot have the length {}", length)
     if not isinstance(length, Dim) and length == 0:
         check(size == 0, "pieces of length 0 do not make up axis {} of size {}", axis, size)
         return _pieces(tensor, axis, [0])
@@ -375,35 +378,40 @@ def tensor_split_shape(call: TensorSplit[TensorSpec]) -> tuple[TensorSpec, ...]:
     axis = _axis_to_split(input, call.dim)
     size = input.shape[axis]
     if isinstance(indices_or_sections, TensorSpec):
-        raise NeedsDataError("tensor_split at a tensor of indices depends on data", remedy="give them as numbers")
+        return _pieces(input, axis, _lengths_from(indices_or_sections, size))
     if isinstance(indices_or_sections, (int, Dim)):
         sections = int(indices_or_sections)
         check(sections > 0, "a tensor cannot be split into {} sections", sections)
         return _pieces(input, axis, _evenly(size, sections))
-    cuts = [0, *(_clamped(index, size) for index in indices_or_sections), size]
-    return _pieces(input, axis, [_span(start, end) for start, end in pairwise(cuts)])
+    cuts = [0, *(clamped(index, size) for index in indices_or_sections), size]
+    return _pieces(input, axis, [distance(start, end) for start, end in pairwise(cuts)])
 
 
-def _clamped(index: Size, size: Size) -> Size:
-    """A position counted from the front or the back, kept within [0, size]."""
-    position = index + size if index < 0 else index
-    return 0 if position < 0 else size if position > size else position
-
-
-def _span(start: Size, end: Size) -> Size:
-    return end - start if start <= end else 0
+def _lengths_from(indices: TensorSpec, size: Size) -> list[Any]:
+    """The lengths of the pieces between indices that are in a tensor."""
+    check(indices.dtype == torch.int64, "tensor_split takes int64 indices, found {}", indices.dtype)
+    check(indices.ndim <= 1, "tensor_split takes indices of at most 1 axis, found {}", indices)
+    if not indices.ndim or isinstance(indices.shape[0], Dim):
+        raise NeedsDataError("how many pieces tensor_split gives depends on the data", remedy="give that as a number")
+    count = indices.shape[0]
+    return [DataSize("length of a piece of tensor_split", 0, size) for _ in range(count + 1)] if count else [size]
 
 
 @tensor_split.lower
 def lower_tensor_split(emit: Emitter, call: TensorSplit[Value]) -> tuple[Value, ...]:
-    """One Split; where indices run backwards the pieces overlap, and each is a Slice of its own."""
+    """One Split; where indices run backwards the pieces overlap, and each is a Slice of its own, as where the order of
+    the indices is not known."""
     input = call.input
     axis = axis_of(call.dim, input.ndim)
+    indices: Any = call.indices_or_sections
+    if not isinstance(indices, (int, Dim, tuple, list)):
+        last = len(emit.result) - 1
+        bounds = [emit.ints(0), *(emit.split(indices, [1] * last, 0) if last else ()), emit.ints(FAR)]
+        return tuple(emit.node("Slice", input, *ends, emit.ints(axis)) for ends in pairwise(bounds))
     cuts = call.indices_or_sections if isinstance(call.indices_or_sections, (tuple, list)) else []
-    positions = [_clamped(index, input.shape[axis]) for index in cuts]
-    if any(start > end for start, end in pairwise(positions)):
-        starts, ends = [0, *positions], [*positions, input.shape[axis]]
-        return tuple(emit.slice(input, axis, start, end) for start, end in zip(starts, ends, strict=True))
+    positions = [clamped(index, input.shape[axis]) for index in cuts]
+    if any(is_of_data(end - start) or start > end for start, end in pairwise(positions)):
+        return tuple(emit.slice(input, axis, start, end) for start, end in pairwise([0, *cuts, FAR]))
     return _lower_pieces(emit, input, call.dim)
 
 
@@ -467,7 +475,7 @@ def unbind_shape(call: Unbind[TensorSpec]) -> tuple[TensorSpec, ...]:
     input = call.input
     axis = _axis_to_split(input, call.dim)
     piece = input.with_shape(*input.shape[:axis], *input.shape[axis + 1 :])
-    return tuple(piece for _ in range(int(input.shape[axis])))
+    return tuple(piece for _ in range(pinned(input.shape[axis])))
 
 
 @unbind.lower

@@ -23,7 +23,7 @@ from passes.ops.norm import (
 )
 from passes.ops.op import Op, Owned
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Dim, Size, hint, is_static, product
+from passes.sizes.dimension import Dim, Size, hint, is_static, may_be_zero, pinned, product
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _is_uniform(input: Value, *parameters: Value | None) -> bool:
 
 @group_norm.shape
 def group_norm_shape(call: GroupNorm[TensorSpec]) -> TensorSpec:
-    input, num_groups = call.input, call.num_groups
+    input, num_groups = call.input, pinned(call.num_groups)
     check_floating(input)
     check(input.ndim >= 2, "expected an input of at least 2 axes (batch, channels), found {}", input.ndim)
     batch, channels, *spatial = input.shape
@@ -194,14 +194,13 @@ def lower_group_norm(emit: Emitter, call: GroupNorm[Value]) -> Value:
     """GroupNormalization scales per channel since opset 21; below, each group is an instance of an instance norm."""
     input, num_groups = call.input, call.num_groups
     channels, trailing = input.shape[1], input.ndim - 2
-    if not isinstance(num_groups, int):
-        emit.unsupported(f"a group norm of {num_groups} groups, a number that is dynamic")
-    if emit.allows(SCALE_OF_EACH_CHANNEL) and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
+    native = emit.allows(SCALE_OF_EACH_CHANNEL) and not any(map(may_be_zero, input.shape))
+    if native and _is_uniform(input, call.weight, call.bias) and isinstance(channels, int):
         scale = call.weight or filled(emit, 1, (channels,), input.dtype)
         shift = call.bias or filled(emit, 0, (channels,), input.dtype)
         return emit.node("GroupNormalization", input, scale, shift, num_groups=num_groups, epsilon=call.eps)
     grouped = emit.reshape(input, [input.shape[0], num_groups, product(input.shape[1:]) // num_groups])
-    if has_instance_normalization(emit, input.dtype):
+    if has_instance_normalization(emit, grouped):
         units = filled(emit, 1, (num_groups,), input.dtype), filled(emit, 0, (num_groups,), input.dtype)
         standard = emit.node("InstanceNormalization", grouped, *units, epsilon=call.eps)
     else:

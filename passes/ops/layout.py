@@ -13,7 +13,7 @@ from passes.errors import UnsupportedOpError, check
 from passes.ops.axes import axes_of, axis_of, moved
 from passes.ops.op import Op
 from passes.ops.record import Record, T, star
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, product, same_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
     """The sizes with a -1 among them replaced by what makes the whole `numel` elements."""
     fixed = [size for size in sizes if isinstance(size, int)]
     text = shape_text(tuple(sizes))
-    check(all(size >= -1 for size in fixed), "{} is no shape: a size is negative", text, remedy=_OPEN)
+    least = [(size, 0 if is_of_data(size) else -1) for size in sizes if isinstance(size, int) or is_of_data(size)]
+    check(all(size >= low for size, low in least), "{} is no shape: a size is negative", text, remedy=_OPEN)
     check(fixed.count(-1) <= 1, "{} leaves {} sizes open", text, fixed.count(-1), remedy=_OPEN)
     if -1 not in fixed:
         check(
@@ -56,7 +57,8 @@ def filled_in(sizes: Sequence[Size], numel: Size) -> tuple[Size, ...]:
         return tuple(sizes)
     open_axis = next(axis for axis, size in enumerate(sizes) if isinstance(size, int) and size == -1)
     known = product([*sizes[:open_axis], *sizes[open_axis + 1 :]])
-    check(isinstance(known, Dim) or known != 0, "{} leaves a size open that could be any", text)
+    is_asked = is_of_data(known) or not isinstance(known, Dim)
+    check(not is_asked or known != 0, "{} leaves a size open that could be any", text)
     check(
         numel % known == 0,
         "the input has {} elements, which is no multiple of {}, as {} needs",

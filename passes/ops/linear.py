@@ -15,7 +15,7 @@ from passes.ops.matmul import WIDER
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.promotion import broadcast_shapes, check_weight_dtype
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Size, product
+from passes.sizes.dimension import Size, hint, product
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def _check_features(input: TensorSpec, expected: Size) -> None:
         return
     remedy = f"make in_features {found}, or declare the layer as nn.LazyLinear"
     for axis in range(1, input.ndim - 1):
-        if product(input.shape[axis:]) == expected:
+        if hint(product(input.shape[axis:])) == hint(expected):
             remedy = f"flatten the input before it: x.flatten({axis})"
-        elif input.shape[axis] == expected:
+        elif hint(input.shape[axis]) == hint(expected):
             remedy = f"bring the axis of {expected} to the end before it: x.transpose({axis}, -1)"
     raise ShapeError(f"in_features is {expected}, but the input's last axis is {found}", remedy=remedy)
 

@@ -13,7 +13,8 @@ from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.promotion import broadcast, broadcast_shapes, promote
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Size
+from passes.sizes.dimension import Dim, Size, same_size
+from passes.sizes.floating import Floating, is_exactly
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def multiplied(first: TensorSpec, second: TensorSpec) -> TensorSpec:
     check(first.dtype == second.dtype, "a matrix product takes one dtype, found {} and {}", first.dtype, second.dtype)
     inner = second.shape[-2] if second.ndim > 1 else second.shape[0]
     if first.shape[-1] != inner:
-        transposed = second.ndim > 1 and second.shape[-1] == first.shape[-1]
+        transposed = second.ndim > 1 and same_size(second.shape[-1], first.shape[-1])
         raise ShapeError(
             f"{first} and {second} cannot be multiplied: the first has rows of {first.shape[-1]}, "
             f"the second columns of {inner}",
@@ -256,9 +257,9 @@ def _added(name: str, ranks: Ranks, first: TensorSpec, second: TensorSpec) -> Te
 
 
 def _fit_attributes(dtype: torch.dtype, *numbers: float) -> bool:
-    """Whether numbers are attributes of a node without loss: those are float32."""
-    return dtype != torch.float64 or all(
-        torch.tensor(number, dtype=torch.float32).item() == number for number in numbers
+    """Whether numbers are attributes of a node without loss: those are float32, and fixed."""
+    return all(isinstance(number, (int, float)) for number in numbers) and (
+        dtype != torch.float64 or all(torch.tensor(number, dtype=torch.float32).item() == number for number in numbers)
     )
 
 
@@ -267,6 +268,18 @@ def _either(emit: Emitter, name: str, input: Value, first: Value, second: Value,
     if name != "addr" or not both:
         emit.unsupported(f"ONNX has no {name} of bool" if both else f"{name} of bool with alpha or beta 0")
     return emit.node("Or", input, times(emit, emit.unsqueeze(first, 1), second))
+
+
+def _times(emit: Emitter, input: Value, beta: float | Floating) -> Value:
+    """What is added to a product: nothing of an operand that a factor of 0 leaves out, whatever it holds."""
+    if is_exactly(beta, 1):
+        return input
+    factor = emit.scalar(beta, input)
+    scaled = emit.node("Mul", input, factor)
+    if not isinstance(beta, (Dim, Floating)):
+        return scaled
+    nothing = emit.scalar(0, input)
+    return emit.node("Where", emit.node("Equal", factor, nothing), nothing, scaled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +328,10 @@ def _sum(name: str, function: Callable[..., Any], ranks: Ranks) -> None:
             found = emit.node("MatMul", first, second)
         if name == "addbmm":
             found = emit.reduce("ReduceSum", found, [0], keepdim=False)
-        if alpha != 1:
+        if not is_exactly(alpha, 1):
             found = emit.node("Mul", found, emit.scalar(alpha, input))
-        if beta:
-            scaled = emit.node("Mul", input, emit.scalar(beta, input)) if beta != 1 else input
-            found = emit.node("Add", scaled, found)
+        if not is_exactly(beta, 0):
+            found = emit.node("Add", _times(emit, input, beta), found)
         return emit.cast(replace(found, spec=emit.result.with_dtype(wide)), emit.result.dtype)
 
     @op.cost

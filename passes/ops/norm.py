@@ -20,7 +20,7 @@ from passes.errors import TracerWarning, check
 from passes.onnx.opsets import STATISTICS_OF_ANOTHER_TYPE
 from passes.ops.op import Inference, Op, Owned
 from passes.ops.record import Record, T
-from passes.sizes.dimension import hint, product
+from passes.sizes.dimension import hint, may_be_zero, product
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def lower_instance_norm(emit: Emitter, call: InstanceNorm[Value]) -> Value:
 
 def _instances(emit: Emitter, input: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
     channels = input.shape[1]
-    if isinstance(channels, int) and has_instance_normalization(emit, input.dtype):
+    if isinstance(channels, int) and has_instance_normalization(emit, input):
         scale = emit.cast(weight, input.dtype) if weight else filled(emit, 1, (channels,), input.dtype)
         shift = emit.cast(bias, input.dtype) if bias else filled(emit, 0, (channels,), input.dtype)
         return emit.node("InstanceNormalization", input, scale, shift, epsilon=eps)
@@ -299,11 +299,14 @@ def _with_statistics(
     return emit.node("BatchNormalization", input, scale, shift, mean, var, epsilon=eps)
 
 
-def has_instance_normalization(emit: Emitter, dtype: torch.dtype) -> bool:
-    """Whether InstanceNormalization takes the dtype, in ONNX and in the runtimes (which know none in float64)."""
-    return dtype in (torch.float32, torch.float16) or (
+def has_instance_normalization(emit: Emitter, input: Value) -> bool:
+    """Whether InstanceNormalization takes an input, in ONNX and in the runtimes, which know none in float64 and break
+    down at instances without elements."""
+    dtype = input.dtype
+    taken = dtype in (torch.float32, torch.float16) or (
         dtype == torch.bfloat16 and emit.takes("InstanceNormalization", dtype)
     )
+    return taken and not any(map(may_be_zero, input.shape[1:]))
 
 
 def filled(emit: Emitter, number: float, shape: tuple[int, ...], dtype: torch.dtype) -> Value:

@@ -37,7 +37,8 @@ from torch import fx, nn
 from passes.errors import CaptureError
 from passes.ops.record import CONSTANTS, Owned, Record, is_star, map_leaves
 from passes.ops.rewrite import Rewrite, identity_of
-from passes.sizes.dimension import Size
+from passes.sizes.dimension import Size, known
+from passes.torch_private import registered_name
 from passes.values.nested import ATOMS, leaves, map_structure
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
@@ -78,6 +79,11 @@ class Inference:
     attributes: dict[str, Size]
     shapes: dict[str, tuple[Size, ...]]
 
+    def settled(self) -> Inference:
+        """The same with the number for each size that has one value only, whatever its formula."""
+        attributes = {name: known(size) for name, size in self.attributes.items()}
+        return Inference(attributes, {name: tuple(map(known, shape)) for name, shape in self.shapes.items()})
+
 
 @dataclass(slots=True)
 class BoundCall:
@@ -93,11 +99,12 @@ class Op:
     """One operation of the compiler (see the module's docstring).
 
     `record` declares its arguments. `functions` and `methods` are spellings that take just these, in the same order
-    (a `star` takes sizes either one by one or as one sequence). A spelling with other parameters is declared
-    with `function` or `method` and an adapter. `of_numbers` are the arguments that take no tensor, `of_either` those
-    that take a size or a tensor, as the record's types have it.
-    `view` says that the result may lie in an operand's memory, `random` that computing it may move torch's
-    random state, or with which arguments it may.
+    (a `star` takes sizes either one by one or as one sequence); `library` has those of other libraries by name:
+    `torchvision::nms` where they are registered with torch, else `torchvision.ops.boxes.batched_nms`. A spelling with
+    other parameters is declared with `function` or `method` and an adapter. `of_numbers` are the arguments that take no
+    tensor, `of_either` those that take a size or a tensor, as the record's types have it.
+    `view` says that the result may lie in an operand's memory, `container` that it is the operands themselves, `random`
+    that computing it may move torch's random state, or with which arguments it may.
     """
 
     def __init__(
@@ -107,16 +114,20 @@ class Op:
         *,
         functions: tuple[Callable[..., Any], ...] = (),
         methods: tuple[str, ...] = (),
+        library: tuple[str, ...] = (),
         view: bool = False,
+        container: bool = False,
         random: bool | Callable[[Any], bool] = False,
     ):
         self.name = name
         self.record = record
-        self.view = view
+        self.view = view or container
+        self.container = container
         self.random = random
         self.shape_rule: Callable[..., Any] | None = None
         self.lowering: Callable[..., Any] | None = None
         self.cost_rule: Callable[..., Size] | None = None
+        self.looks_up: tuple[str, Callable[..., Size]] | None = None
         self.inference_rules: dict[type[nn.Module], Callable[..., Inference]] = {}
         self.of_numbers: set[str] = set()
         self.of_either: set[str] = set()
@@ -125,6 +136,8 @@ class Op:
             _register(FUNCTIONS, target, (self, None))
         for method in methods:
             _register(METHODS, method, (self, None))
+        for qualified in library:
+            _register(LIBRARY, qualified, (self, None))
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
@@ -162,6 +175,15 @@ class Op:
         """Declares the multiply-adds: from the result's value and the record of specs."""
         self.cost_rule = rule
         return rule
+
+    def places(self, operand: str) -> Callable[[Rule], Rule]:
+        """Declares that an operand holds places: the rule says from the record of specs how many there are."""
+
+        def declare(rule: Rule) -> Rule:
+            self.looks_up = operand, rule
+            return rule
+
+        return declare
 
     def identity(self, name: str, why: str) -> Callable[[Rule], Rule]:
         """Declares a rewrite to the first operand: the rule says when, from the result's value and the record of specs.
@@ -274,6 +296,7 @@ class Op:
 
 FUNCTIONS: dict[Callable[..., Any], tuple[Op, Adapter | None]] = {}
 METHODS: dict[str, tuple[Op, Adapter | None]] = {}
+LIBRARY: dict[str, tuple[Op, Adapter | None]] = {}
 MODULES: dict[type[nn.Module], tuple[Op, Adapter]] = {}
 IDENTITIES: dict[str, Rewrite] = {}
 
@@ -297,6 +320,14 @@ def find_method(method: str) -> tuple[Op, Adapter | None] | None:
     return found
 
 
+def find_function(target: Any) -> tuple[Op, Adapter | None] | None:
+    """The op of a function. Those of other libraries, which are not loaded here, go by their names."""
+    found = FUNCTIONS.get(target)
+    if found is None and callable(target):
+        found = LIBRARY.get(registered_name(target) or f"{target.__module__}.{getattr(target, '__qualname__', '')}")
+    return found
+
+
 def find_module(cls: type[nn.Module]) -> tuple[Op, Adapter] | None:
     """The op of a module class, or of the class whose forward it inherits unchanged."""
     for base in cls.__mro__:
@@ -307,7 +338,9 @@ def find_module(cls: type[nn.Module]) -> tuple[Op, Adapter] | None:
 
 def has_rule(node: fx.Node) -> bool:
     """Whether an op covers this function or method node."""
-    return node.target in FUNCTIONS or (node.op == "call_method" and find_method(str(node.target)) is not None)
+    if node.op == "call_method":
+        return find_method(str(node.target)) is not None
+    return node.op == "call_function" and find_function(node.target) is not None
 
 
 def given_as_numbers(
@@ -318,7 +351,7 @@ def given_as_numbers(
 
     Most are sizes. One that is a tensor stands for its number, as torch takes a tensor of one element there.
     """
-    found = FUNCTIONS.get(target) if kind == "call_function" else find_method(target)
+    found = find_function(target) if kind == "call_function" else find_method(target)
     if found is None:
         return
     op, adapter = found
@@ -341,7 +374,9 @@ def is_of_tensor(kind: str, target: Any) -> bool:
     """Whether the first argument of a call is the tensor that the operation is of, as far as its spelling says."""
     if kind == "call_method":
         return True
-    op, adapter = FUNCTIONS[target]
+    found = find_function(target)
+    assert found is not None
+    op, adapter = found
     return adapter is None and bool(op._parameters) and op._parameters[0] not in op.of_numbers
 
 
@@ -367,7 +402,7 @@ def bind_node(node: fx.Node, module: nn.Module | None) -> BoundCall | None:
         arguments = {name: value if type(value) in ATOMS else _known(module, value) for name, value in given.items()}
         return BoundCall(op, op.bind((), arguments), module, str(node.target))
     if node.op == "call_function":
-        found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+        found = find_function(node.target)
     elif node.op == "call_method":
         found = find_method(str(node.target))
     else:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from passes.errors import check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Dim, Size
+from passes.sizes.dimension import Dim, Size, is_of_data
+from passes.sizes.floating import is_exactly
 from passes.torch_private import ConstantPadNd, native_nn
 from passes.values.spec import TensorSpec
 
@@ -84,7 +85,8 @@ def pad_shape(call: Pad[TensorSpec]) -> TensorSpec:
             remedy="give a pair of numbers for each spatial axis of the input, the last axis first",
         )  # fmt: skip
     if mode in ("reflect", "replicate"):
-        check(0 not in _known(input.shape[-axes - 1 :]), "{} padding of an empty input {}", mode, input)
+        asked = [size for size in input.shape[-axes - 1 :] if isinstance(size, int) or is_of_data(size)]
+        check(all(size != 0 for size in asked), "{} padding of an empty input {}", mode, input)
     pairs = _per_axis(pad, input.ndim)
     for axis, (size, (before, after)) in enumerate(zip(input.shape, pairs, strict=True)):
         _check_amounts(mode, axis, size, before, after)
@@ -137,7 +139,8 @@ def lower_pad(emit: Emitter, call: Pad[Value]) -> Value:
             result = _wrapped(emit, result, grows)
         else:
             amounts = emit.sizes([before for before, _ in grows] + [after for _, after in grows])
-            fill = emit.scalar(call.value, input) if mode == "constant" and call.value else None
+            number = 0 if call.value is None or mode != "constant" else call.value
+            fill = None if is_exactly(number, 0) else emit.scalar(number, input)
             result = emit.node("Pad", result, amounts, fill, mode=ONNX_MODES[mode])
     return result if crop_first else _cropped(emit, result, crops)
 
@@ -173,7 +176,3 @@ def _wrapped(emit: Emitter, value: Value, grows: Pairs) -> Value:
         if tail or head:
             value = emit.node("Concat", *tail, value, *head, axis=axis)
     return value
-
-
-def _known(shape: tuple[Size, ...]) -> list[int]:
-    return [size for size in shape if isinstance(size, int)]

@@ -14,9 +14,10 @@ from passes.ops.axes import axis_of, moved
 from passes.ops.indexing import Getitem, along, getitem_shape, lower_getitem
 from passes.ops.layout import transposed
 from passes.ops.op import Op
+from passes.ops.positions import from_front
 from passes.ops.record import Record, T
 from passes.ops.repetition import FAR
-from passes.sizes.dimension import Size, same_size
+from passes.sizes.dimension import Size, is_of_data, pinned, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def narrow_shape(call: Narrow[TensorSpec]) -> TensorSpec:
     size = input.shape[axis]
     check(-size <= start and start <= size, "start {} is out of range for axis {} of size {}", start, axis, size)
     check(length >= 0, "a part cannot have the length {}", length)
-    first = start + size if start < 0 else start
+    first = from_front(start, size)
     check(
         first + length <= size,
         "{} elements from {} do not fit axis {} of size {}",
@@ -82,6 +83,8 @@ def narrow_shape(call: Narrow[TensorSpec]) -> TensorSpec:
 def lower_narrow(emit: Emitter, call: Narrow[Value]) -> Value:
     start = call.start
     axis = axis_of(call.dim, call.input.ndim)
+    if is_of_data(start):
+        start = from_front(start, call.input.shape[axis])
     backwards = isinstance(start, int) and start < 0
     end = FAR if backwards and same_size(start + call.length, 0) else start + call.length
     return emit.slice(call.input, axis, start, end)
@@ -120,7 +123,7 @@ def lower_strided(emit: Emitter, call: InStrides[Value]) -> Value:
 class Unfold(Record[T]):
     input: T
     dimension: int
-    size: int
+    size: Size
     step: int
 
 
@@ -129,15 +132,15 @@ unfold = Op("unfold_axis", Unfold, methods=("unfold",), view=True)
 
 @unfold.shape
 def unfold_shape(call: Unfold[TensorSpec]) -> TensorSpec:
-    input, size = call.input, call.size
+    input, size, step = call.input, call.size, pinned(call.step)
     axis = axis_of(call.dimension, input.ndim)
     length = input.shape[axis] if input.ndim else 1
-    check(call.step > 0, "windows must move by at least 1, found {}", call.step)
+    check(step > 0, "windows must move by at least 1, found {}", step)
     check(size >= 0, "a window cannot have the size {}", size)
     check(size <= length, "a window of {} does not fit axis {} of size {}", size, axis, length)
     if not input.ndim:
         return input.with_shape(size)
-    return input.with_shape(*input.shape[:axis], (length - size) // call.step + 1, *input.shape[axis + 1 :], size)
+    return input.with_shape(*input.shape[:axis], (length - size) // step + 1, *input.shape[axis + 1 :], size)
 
 
 @unfold.lower
@@ -148,14 +151,12 @@ def lower_unfold(emit: Emitter, call: Unfold[Value]) -> Value:
         return emit.reshape(input, [1]) if call.size else emit.slice(emit.reshape(input, [1]), 0, 0, 0)
     axis = axis_of(call.dimension, input.ndim)
     count = emit.result.shape[axis]
-    starts = emit.unsqueeze(counted(emit, 0, count, call.step), 1)
-    within = emit.constant(torch.arange(call.size))
-    fixed = isinstance(count, int)
-    positions = (
-        emit.constant(torch.arange(0, count * call.step, call.step)[:, None] + torch.arange(call.size))
-        if fixed
-        else emit.node("Add", starts, within)
-    )
+    if isinstance(count, int) and isinstance(call.size, int):
+        starting = torch.arange(0, count * call.step, call.step)
+        positions = emit.constant(starting[:, None] + torch.arange(call.size))
+    else:
+        starts = emit.unsqueeze(counted(emit, 0, count, call.step), 1)
+        positions = emit.node("Add", starts, counted(emit, 0, call.size))
     windows = emit.node("Gather", input, positions, axis=axis)
     return transposed(emit, windows, moved(input.ndim + 1, [axis + 1], [input.ndim]))
 
@@ -183,11 +184,12 @@ def _triangle(name: str, upper: bool) -> None:
     def lower(emit: Emitter, call: Triangle[Value]) -> Value:
         """Trilu since opset 14; before, a choice by column minus row."""
         input = call.input
-        offset = replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
+        whole = emit.has("Trilu") and same_size(call.diagonal, 0)
+        offset = None if whole else replace(emit.operand(call.diagonal, torch.int64), spec=TensorSpec((), torch.int64))
         if emit.has("Trilu"):
             # onnxruntime has no Trilu for the narrow integers.
             wide = emit.cast(input, TRIANGLES.get(input.dtype, input.dtype))
-            result = emit.node("Trilu", wide, None if same_size(call.diagonal, 0) else offset, upper=int(upper))
+            result = emit.node("Trilu", wide, offset, upper=int(upper))
             return emit.cast(replace(result, spec=wide.spec), input.dtype)
         rows, columns = (counted(emit, 0, size) for size in input.shape[-2:])
         difference = emit.node("Sub", columns, emit.unsqueeze(rows, 1))

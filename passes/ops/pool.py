@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -234,10 +234,37 @@ def batched(emit: Emitter, input: Value, rank: int, pool: Callable[[Value], Sequ
     return [first if working == input.dtype else emit.cast(first, input.dtype), *others]
 
 
+Pool = TypeVar("Pool", "MaxPool[Value]", "AvgPool[Value]")
+
+
+def _without_whole_axes(emit: Emitter, call: Pool, dilation: Sizes, reduction: str) -> Pool | None:
+    """The pool over what is left where one window covers all of an axis of open size, which is a reduction of that
+    axis; None where no window does."""
+    input, rank = call.input, call.rank
+    windows = Windows(input, rank, call.kernel_size, call.stride, call.padding, dilation, call.ceil_mode)
+    if not windows.whole:
+        return None
+    working = WIDER.get(input.dtype, input.dtype)
+    value = emit.reduce(reduction, emit.cast(input, working), [axis - rank for axis in windows.whole], True)
+    shape = [1 if axis - input.ndim + rank in windows.whole else size for axis, size in enumerate(input.shape)]
+    spec = input.known.with_shape(*shape)
+    reduced = emit.cast(replace(value, spec=spec.with_dtype(working)), input.dtype)
+    kernel, stride = (
+        tuple(1 if axis in windows.whole else number for axis, number in enumerate(numbers))
+        for numbers in (windows.kernel, windows.stride)
+    )
+    return replace(call, input=replace(reduced, spec=spec), kernel_size=kernel, stride=stride)
+
+
 @max_pool.lower
 def lower_max_pool(emit: Emitter, call: MaxPool[Value]) -> Value | tuple[Value, Value]:
     """MaxPool. ONNX counts the places of maxima through the whole tensor, torch within each plane."""
     rank = call.rank
+    reduced = _without_whole_axes(emit, call, call.dilation, "ReduceMax")
+    if reduced is not None:
+        if call.return_indices:
+            emit.unsupported("the place of a maximum along an axis of open size")
+        return reduced.input if reduced.kernel_size == (1,) * rank else lower_max_pool(emit, reduced)
     if call.input.dtype == torch.int64:
         emit.unsupported("ONNX has no MaxPool of int64, and no wider dtype")
     windows = Windows(call.input, rank, call.kernel_size, call.stride, call.padding, call.dilation, call.ceil_mode)
@@ -278,10 +305,15 @@ def lower_avg_pool(emit: Emitter, call: AvgPool[Value]) -> Value:
     input = call.input
     if not input.dtype.is_floating_point:
         emit.unsupported(f"ONNX has no AveragePool of {input.dtype}, whose means are rounded to whole numbers")
+    summed = call.divisor_override is not None
+    reduced = _without_whole_axes(emit, call, 1, "ReduceSum" if summed else "ReduceMean")
+    if reduced is not None:
+        if summed or reduced.kernel_size != (1,) * call.rank:
+            return lower_avg_pool(emit, reduced)
+        return reduced.input
     windows = Windows(input, call.rank, call.kernel_size, call.stride, call.padding, 1, call.ceil_mode)
     pads = windows.pads()
     own = [*windows.padding, *windows.padding]
-    summed = call.divisor_override is not None
     mixed = call.count_include_pad and not summed and pads != own
 
     def pool(x: Value) -> tuple[Value, ...]:
@@ -310,8 +342,8 @@ def lower_lp_pool(emit: Emitter, call: LpPool[Value]) -> Value:
     mean = lower_avg_pool(
         emit, AvgPool(type(input)(power.name, input.spec), call.rank, call.kernel_size, call.stride, 0, call.ceil_mode)
     )
-    window = math.prod(per_axis("kernel_size", call.kernel_size, call.rank))
-    total = emit.node("Mul", mean, emit.scalar(float(window), input))
+    window = product(per_axis("kernel_size", call.kernel_size, call.rank))
+    total = emit.node("Mul", mean, emit.scalar(window, input))
     return emit.node("Pow", total, emit.scalar(1.0 / call.norm_type, input))
 
 

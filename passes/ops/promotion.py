@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from passes.errors import ShapeError, check
-from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.dimension import Dim, Size, are_equal, hint, is_of_data, maximum, same_size
 from passes.sizes.floating import DynamicNumber, Floating
+from passes.sizes.unknown import DataSize, is_data_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -52,11 +53,15 @@ def promote_types(left: torch.dtype, right: torch.dtype) -> torch.dtype:
     return left if left is right else torch.promote_types(left, right)
 
 
+_FLOAT = "compute with a float instead: float({0})"
+
+
 def number_dtype(number: Any) -> torch.dtype:
     """The dtype that a Python number or a size has on its own."""
     if isinstance(number, bool):
         return torch.bool
     if isinstance(number, (int, Dim)):
+        check(isinstance(number, Dim) or -(2**63) <= number < 2**64, "{} has more than 64 bits", number, remedy=_FLOAT)
         return torch.int64
     default = torch.get_default_dtype()
     return default.to_complex() if isinstance(number, complex) else default
@@ -102,9 +107,11 @@ def broadcast_shapes(*shapes: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(result)
 
 
-def _broadcast(left: Size, right: Size) -> Size | None:
+def _broadcast(left: Any, right: Any) -> Any:
     if type(left) is int and type(right) is int:
         return right if left == 1 else left if right in (1, left) else None
+    if is_of_data(left) or is_of_data(right):
+        return _of_data(left, right)
     if isinstance(left, int) and left == 1:
         return right
     if isinstance(right, int) and right == 1:
@@ -118,6 +125,19 @@ def _broadcast(left: Size, right: Size) -> Size | None:
     if left == right:
         return left if isinstance(left, int) else right
     return None
+
+
+def _of_data(left: Any, right: Any) -> Any:
+    """What two sizes broadcast to of which one comes from data: a fixed one from 2 on, as any other but 1 is refused by
+    torch, and by the file; else a new size."""
+    for size, other in ((left, right), (right, left)):
+        if isinstance(size, int):
+            return other if size == 1 else size
+    unnamed = is_data_size(left) or is_data_size(right)
+    if left is right or (not unnamed and (same_size(left, right) or are_equal(left, right))):
+        return left
+    limits: list[Any] = [size.most if isinstance(size, DataSize) else size for size in (left, right)]
+    return DataSize("size that two others broadcast to", 0, None if None in limits else maximum(*limits))
 
 
 def broadcast(*operands: Any, dtype: torch.dtype | None = None) -> TensorSpec:
@@ -152,7 +172,8 @@ def as_value(emit: Emitter, operand: Any, dtype: torch.dtype) -> Value:
         value = emit.operand(operand, dtype)
         return type(value)(value.name, TensorSpec((), dtype))
     if is_number(operand):
-        exact = torch.float64 if isinstance(operand, float) else torch.int64
+        whole = torch.int64 if not isinstance(operand, float) and operand < 2**63 else torch.uint64
+        exact = torch.float64 if isinstance(operand, float) else whole
         return emit.constant(torch.tensor(operand, dtype=exact).to(dtype))
     return emit.cast(operand, dtype)
 

@@ -15,7 +15,7 @@ from passes.ops.ordering import top
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.reduction import check_not_empty, reduced
-from passes.sizes.dimension import Size, product
+from passes.sizes.dimension import Size, maximum, may_be_zero, product, same_size
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def lower_median(emit: Emitter, call: Median[Value]) -> Any:
     """The last of the smaller half."""
     row, axis = _in_a_row(emit, call.input, call.dim)
     size = row.shape[axis]
-    if size == 0:
-        emit.unsupported("there is no median of nothing")
+    if same_size(size, 0):
+        return emit.constant(_of_nothing(row.dtype))
+    if call.dim is None and may_be_zero(size):
+        return _median_if_any(emit, row)
     values, positions = top(emit, row, (size + 1) // 2, axis, largest=False)
     last = emit.ints(-1)
     middle = _not_a_number_if_any(emit, emit.node("Gather", values, last, axis=axis), row, axis)
@@ -84,6 +86,23 @@ def lower_median(emit: Emitter, call: Median[Value]) -> Any:
     if call.keepdim and call.input.ndim:
         return middle, place
     return emit.squeeze(middle, axis), emit.squeeze(place, axis)
+
+
+def _of_nothing(dtype: torch.dtype) -> torch.Tensor:
+    """What torch says the median of no element is."""
+    return torch.tensor(torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min, dtype=dtype)
+
+
+def _median_if_any(emit: Emitter, row: Value) -> Value:
+    """The median of a row that may be empty. Behind it stands one element more, which is never among the lower half."""
+    (size,) = row.shape
+    largest = torch.inf if row.dtype.is_floating_point else torch.iinfo(row.dtype).max
+    longer = emit.node("Concat", row, emit.constant([largest], row.dtype), axis=0)
+    longer = replace(longer, spec=TensorSpec((size + 1,), row.dtype))
+    values, _ = top(emit, longer, maximum((size + 1) // 2, 1), 0, largest=False)
+    middle = _not_a_number_if_any(emit, emit.node("Gather", values, emit.ints(-1), axis=0), longer, 0)
+    nothing = emit.node("Equal", emit.size(size), emit.ints(0))
+    return emit.squeeze(emit.node("Where", nothing, emit.constant(_of_nothing(row.dtype)), middle), 0)
 
 
 # Quantiles ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from passes.ops.op import PARAMETER_SYNONYMS, Op
 from passes.ops.promotion import as_value, category, float_dtype
 from passes.ops.record import Record, T
 from passes.sizes.dimension import Size, product
+from passes.torch_private import all_true, any_true
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         difference = emit.node("Sub", input, centre)
         count = reduced_size(input, dim)
         if call.correction == 0:
-            spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, call.keepdim)
+            total = spread = mean_of(emit, input, emit.node("Mul", difference, difference), dim, call.keepdim)
         else:
             total = reduce(emit, "ReduceSumSquare", input, difference, dim, call.keepdim)
             spread = emit.node("Div", total, _freedom(emit, count, call.correction, input.dtype))
@@ -292,8 +293,8 @@ def _spread(name: str, root: bool, with_mean: bool) -> Op:
         if not with_mean:
             return spread
         mean = mean_of(emit, input, input, dim, call.keepdim)
-        # torch goes from element to element, so that after an infinite one the mean is no number, as is the spread.
-        return spread, emit.node("Add", mean, emit.node("Sub", spread, spread))
+        # torch goes from element to element, so that after an infinite one the mean is no number.
+        return spread, emit.node("Where", emit.node("IsNaN", total), emit.scalar(math.nan, input), mean)
 
     return op
 
@@ -321,8 +322,9 @@ class Truth(Record[T]):
     keepdim: bool = False
 
 
-def _truth(name: str, op_type: str) -> None:
-    op = Op(name, Truth, functions=(getattr(torch, name),), methods=(name,))
+def _truth(name: str, op_type: str, in_checks: Callable[..., Any]) -> None:
+    """`all` or `any`, and what torch's checks ask for in its place."""
+    op = Op(name, Truth, functions=(getattr(torch, name), in_checks), methods=(name, in_checks.__name__))
 
     @op.shape
     def shape(call: Truth[TensorSpec]) -> TensorSpec:
@@ -346,8 +348,8 @@ def _truth(name: str, op_type: str) -> None:
         return found if working == emit.result.dtype else emit.cast(found, emit.result.dtype)
 
 
-_truth("all", "ReduceMin")
-_truth("any", "ReduceMax")
+_truth("all", "ReduceMin", all_true)
+_truth("any", "ReduceMax", any_true)
 
 
 __all__ = ["reduce", "reduced", "reduced_axes"]

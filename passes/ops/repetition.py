@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from passes.errors import NeedsDataError, check
+from passes.errors import check
 from passes.ops.axes import axes_of, axis_of
 from passes.ops.layout import Transpose, keeps_shape, swapped, transpose_shape, transposed
 from passes.ops.op import Op
+from passes.ops.positions import may_be_negative
 from passes.ops.promotion import broadcast_shapes
 from passes.ops.record import Record, T, star
-from passes.sizes.dimension import Dim, Size, product, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, maximum, product, same_size
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
     shape: list[Size] = []
     for axis, target in enumerate(size):
         if axis < lead:
-            check(isinstance(target, Dim) or target >= 0, "{} is no size of a new axis", target)
+            check(not may_be_negative(target) or target >= 0, "{} is no size of a new axis", target)
             shape.append(target)
             continue
         found = input.shape[axis - lead]
@@ -74,9 +76,12 @@ def expand_shape(call: Expand[TensorSpec]) -> TensorSpec:
             shape.append(found)
             continue
         fixed_one = not isinstance(found, Dim) and found == 1
-        check(isinstance(target, Dim) or target >= 0, "{} is no size", target)
+        check(not may_be_negative(target) or target >= 0, "{} is no size", target)
         check(
-            fixed_one or found == target or found == 1,
+            fixed_one
+            or is_of_data(found)  # which the file refuses where it is neither
+            or found == target
+            or found == 1,
             "axis {} of size {} cannot be expanded to {}",
             axis,
             found,
@@ -140,7 +145,7 @@ def lower_broadcast_tensors(emit: Emitter, call: BroadcastTensors[Value]) -> tup
 
 def _tiled(input: TensorSpec, counts: Sequence[Size]) -> TensorSpec:
     for count in counts:
-        check(isinstance(count, Dim) or count >= 0, "a tensor cannot be repeated {} times", count)
+        check(not may_be_negative(count) or count >= 0, "a tensor cannot be repeated {} times", count)
     shape = (1,) * (len(counts) - input.ndim) + input.shape
     return input.with_shape(*(size * count for size, count in zip(shape, counts, strict=True)))
 
@@ -205,47 +210,81 @@ def lower_tile(emit: Emitter, call: Tile[Value]) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class RepeatInterleave(Record[T]):
+    """Without `repeats` the tensor is these, and each element's place is repeated."""
+
     input: T
-    repeats: Size | T
+    repeats: Size | T | None = None
     dim: int | None = None
     output_size: Size | None = None
 
 
-repeat_interleave = Op(
-    "repeat_interleave", RepeatInterleave, functions=(torch.repeat_interleave,), methods=("repeat_interleave",)
-)
+repeat_interleave = Op("repeat_interleave", RepeatInterleave, methods=("repeat_interleave",))
+
+
+@repeat_interleave.function(torch.repeat_interleave)
+def bind_repeat_interleave(
+    input: Any = None, repeats: Any = None, dim: int | None = None, *, output_size: Size | None = None, **names: Any
+) -> Mapping[str, Any]:
+    """`repeat_interleave(repeats)` and `repeat_interleave(input, repeats, dim)`."""
+    first = names.get("self", repeats if input is None else input)
+    return {"input": first, "repeats": None if first is repeats else repeats, "dim": dim, "output_size": output_size}
 
 
 @repeat_interleave.shape
 def repeat_interleave_shape(call: RepeatInterleave[TensorSpec]) -> TensorSpec:
     input, repeats, dim = call.input, call.repeats, call.dim
     check(dim is None or input.ndim >= 1, "a 0-d tensor has no axis {}", dim)
+    if repeats is None:
+        check(input.ndim == 1, "repeats are along 1 axis, found {}", input)
+        return input.with_shape(_sum_of(input, input.shape[0], call.output_size))
     flat = input.with_shape(input.numel()) if dim is None else input
     axis = axis_of(dim or 0, flat.ndim)
     if isinstance(repeats, TensorSpec):
-        if call.output_size is None:
-            raise NeedsDataError("how often each element is repeated depends on data, and so does the shape")
-        length: Size = call.output_size
+        length = _sum_of(repeats, flat.shape[axis], call.output_size)
     else:
-        check(isinstance(repeats, Dim) or repeats >= 0, "elements cannot be repeated {} times", repeats)
+        check(not may_be_negative(repeats) or repeats >= 0, "elements cannot be repeated {} times", repeats)
         length = flat.shape[axis] * repeats
     return flat.with_shape(*flat.shape[:axis], length, *flat.shape[axis + 1 :])
 
 
+def _sum_of(repeats: TensorSpec, size: Size, output_size: Size | None) -> Any:
+    """How many elements there are when each of an axis is repeated as often as a tensor says."""
+    check(repeats.dtype in (torch.int64, torch.int32), "repeats are int64 or int32, found {}", repeats)
+    check(repeats.ndim <= 1, "repeats are along 1 axis at most, found {}", repeats)
+    each = repeats.ndim == 1 and not same_size(repeats.shape[0], 1)
+    check(not each or repeats.shape[0] == size, "{} repeats are given for an axis of {}", repeats.numel(), size)
+    if output_size is not None:
+        return output_size
+    return DataSize("sum of repeats", 0, None, repeats if each or same_size(size, 1) else None)
+
+
 @repeat_interleave.lower
 def lower_repeat_interleave(emit: Emitter, call: RepeatInterleave[Value]) -> Value:
-    """A new axis after the repeated one, expanded and merged into it."""
-    input = call.input
-    if not isinstance(call.repeats, (int, Dim)):
-        emit.unsupported("how often each element is repeated depends on data")
+    """A new axis after the repeated one, expanded and merged into it; or the places of what is repeated, gathered."""
+    input, repeats = call.input, call.repeats
+    if repeats is None:
+        return emit.cast(_places_repeated(emit, input, input.shape[0]), input.dtype)
     if call.dim is None:
         input = _flat(emit, input)
     axis = axis_of(call.dim or 0, input.ndim)
-    shape = [*input.shape[: axis + 1], call.repeats, *input.shape[axis + 1 :]]
+    if not isinstance(repeats, (int, Dim)):
+        return emit.node("Gather", input, _places_repeated(emit, repeats, input.shape[axis]), axis=axis)
+    shape = [*input.shape[: axis + 1], repeats, *input.shape[axis + 1 :]]
     ones: list[Size] = [1] * len(shape)
-    ones[axis + 1] = call.repeats
+    ones[axis + 1] = repeats
     repeated = emit.node("Expand", emit.unsqueeze(input, axis + 1), emit.sizes(ones))
     return emit.reshape(repeated, emit.result.shape)
+
+
+def _places_repeated(emit: Emitter, repeats: Value, size: Size) -> Value:
+    """The places 0 to `size`, each as often as the repeats say: the rows of the flags of a table that has so many."""
+    counts = emit.cast(expanded(emit, repeats, [size]), torch.int64)
+    most = emit.reduce("ReduceMax", emit.node("Concat", counts, emit.ints(0), axis=0), None, False)
+    numbers = emit.node("Range", emit.scalar(0, torch.int64), most, emit.scalar(1, torch.int64))
+    flags = emit.node("Less", numbers, emit.unsqueeze(counts, 1))
+    rows = emit.node("Gather", emit.node("NonZero", flags), emit.scalar(0, torch.int64), axis=0)
+    length: Any = DataSize("sum of repeats")
+    return replace(rows, spec=TensorSpec((length,), torch.int64))
 
 
 def _flat(emit: Emitter, value: Value) -> Value:
@@ -374,17 +413,11 @@ def lower_roll(emit: Emitter, call: Roll[Value]) -> Value:
     shape = value.shape
     for axis, shift in rolls:
         size = shape[axis]
-        if not isinstance(size, Dim):
-            shift = shift % max(size, 1)
-        elif not _within(shift, size):
-            emit.unsupported(f"a roll by {shift} along an axis of the dynamic size {size} may wrap more than once")
+        if not (isinstance(size, Dim) and isinstance(shift, int) and size.at_least(abs(shift) + 1)):
+            shift = shift % maximum(size, 1)
         if not isinstance(shift, Dim) and shift == 0:
             continue
         last = emit.slice(value, axis, -shift, FAR)
         first = emit.slice(value, axis, 0, -shift)
         value = emit.node("Concat", last, first, axis=axis)
     return emit.reshape(value, emit.result.shape) if flat and input.ndim != 1 else value
-
-
-def _within(shift: Size, size: Size) -> bool:
-    return -size < shift < size

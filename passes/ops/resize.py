@@ -22,7 +22,7 @@ from passes.errors import UnsupportedOpError, check
 from passes.ops.adaptive_pool import AdaptiveAvgPool, lower_adaptive_avg_pool
 from passes.ops.op import Op
 from passes.ops.record import Record, T
-from passes.sizes.dimension import Size, hint, is_static
+from passes.sizes.dimension import Size, hint, is_of_data, is_static
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def interpolate_shape(call: Interpolate[TensorSpec]) -> TensorSpec:
         list(input.shape[2:]),
         remedy=_SCALE,
     )
-    check(0 not in [old for old in input.shape[1:] if isinstance(old, int)], "the input {} is empty", input)
+    asked = [old for old in input.shape[1:] if isinstance(old, int) or is_of_data(old)]
+    check(all(old != 0 for old in asked), "the input {} is empty", input)
     return input.with_shape(*input.shape[:2], *after)
 
 
@@ -332,26 +333,77 @@ def _gather(
     for place, (axis, chosen) in enumerate(zip(axes, picked, strict=True)):
         if _is_zero(axis.after - axis.before) and axis.factor in (None, 1.0):
             continue
-        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axis, mode, precision)
+        indices = emit.constant(chosen) if chosen is not None else _computed_indices(emit, axes, axis, mode, precision)
         result = emit.node("Gather", result, indices, axis=place + 2)
     return result
 
 
-def _computed_indices(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
-    """`min(floor((x + offset) * (before / after)), before - 1)` in the precision that torch computes it in."""
-    if mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5:
-        emit.unsupported(f"torch picks otherwise where {axis.factor} times a size happens to be that size or twice it")
-    before, after = emit.size(axis.before), emit.size(axis.after)
-    steps = emit.node("Range", emit.scalar(0, torch.int64), emit.squeeze(after, 0), emit.scalar(1, torch.int64))
-    x = emit.cast(steps, precision)
-    if mode == "nearest-exact":
-        x = emit.node("Add", x, emit.scalar(0.5, precision))
-    if axis.factor is not None:
-        ratio = emit.scalar(1 / axis.factor, precision)
-    else:
-        ratio = emit.node("Div", emit.cast(before, precision), emit.cast(after, precision))
-    picked = emit.cast(emit.node("Floor", emit.node("Mul", x, ratio)), torch.int64)
+# Torch has a kernel of its own for planes whose sides are together at most so long.
+_LARGEST_SMALL_PLANE = 128
+
+
+def _computed_indices(emit: Emitter, axes: Sequence[Axis], axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """`min(floor((x + offset) * (before / after)), before - 1)`, rounded as the kernel of torch does that runs then."""
+    picked = _floored(emit, _coordinates(emit, axis, mode, precision))
+    unscaled = mode == "nearest" and axis.factor is not None and 1 < axis.factor < 3 and 0 < axis.factor % 1 < 0.5
+    if len(axes) == 2 and (unscaled or (precision, mode) != _ROUNDED_ALIKE):
+        of_small = _floored(emit, _coordinates_in_float32(emit, axis, mode))
+        if unscaled:  # where the factor happens to leave the size, or to double it, that kernel forgets the factor
+            steps, before, after = _steps(emit, axis), emit.size(axis.before), emit.size(axis.after)
+            two = emit.scalar(2, torch.int64)
+            for size, wanted in ((before, steps), (emit.node("Mul", before, two), emit.node("Div", steps, two))):
+                of_small = emit.node("Where", emit.node("Equal", after, size), wanted, of_small)
+        together = emit.node("Add", *(emit.size(each.after) for each in axes))
+        is_small = emit.node("Less", together, emit.scalar(_LARGEST_SMALL_PLANE + 1, torch.int64))
+        picked = emit.node("Where", is_small, of_small, picked)
     return emit.node("Min", picked, emit.size(axis.before - 1))
+
+
+def _floored(emit: Emitter, coordinates: Value) -> Value:
+    return emit.cast(emit.node("Floor", coordinates), torch.int64)
+
+
+def _steps(emit: Emitter, axis: Axis) -> Value:
+    """The places along an axis of the result."""
+    end = emit.squeeze(emit.size(axis.after), 0)
+    return emit.node("Range", emit.scalar(0, torch.int64), end, emit.scalar(1, torch.int64))
+
+
+# What all kernels compute in float32, step by step.
+_ROUNDED_ALIKE = (torch.float32, "nearest")
+
+
+def _coordinates(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """Where elements are picked from, as torch's kernel for any number of axes has it: a float32 in the end."""
+    if (precision, mode) == _ROUNDED_ALIKE:
+        return _coordinates_in_float32(emit, axis, mode)
+    wide = torch.float64
+    product = emit.node(
+        "Mul", _centres(emit, axis, mode, wide), emit.cast(_ratio_in_graph(emit, axis, precision), wide)
+    )
+    if precision == wide:
+        return emit.cast(product, torch.float32)
+    half = emit.scalar(0.5, wide)
+    fused = emit.cast(emit.node("Sub", product, half), torch.float32)  # rounded once, as one instruction does both
+    return emit.cast(emit.node("Add", emit.cast(emit.node("Relu", fused), wide), half), torch.float32)
+
+
+def _coordinates_in_float32(emit: Emitter, axis: Axis, mode: str) -> Value:
+    """The same, as torch's kernel for small planes has it, whatever the dtype."""
+    return emit.node("Mul", _centres(emit, axis, mode, torch.float32), _ratio_in_graph(emit, axis, torch.float32))
+
+
+def _centres(emit: Emitter, axis: Axis, mode: str, precision: torch.dtype) -> Value:
+    """0, 1, 2, ... for each element of the result; half an element on for nearest-exact."""
+    x = emit.cast(_steps(emit, axis), precision)
+    return emit.node("Add", x, emit.scalar(0.5, precision)) if mode == "nearest-exact" else x
+
+
+def _ratio_in_graph(emit: Emitter, axis: Axis, precision: torch.dtype) -> Value:
+    """How many elements of the input one of the result steps on."""
+    if axis.factor is not None:
+        return emit.scalar(1 / axis.factor, precision)
+    return emit.node("Div", *(emit.cast(emit.size(size), precision) for size in (axis.before, axis.after)))
 
 
 # Weighted sums ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from passes.ops.op import Op
 from passes.ops.promotion import as_value
 from passes.ops.record import Record, T
 from passes.ops.reduction import Dims, check_not_empty, reduce, reduced
+from passes.sizes.floating import fixed
 from passes.values.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check_floating(input: TensorSpec, dtype: torch.dtype | None) -> torch.dtype:
 
 @vector_norm.shape
 def vector_norm_shape(call: VectorNorm[TensorSpec]) -> TensorSpec:
-    ord = call.ord
+    ord = fixed(call.ord)
     check(isinstance(ord, (int, float)), "the order of a vector norm is a number, not {}", ord)
     if ord < 0 or ord == math.inf:
         check_not_empty(call.input, call.dim, f"a norm of order {ord}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from passes.errors import check
-from passes.sizes.dimension import Dim, Size
+from passes.sizes.dimension import Dim, Size, pinned, same_size
 from passes.values.spec import TensorSpec, shape_text
 
 if TYPE_CHECKING:
@@ -23,13 +23,18 @@ Sizes = int | Sequence[int]
 def per_axis(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
     """One number for all spatial axes, or one for each, as one for each."""
     if isinstance(sizes, (int, Dim)):
-        return (cast(int, sizes),) * rank  # a dynamic one too: whether ONNX takes it is found at the lowering
+        return (cast(int, sizes),) * rank  # a dynamic one too
     given = tuple(sizes)
     check(len(given) in (1, rank), "{} has {} numbers for {} spatial axes: {}", name, len(given), rank, given)
     return given * rank if len(given) == 1 else given
 
 
-def check_rank(input: TensorSpec, rank: int) -> None:
+def _fixed(name: str, sizes: Any, rank: int) -> tuple[int, ...]:
+    return tuple(map(pinned, per_axis(name, sizes, rank)))
+
+
+def check_rank(input: TensorSpec, rank: int, may_be_empty: bool = False) -> None:
+    """An input of a pool has its spatial axes, channels, and mostly a batch, and no axis but this may be empty."""
     check(
         input.ndim in (rank + 1, rank + 2),
         "a {}d pool needs an input of {} or {} axes, found {}",
@@ -38,24 +43,37 @@ def check_rank(input: TensorSpec, rank: int) -> None:
         rank + 2,
         shape_text(input.shape),
     )
-    empty = [axis for axis, size in enumerate(input.shape) if size == 0 and not (axis == 0 and input.ndim == rank + 2)]
-    check(not empty, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
+    within = () if may_be_empty else input.shape[1:] if input.ndim == rank + 2 else input.shape
+    full = all(size != 0 for size in within)
+    check(full, "a pool needs an input without empty axes, found {}", shape_text(input.shape))
 
 
 class Windows:
-    """The windows of a pool along its spatial axes, and how many of them there are."""
+    """The windows of a pool along its spatial axes, and how many of them there are.
+
+    Windows that are not all of an axis must be known: an open size among their numbers is assumed to be as sampled.
+    """
 
     def __init__(
         self, input: TensorSpec | Value, rank: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
     ):
         self.rank = rank
-        self.kernel = per_axis("kernel_size", kernel, rank)
-        given = stride is not None and stride != [] and stride != ()
-        self.stride = per_axis("stride", stride, rank) if given else self.kernel
-        self.padding = per_axis("padding", padding, rank)
-        self.dilation = per_axis("dilation", dilation, rank)
-        self.ceil = ceil
         self.sizes = input.shape[-rank:]
+        self.padding = _fixed("padding", padding, rank)
+        self.dilation = _fixed("dilation", dilation, rank)
+        asked: tuple[Size, ...] = per_axis("kernel_size", kernel, rank)
+        # The axes of open size that one window covers, whatever that is; of all others ONNX has the window as a number.
+        self.whole = [
+            axis
+            for axis, (window, size) in enumerate(zip(asked, self.sizes, strict=True))
+            if isinstance(window, Dim) and same_size(window, size)
+            if self.padding[axis] == 0 and self.dilation[axis] == 1
+        ]
+        kernels = [window if axis in self.whole else pinned(window) for axis, window in enumerate(asked)]
+        self.kernel = cast("tuple[int, ...]", tuple(kernels))
+        given = stride is not None and stride != [] and stride != ()
+        self.stride = _fixed("stride", stride, rank) if given else self.kernel
+        self.ceil = ceil
         self.counts = tuple(self._count(axis) for axis in range(rank))
 
     def reach(self, axis: int) -> int:

@@ -64,7 +64,7 @@ def peak_activation(program: Program) -> Peak:
 
 def byte_count(value: Any) -> int:
     """The bytes of all tensors in a propagated value, at the sampled sizes."""
-    if type(value) is TensorSpec:  # as most are
+    if isinstance(value, TensorSpec):  # as most are
         return hint(value.numel()) * value.dtype.itemsize
     return sum(map(byte_count, tensor_specs(value)))
 
@@ -74,17 +74,19 @@ def _memory(node: fx.Node, program: Program, memory: dict[fx.Node, tuple[fx.Node
     if node.op == "get_attr" or ends_region(node):  # what a region gives is handed on
         return
     call: BoundCall | None = CALL.get(node)
-    if (
-        node.op == "output"
-        or begins_region(node)
-        or (call is None and node.op == "call_function" and not _takes_tensor(node))
-    ):
+    if node.op == "output" or begins_region(node) or _is_container(node, call):
         for operand in node.all_input_nodes:  # a container's parts
             yield from memory[operand]
     elif call is not None and _shares_operand(node, call, program):
         yield from memory[node.all_input_nodes[0]]
     elif next(tensor_specs(VALUE.of(node)), None) is not None:
         yield node
+
+
+def _is_container(node: fx.Node, call: BoundCall | None) -> bool:
+    if call is not None:
+        return call.op.container
+    return node.op == "call_function" and not _takes_tensor(node)
 
 
 def _takes_tensor(node: fx.Node) -> bool:

@@ -64,6 +64,9 @@ PLACE: Final[Note[Location]] = Note("place")
 # Which call of its module a node is, from 0; not on those of a module that is called in a region.
 ORDINAL: Final[Note[int]] = Note("ordinal")
 
+# The names of the sizes that a node finds in its data, in the order in which its value has them.
+UNKNOWN: Final[Note[tuple[str, ...]]] = Note("unknown")
+
 # Why a node has no value. A node with neither depends on one with a fault.
 FAULT: Final[Note[TracerError]] = Note("fault")
 
@@ -73,4 +76,4 @@ def location_of(node: fx.Node) -> Location:
     return PLACE.get(node) or Location()
 
 
-__all__ = ["CALL", "FAULT", "ORDINAL", "PLACE", "VALUE", "Note", "location_of"]
+__all__ = ["CALL", "FAULT", "ORDINAL", "PLACE", "UNKNOWN", "VALUE", "Note", "location_of"]

@@ -13,7 +13,7 @@ from passes.errors import LoadError, TracerError
 from passes.modules.lazy import LazyLayer, is_uninitialized
 from passes.ops.op import BoundCall, tensor_at
 from passes.program.executable import graph_module
-from passes.program.notes import FAULT
+from passes.program.notes import FAULT, VALUE
 from passes.sizes.dimension import Size
 from passes.sizes.guards import GuardLog, Location
 from passes.values.nested import leaves
@@ -47,7 +47,8 @@ class Program:
     `rungs` are the modules that could not be traced; `whole` is the target that stands for the root itself, where one
     does. `left_behind` are the buffers and attributes that the forward writes. `read` has, by
     path, the model's tensors whose values the forward asked for, and so may have decided something. `constants` are
-    tensors that the forward uses but the model does not hold.
+    tensors that the forward uses but the model does not hold. `kept` are the paths of the tensors that the forward
+    writes, where those are the last inputs of the program; its output then is the result and, by path, what is left.
     """
 
     graph: fx.Graph
@@ -59,6 +60,7 @@ class Program:
     whole: str | None = None
     read: dict[str, torch.Tensor] = field(default_factory=dict)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     _modules: dict[str, nn.Module] | None = None
 
     def kind(self, path: str) -> str:
@@ -79,6 +81,23 @@ class Program:
     def output(self) -> fx.Node:
         node: fx.Node = next(node for node in reversed(self.graph.nodes) if node.op == "output")
         return node
+
+    def inputs_of_sample(self) -> list[fx.Node]:
+        """The inputs that the caller's sample has."""
+        nodes = self.inputs()
+        return nodes[: len(nodes) - len(self.kept)]
+
+    def result(self) -> Any:
+        """What is known of what the forward returns."""
+        value = VALUE.of(self.output())
+        return value[0] if self.kept else value
+
+    def state_values(self) -> dict[str, tuple[Any, Any]]:
+        """What is known of each tensor that is kept: before the forward, and after it."""
+        nodes = self.inputs()
+        after = VALUE.of(self.output())[1] if self.kept else {}
+        before = zip(self.kept, nodes[len(nodes) - len(self.kept) :], strict=True)
+        return {path: (VALUE.of(node), after[path]) for path, node in before}
 
     def path(self, node: fx.Node) -> str:
         """The module path that a `call_module` node names."""

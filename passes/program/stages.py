@@ -65,9 +65,12 @@ class Unresolved(Program):
         for name, size in layer.inference.attributes.items():
             if isinstance(size, Dim) and not self.log.explains:
                 symbols = ", ".join(size.symbols())
+                unknown = self.log.unknown_of(size.formula)
+                said = "".join(f"; {found}" for found in unknown)
+                fixed = "bring it to a fixed size" if unknown else f"give a fixed size for {symbols}"
                 raise LazyResolutionError(
-                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed",
-                    remedy=f"give a fixed size for {symbols}, or pool to a fixed size before this layer",
+                    f"{layer.path}.{name} = {size} depends on {symbols}, but a layer's size must be fixed{said}",
+                    remedy=f"{fixed}, or pool to a fixed size before this layer",
                 ).placed(layer.location)
         for name, shape in layer.inference.shapes.items():
             if not all(map(_is_size, shape)):
@@ -166,7 +169,7 @@ class Captured(Unresolved):
             end = self.graph.output(())
             VALUE.put(end, ())
             PLACE.put(end, Location())
-        return Shaped(**_carried(self, Unresolved))
+        return Shaped(**_carried(self, Unresolved) | {"kept": []})
 
 
 @dataclass(slots=True)

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from passes.sizes.fact import Fact, Origin
-from passes.sizes.formula import Atom, FloorDiv, Formula, Max, Min, Mod, Monomial, Rounded, Symbol, Whole, rounded
+from passes.sizes.formulas.formula import (
+    Atom,
+    FloorDiv,
+    Formula,
+    Max,
+    Min,
+    Mod,
+    Monomial,
+    Rounded,
+    Symbol,
+    Whole,
+    rounded,
+)
 
 # A dimension has at least so many elements, where nothing else is said of it.
 LEAST_SIZE = 1
@@ -32,12 +44,12 @@ class Ranges:
         return self.least_of(name)[0], self.largest_of(name)[0]
 
     def narrow(self, name: str, least: float, largest: float, facts: Iterable[Fact]) -> None:
-        """Says that a name lies between these, where that is new; the caller's least may be below LEAST_SIZE."""
+        """Says that a name lies between these, where that is new; the caller and the data may say less than any."""
         facts = tuple(facts)
         known, held = self.least_of(name)
-        promised = held[0].origin is Origin.DEFAULT and facts[0].origin is Origin.GIVEN
-        if least > known or (promised and least > -math.inf):
-            self.least[name] = max(least, 0), facts
+        stated = held[0].origin is Origin.DEFAULT and facts[0].origin in (Origin.GIVEN, Origin.DATA)
+        if least > known or (stated and least > -math.inf):
+            self.least[name] = least if facts[0].origin is Origin.DATA else max(least, 0), facts
         if largest < self.largest_of(name)[0]:
             self.largest[name] = largest, facts
 

@@ -1,6 +1,6 @@
 """Sizes during a capture: whole numbers, and named dimensions that answer Python's questions.
 
-A `Dim` is a formula (`passes.sizes.formula`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
+A `Dim` is a formula (`passes.sizes.formulas`) in a capture. Python needs a yes or a no of a comparison, so a `Dim` asks
 the capture's facts (`passes.sizes.facts`); what these leave unknown is answered at the sampled sizes (`hint`) and
 assumed from then on, as a guard. This is the one place where unknown becomes a guard.
 """
@@ -12,12 +12,13 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from passes.sizes import extremes
 from passes.sizes.fact import Answer, Fact, condition_text, holds, solved
-from passes.sizes.floating import DynamicSize, DynamicSizeError, computed, floor_divided, hint, sampled
-from passes.sizes.formula import Formula, Monomial, Symbol, Whole, divided, rounded
+from passes.sizes.floating import DynamicSize, DynamicSizeError, Floating, computed, floor_divided, hint, sampled
+from passes.sizes.formulas import extremes
+from passes.sizes.formulas.formula import Formula, Monomial, Symbol, Whole, rounded
+from passes.sizes.formulas.real import Real
 from passes.sizes.guards import Guard, GuardLog
-from passes.sizes.real import Real
+from passes.sizes.unknown import DataSize, UnknownSizeError
 
 Size: TypeAlias = "int | Dim"
 
@@ -44,11 +45,16 @@ class Dim(DynamicSize):
         log.sampled[name] = hint
         return Dim(Formula.symbol(name), log)
 
+    @staticmethod
+    def named(name: str, log: GuardLog) -> Dim:
+        """The dimension of that name, which the capture knows already."""
+        return Dim(Formula.symbol(name), log)
+
     @property
     def hint(self) -> int:
-        """The value at the sampled sizes."""
+        """The value at the sampled sizes, with what stands for those that come from data."""
         if self._hint is None:
-            self._hint = self.formula.at(self.log.sampled)
+            self._hint = self.formula.at(self.log.numbers)
         return self._hint
 
     @property
@@ -160,7 +166,8 @@ class Dim(DynamicSize):
         if denominator < 0:
             quotient, remainder = self._divmod(-numerator, -denominator)
             return quotient, -remainder
-        floor, rest = divided(_whole(numerator), _whole(denominator))
+        floor, rest, used = self.log.facts.divided(_whole(numerator), _whole(denominator))
+        self.log.rely(used)
         return self._in_capture(floor), self._in_capture(rest)
 
     def _in_capture(self, value: Whole) -> Size:
@@ -182,13 +189,14 @@ class Dim(DynamicSize):
                 self._check_bounds(difference, "!=")
             return answer is Answer.YES
         assert isinstance(difference, Formula)
+        self._refuse_unknown(difference, "==")
         equal = difference.at(self.log.sampled) == 0
         relation = "==" if equal else "!="
         parts, used = self.log.facts.parted(difference) if equal else ([difference], [])
         self.log.rely(used)
         for part in parts:
-            said = f"{self} {relation} {other}" if part is difference else condition_text(part, relation)
-            self._assume(part, relation, said)
+            as_asked = part is difference and isinstance(other, Dim)
+            self._assume(part, relation, f"{self} {relation} {other}" if as_asked else condition_text(part, relation))
         return equal
 
     def __hash__(self) -> int:
@@ -222,24 +230,37 @@ class Dim(DynamicSize):
         if isinstance(formula, int):
             return answer is Answer.YES
         if answer is Answer.UNKNOWN:
+            self._refuse_unknown(formula, ">=")
             holds_here = formula.at(self.log.sampled) >= 0
-            fact = solved(formula) if holds_here else solved(_formula(-formula - 1))
-            self._assume(fact, ">=", _bound_text(fact) or f"{self} {relation if holds_here else opposite} {other}")
+            assumed = formula if holds_here else _formula(-formula - 1)
+            fact = solved(assumed)
+            as_asked = f"{self} {relation if holds_here else opposite} {other}"
+            said = as_asked if isinstance(other, Dim) else condition_text(assumed, ">=")
+            self._assume(fact, ">=", _bound_text(fact) or said)
             return holds_here
         self.log.rely(decision.used)
         self._check_bounds(formula if answer is Answer.YES else -formula - 1, ">=")
         return answer is Answer.YES
 
+    def _refuse_unknown(self, formula: Formula, relation: str) -> None:
+        """Raises UnknownSizeError where an open question is about the data: it must be known, and no guard helps."""
+        if unknown := self.log.unknown_of(formula):
+            raise UnknownSizeError(formula, relation, unknown)
+
     def _assume(self, formula: Formula, relation: str, condition: str) -> None:
         """Records a guard; it replaces those that it implies."""
-        for weaker in self.log.facts.assume(Fact(formula, relation, condition)):
+        fact = Fact(formula, relation, condition)
+        for weaker in self.log.facts.assume(fact):
             self.log.withdraw(weaker.condition)
+        self.log.decisions = (fact,)
         self.log.record(condition, dynamic=True)
 
     def _check_bounds(self, formula: Whole, relation: str) -> None:
         """Notes the bounds that decided an answer where they do not hold in the caller's own data."""
         log = self.log
-        if log.given and isinstance(formula, Formula) and not holds(formula, relation, log.as_given()):
+        if not log.given or not isinstance(formula, Formula) or log.unknown_of(formula):
+            return
+        if not holds(formula, relation, log.as_given()):
             log.refuted += [
                 Guard(f"{name} >= 1", log.location, True) for name in formula.symbols() if log.given.get(name) == 0
             ]
@@ -248,12 +269,26 @@ class Dim(DynamicSize):
         return self != 0
 
     def __index__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
+
+    def unfixed(self) -> DynamicSizeError:
+        return self._unfixed(self, self.formula)
+
+    def pin(self) -> None:
+        """Assumes the sampled size to be the only one, as a guard: for whatever must know it."""
+        if self.log.unknown_of(self.formula) and not self.is_pinned():
+            raise self.unfixed()
+        held = self == self.hint
+        assert held, "the sampled sizes meet every fact"
+
+    def is_pinned(self) -> bool:
+        """Whether it is known to have the sampled size; asks for no guard."""
+        return not isinstance(known(self), Dim)
 
     # What floats ask ----------------------------------------------------------------------------
 
@@ -270,7 +305,14 @@ class Dim(DynamicSize):
         return maximum(0, down) + minimum(0, up)
 
     def float_at(self, real: Real) -> float:
-        return real.at(self.log.sampled)
+        return real.at(self.log.numbers)
+
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        return self._unfixed(number, number.real)
+
+    def _unfixed(self, number: object, value: Formula | Real) -> DynamicSizeError:
+        unknown = self.log.unknown_of(value)
+        return UnknownSizeError(value, None, unknown) if unknown else DynamicSizeError(number)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -316,6 +358,24 @@ def same_size(left: Size, right: Size) -> bool:
     return _whole(left) == _whole(right)
 
 
+def pinned(size: Size) -> int:
+    """The number itself, for a rule that must know it; a dynamic size is assumed to be the sampled one, as a guard."""
+    if isinstance(size, Dim):
+        size.pin()
+    return hint(size)
+
+
+def known(size: Size) -> Size:
+    """The number in the place of a dynamic size that has one value only; asks for no guard."""
+    if not isinstance(size, Dim):
+        return size
+    decision = size.log.facts.decide(size.formula - size.hint, "==")
+    if decision.answer is not Answer.YES:
+        return size
+    size.log.rely(decision.used)
+    return size.hint
+
+
 def violated_by_sample(log: GuardLog) -> list[Guard]:
     """The guards, and the bounds that decided something, that do not hold in the caller's own data."""
     if not log.given:
@@ -340,6 +400,16 @@ def sign(size: Size) -> Size:
     return minimum(1, maximum(-1, size))
 
 
+def negativity(size: Size) -> Size:
+    """1 for a negative size, else 0: one of them where that is known, else a formula. Asks for no guard."""
+    if not isinstance(size, Dim):
+        return int(size < 0)
+    if size.at_least(0):
+        return 0
+    found = extremes.maximum(extremes.minimum(-size.formula, 1), 0)
+    return 1 if _is_at_least(size.log, -size.formula - 1) else Dim(_formula(found), size.log)
+
+
 def _extreme(sizes: Sequence[Size], combine: Callable[..., Whole], direction: int) -> Size:
     log = next((size.log for size in sizes if isinstance(size, Dim)), None)
     kept: list[Whole] = []
@@ -356,6 +426,23 @@ def _is_at_least(log: GuardLog, slack: Whole) -> bool:
     if decision.answer is Answer.YES:
         log.rely(decision.used)
     return decision.answer is Answer.YES
+
+
+def is_of_data(size: Any) -> bool:
+    """Whether a size comes from data, and is known to nobody before."""
+    return isinstance(size, DataSize) or (isinstance(size, Dim) and bool(size.log.unknown_of(size.formula)))
+
+
+def may_be_zero(size: Any) -> bool:
+    """Whether a size is zero, or may be one for all that is known; sizes of inputs are none. Asks for no guard."""
+    return is_of_data(size) and not size.at_least(1) if isinstance(size, Dim) else size == 0
+
+
+def are_equal(left: Size, right: Size) -> bool:
+    """Whether two sizes are known to be equal. Asks for no guard."""
+    log = next((size.log for size in (left, right) if isinstance(size, Dim)), None)
+    difference = _whole(left) - _whole(right)
+    return difference == 0 if log is None else log.facts.decide(difference, "==").answer is Answer.YES
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -392,11 +479,17 @@ __all__ = [
     "Dim",
     "DynamicSizeError",
     "Size",
+    "are_equal",
     "hint",
+    "is_of_data",
     "is_open",
     "is_static",
+    "known",
     "maximum",
+    "may_be_zero",
     "minimum",
+    "negativity",
+    "pinned",
     "product",
     "same_size",
     "sampled",

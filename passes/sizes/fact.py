@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from passes.sizes.formula import FloorDiv, Formula, Rounded, Whole, rounded, shown_terms, sum_text, whole
+from passes.sizes.formulas.formula import FloorDiv, Formula, Rounded, Whole, rounded, shown_terms, sum_text, whole
 
 
 class Answer(enum.Enum):
@@ -27,6 +27,7 @@ class Origin(enum.Enum):
     DEFAULT = "default"  # every name is at least LEAST_SIZE, where nothing else is said of it
     GIVEN = "given"  # the caller promised it
     GUARD = "guard"  # a decision at the sampled sizes assumed it
+    DATA = "data"  # an operation that counts in the data gives nothing else, or the model itself fails
 
 
 class Evaluated(Protocol):
@@ -60,6 +61,17 @@ def holds(formula: Evaluated, relation: str, sizes: Mapping[str, int]) -> bool:
         return bool(_RELATIONS[relation](formula.at(sizes), 0))
     except ArithmeticError:
         return False
+
+
+_NEGATED = {"==": "!=", "!=": "=="}
+
+
+def opposite(fact: Fact) -> Fact | None:
+    """The fact that holds where this one does not; None where that is none about a formula."""
+    if fact.relation in _NEGATED:
+        return Fact(fact.formula, _NEGATED[fact.relation], "")
+    below = -fact.formula - 1 if isinstance(fact.formula, Formula) else None
+    return Fact(below, ">=", "") if isinstance(below, Formula) else None
 
 
 def solved(slack: Formula) -> Formula:
@@ -135,4 +147,4 @@ def condition_text(formula: Formula, relation: str) -> str:
     return f"{sum_text(left)} {relation} {sum_text([*right, *([('', -constant)] if constant else [])])}"
 
 
-__all__ = ["Answer", "Evaluated", "Fact", "Origin", "condition_text", "holds", "solved"]
+__all__ = ["Answer", "Evaluated", "Fact", "Origin", "condition_text", "holds", "opposite", "solved"]

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from passes.sizes.bounds import LEAST_SIZE, Ranges, Used
+from passes.sizes.by_name import ByName
 from passes.sizes.elimination import Eliminated
 from passes.sizes.fact import Answer, Fact, Origin, holds, solved
-from passes.sizes.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole
-from passes.sizes.polynomials import common_monomial, content, without
+from passes.sizes.formulas.formula import Atom, FloorDiv, Formula, Monomial, Symbol, Whole, divided
+from passes.sizes.formulas.polynomials import common_monomial, content, without
 from passes.sizes.proof import Bound, Proof, equality_bounds
-from passes.sizes.solving import LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
+from passes.sizes.solving import LARGEST_PERIOD, joint_period, solutions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,16 @@ _OPPOSITE = {Answer.YES: Answer.NO, Answer.NO: Answer.YES, Answer.UNKNOWN: Answe
 class Facts:
     """The facts that were assumed, in their order, and the answers that follow.
 
-    `given` are those that the caller promised: they hold from the start, and no guard says them again.
+    `given` are those that the caller promised: they hold from the start, and no guard says them again. `of_data` are
+    about sizes that come from data, which nobody chooses.
     """
 
     assumed: list[Fact] = field(default_factory=list)
     given: tuple[Fact, ...] = ()
-    _read: tuple[list[Fact], int, tuple[Fact, ...]] | None = field(default=None, compare=False, repr=False)
+    of_data: tuple[Fact, ...] = ()
+    _read: tuple[list[Fact], int, tuple[Fact, ...], tuple[Fact, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
     _known: _Known | None = field(default=None, compare=False, repr=False)
 
     # Answers ------------------------------------------------------------------------------------
@@ -57,16 +62,39 @@ class Facts:
             return Decision(_OPPOSITE[equal.answer], equal.used)
         return self._state().decided(formula, relation)
 
+    def divided(self, numerator: Whole, denominator: Whole) -> tuple[Whole, Whole, Used]:
+        """`(numerator // denominator, numerator % denominator)` for a denominator that is positive, and what that rests
+        on: a division that leaves nothing, by what is known, is done."""
+        quotient, rest = divided(numerator, denominator)
+        if rest != 0 and isinstance(rest, Formula):
+            used: Used = []
+            state = self._state()
+            above, below = state.reduced(numerator, used), state.reduced(denominator, used)
+            if used and (isinstance(below, Formula) or below > 0):
+                exact, left = divided(above, below)
+                if left == 0:
+                    return exact, 0, used
+        return quotient, rest, []
+
     def low(self, formula: Whole) -> float:
         """A number that a formula never goes below; may be -inf."""
         return self._state().ranges.low(formula, [])
+
+    def reduced(self, formula: Formula) -> Whole:
+        """The formula with what equalities say of its names: a number, where they say it all."""
+        return self._state().reduced(formula, [])
 
     def least_by(self, name: str) -> tuple[Fact, ...]:
         """The facts that say which size of a name is the least."""
         return self._state().ranges.least_of(name)[1]
 
+    def alone(self, name: str) -> Iterator[tuple[Formula, Fact]]:
+        """What the facts say of a name by itself, each with the fact: one about several names, too, where what is known
+        of the others leaves this one."""
+        return self._state().claims_of(name)
+
     def known(self) -> Iterator[Fact]:
-        """What was promised, then what was assumed."""
+        """What was promised of sizes that the caller chooses, then what was assumed of them."""
         yield from self.given
         yield from self.assumed
 
@@ -79,9 +107,10 @@ class Facts:
             or read[0] is not self.assumed
             or read[1] != len(self.assumed)
             or read[2] is not self.given
+            or read[3] is not self.of_data
         ):
-            known = self._known = _Known(list(self.known()))
-            self._read = (self.assumed, len(self.assumed), self.given)
+            known = self._known = _Known([*self.known(), *self.of_data])
+            self._read = (self.assumed, len(self.assumed), self.given, self.of_data)
         return known
 
     def parted(self, formula: Formula) -> tuple[list[Formula], Used]:
@@ -145,20 +174,6 @@ class Facts:
         """Whether every fact holds at the given sizes."""
         return all(fact.holds(sizes) for fact in self.known())
 
-    def fixed(self) -> set[str]:
-        """The dimensions that the facts leave only one size: `T == 64`, `T == U` with such a U."""
-        equalities = [
-            set(fact.formula.symbols())
-            for fact in self.known()
-            if fact.relation == "=="
-            and isinstance(fact.formula, Formula)
-            and all(len(atoms) <= 1 and isinstance(atom, Symbol) for atoms in fact.formula.terms for atom in atoms)
-        ]
-        fixed: set[str] = set()
-        while more := {name for names in equalities if len(names - fixed) == 1 for name in names - fixed}:
-            fixed |= more
-        return fixed
-
 
 def _steps(coarse: Atom, fine: Atom) -> int:
     """How many steps of a division one of a coarser one is; 1 where they are none."""
@@ -178,19 +193,18 @@ class _Known:
 
     def __init__(self, facts: list[Fact]):
         self.ranges = Ranges()
-        self._eliminated = Eliminated(self.ranges)
         self._answers: dict[tuple[Formula, str], Decision] = {}
-        self._facts = facts
-        self._admitted: dict[str, tuple[SizeSet, Used]] = {}
         formulas = [(fact.formula, fact) for fact in facts if isinstance(fact.formula, Formula)]
         for formula, fact in formulas:
             _narrow(self.ranges, formula, fact)
+        self._by_name = ByName(self.ranges, facts)
+        self._eliminated = Eliminated(self.ranges, self._by_name)
         for _, fact in formulas:
             if fact.relation == "==":
                 self._eliminated.add(fact)
         self._bounds: list[Bound] = []
         self._unequal: list[Bound] = []
-        rest: list[tuple[Whole, Fact]] = []
+        equal: list[Bound] = []
         for formula, fact in formulas:
             used: Used = [fact]
             reduced = self._eliminated.applied(formula, used)
@@ -199,10 +213,10 @@ class _Known:
             if fact.relation == ">=":
                 self._bounds.append((solved(reduced), used))
             elif fact.relation == "==":
-                rest.append((reduced, fact))
+                equal.append((reduced, used))
             else:
                 self._unequal.append((reduced, used))
-        self._bounds += equality_bounds(rest)
+        self._bounds += equality_bounds(equal)
         self._bounds += self._eliminated.limits()
 
     def decided(self, formula: Formula, relation: str) -> Decision:
@@ -211,39 +225,39 @@ class _Known:
         if known is None:
             known = self._is_zero(formula) if relation == "==" else self._is_least(formula)
             if known is _UNKNOWN:
-                known = self._of_one_name(formula, relation)
+                known = self._of_one_name(formula, relation, [])
+            if known is _UNKNOWN:
+                used: Used = []
+                reduced = self.reduced(formula, used)
+                if isinstance(reduced, Formula) and reduced != formula:
+                    known = self._of_one_name(reduced, relation, used)
             self._answers[question] = known
         return known
 
-    def _of_one_name(self, formula: Formula, relation: str) -> Decision:
-        """The exact answer, from all that is said of a formula's only name by itself."""
+    def claims_of(self, name: str) -> Iterator[tuple[Formula, Fact]]:
+        return self._by_name.claims_of(name)
+
+    def reduced(self, formula: Whole, used: Used) -> Whole:
+        """An equal formula over the names, as simple as the facts make it."""
+        return self._by_name.restored(self._eliminated.applied(formula, used))
+
+    def _of_one_name(self, formula: Formula, relation: str, used: Used) -> Decision:
+        """The exact answer, from all that is said of a formula's only name by itself, and what the formula rests on."""
         names = formula.symbols()
         sizes = solutions(formula, relation) if len(names) == 1 else None
-        if sizes is None:
+        known = self._by_name.sizes_of(names[0]) if sizes is not None else None
+        if sizes is None or known is None:
             return _UNKNOWN
-        if names[0] not in self._admitted:
-            self._admitted[names[0]] = self._sizes_of(names[0])
-        there, used = self._admitted[names[0]]
+        there, facts = known
         if joint_period((there, sizes)) > 2 * LARGEST_PERIOD:
             return _UNKNOWN
         if there <= sizes:
-            return _decision(Answer.YES, used)
-        return _UNKNOWN if there & sizes else _decision(Answer.NO, used)
-
-    def _sizes_of(self, name: str) -> tuple[SizeSet, Used]:
-        least, facts = self.ranges.least_of(name)
-        sizes, used = at_least(int(least)), list(facts)
-        for fact in self._facts:
-            if isinstance(fact.formula, Formula) and fact.formula.symbols() == [name]:
-                found = solutions(fact.formula, fact.relation)
-                if found is not None and joint_period((sizes, found)) <= LARGEST_PERIOD:
-                    sizes &= found
-                    used.append(fact)
-        return sizes, used
+            return _decision(Answer.YES, used + facts)
+        return _UNKNOWN if there & sizes else _decision(Answer.NO, used + facts)
 
     def _is_zero(self, formula: Formula) -> Decision:
         used: Used = []
-        reduced = self._eliminated.applied(formula, used) if self._eliminated.values else formula
+        reduced = self._eliminated.applied(formula, used)
         if isinstance(reduced, int):
             return _decision(Answer.YES if reduced == 0 else Answer.NO, used)
         for side in (reduced, -reduced):
@@ -253,6 +267,12 @@ class _Known:
         shared = math.gcd(*(coefficient for monomial, coefficient in reduced.terms.items() if monomial))
         if reduced.constant % shared:
             return _decision(Answer.NO, used)
+        if len(reduced.terms) == 1 and len(factors := next(iter(reduced.terms))) > 1:
+            found = [self.decided(Formula({(factor,): 1}), "==") for factor in factors]
+            if any(decision.answer is Answer.YES for decision in found):
+                found = [decision for decision in found if decision.answer is Answer.YES][:1]
+            if Answer.UNKNOWN not in (decision.answer for decision in found):
+                return _decision(found[0].answer, [*used, *(fact for decision in found for fact in decision.used)])
         for unequal, facts in self._unequal:
             if reduced in (unequal, -unequal):
                 return _decision(Answer.NO, used + facts)
@@ -267,7 +287,7 @@ class _Known:
 
     def _is_least(self, formula: Formula) -> Decision:
         used: Used = []
-        reduced = self._eliminated.applied(formula, used) if self._eliminated.values else formula
+        reduced = self._eliminated.applied(formula, used)
         if isinstance(reduced, int):
             return _decision(Answer.YES if reduced >= 0 else Answer.NO, used)
         for side, answer in ((reduced, Answer.YES), (-reduced - 1, Answer.NO)):

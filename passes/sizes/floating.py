@@ -18,8 +18,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from passes.sizes.formula import Formula
-from passes.sizes.real import Real
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 
 Part: TypeAlias = Any  # an int or a DynamicSize, which compute alike
 Parts: TypeAlias = "tuple[Part, Part]"  # numerator and denominator, which is positive
@@ -37,13 +37,6 @@ class DynamicSizeError(Exception):
         super().__init__(f"{dim} is a dynamic dimension, but a fixed size is needed here")
 
 
-class UnevenRoundingError(TypeError):
-    """A float was rounded to a size whose last digits differ between runtimes, so that the size would."""
-
-    def __init__(self, number: object):
-        super().__init__(f"{number} is rounded to a size, but its last digits are not the same in every runtime")
-
-
 class DynamicNumber:
     """A number that depends on named dimensions: a size (`Dim`), or a float that was computed from some."""
 
@@ -57,6 +50,18 @@ class DynamicNumber:
     @abstractmethod
     def symbols(self) -> list[str]:
         """Names of the dimensions that it depends on, in order of their names."""
+
+    @abstractmethod
+    def pin(self) -> None:
+        """Assumes the value at the sampled sizes to be the only one, as a guard."""
+
+    @abstractmethod
+    def is_pinned(self) -> bool:
+        """Whether the value at the sampled sizes is known to be the only one; asks for no guard."""
+
+    @abstractmethod
+    def unfixed(self) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in its place."""
 
 
 class DynamicSize(DynamicNumber):
@@ -91,17 +96,33 @@ class DynamicSize(DynamicNumber):
     def float_at(self, real: Real) -> float:
         """A float of the same capture at the sampled sizes."""
 
+    @abstractmethod
+    def unfixed_float(self, number: Floating) -> DynamicSizeError:
+        """What is to be raised where a fixed number is needed in the place of a float of the same capture."""
+
 
 def hint(size: int | DynamicSize) -> int:
-    """The size at the sampled sizes."""
+    """A size, or any other number, at the sampled sizes."""
     if type(size) is int:  # as most are
         return size
-    return size.hint if isinstance(size, DynamicSize) else size
+    return size.hint if isinstance(size, DynamicNumber) else size
 
 
 def sampled(sizes: Iterable[int | DynamicSize]) -> list[int]:
     """The sizes at the sampled sizes."""
     return [size if type(size) is int else hint(size) for size in sizes]
+
+
+def fixed(number: Any) -> Any:
+    """A number that an operation takes as it is known now. Raises DynamicSizeError where it is not."""
+    if isinstance(number, DynamicNumber):
+        raise number.unfixed()
+    return number
+
+
+def is_exactly(number: Any, value: float) -> bool:
+    """Whether a number is known to be this one; a dynamic one is not asked."""
+    return not isinstance(number, DynamicNumber) and bool(number == value)
 
 
 class Floating(DynamicNumber):
@@ -122,9 +143,17 @@ class Floating(DynamicNumber):
     def symbols(self) -> list[str]:
         return self.real.symbols()
 
-    def sizes(self) -> list[Part]:
+    def pin(self) -> None:
+        for size in self._sizes():
+            size.pin()
+
+    def is_pinned(self) -> bool:
+        return all(size.is_pinned() for size in self._sizes())
+
+    def _sizes(self) -> list[DynamicSize]:
         """The sizes that it is computed from."""
-        return [self.size.alike(formula) for formula in self.real.formulas()]
+        sizes = [self.size.alike(formula) for formula in self.real.formulas()]
+        return [size for size in sizes if isinstance(size, DynamicSize)]
 
     # Arithmetic ---------------------------------------------------------------------------------
 
@@ -208,7 +237,7 @@ class Floating(DynamicNumber):
 
     def _rounded(self, how: str) -> Part:
         if not self.real.rounds_alike:
-            raise UnevenRoundingError(self)
+            raise TypeError(f"{self} is rounded to a size, but its last digits are not the same in every runtime")
         return self.size.rounded(how, self.real)
 
     # Comparison ---------------------------------------------------------------------------------
@@ -243,13 +272,16 @@ class Floating(DynamicNumber):
     def __hash__(self) -> int:
         return hash(self.real)
 
+    def unfixed(self) -> DynamicSizeError:
+        return self.size.unfixed_float(self)
+
     def __int__(self) -> int:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     __index__ = __int__
 
     def __float__(self) -> float:
-        raise DynamicSizeError(self)
+        raise self.unfixed()
 
     def at(self, sizes: Any) -> float:
         """The float where each named dimension has the given size."""
@@ -269,7 +301,7 @@ class Floating(DynamicNumber):
 
 
 def computed(function: str, *operands: Any) -> Any:
-    """A function (`passes.sizes.real.FUNCTIONS`) of numbers of which at least one is dynamic, as a float."""
+    """A function (`passes.sizes.formulas.real.FUNCTIONS`) of numbers of which at least one is dynamic, as a float."""
     if not all(map(_is_number, operands)):
         return NotImplemented
     size = next(found for operand in operands if (found := _size_of(operand)) is not None)
@@ -410,8 +442,10 @@ def _is_at_least(one: Any, other: Any) -> Any:
     """Whether a number is at least another one, of which one is a float over sizes."""
     if not (_is_number(one) and _is_number(other)):
         return NotImplemented
-    for bound, sign in ((one, 1), (other, -1)):
+    for bound, number, sign in ((one, other, 1), (other, one, -1)):
         if isinstance(bound, float) and not math.isfinite(bound):
+            if isinstance(number, Floating) and any(number.real.found()):  # which may be infinite too, or no number
+                raise number.unfixed()
             return sign * bound > 0
     mine, theirs = _parts(one), _parts(other)
     if mine and theirs:
@@ -437,7 +471,9 @@ __all__ = [
     "Floating",
     "Part",
     "computed",
+    "fixed",
     "floor_divided",
     "hint",
+    "is_exactly",
     "sampled",
 ]

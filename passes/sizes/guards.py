@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 
 from passes.printable import printable
 from passes.sizes.facts import Fact, Facts, Origin
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 from passes.sizes.statement import needed, statement
+from passes.sizes.unknown import Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,9 @@ class GuardLog:
     say of dimensions, as formulas. `given` holds the sizes of the caller's own data where the dimension is sampled at
     another one (0 and 1 never are samples), and `refuted` the bounds that decided something and do not hold there.
     `relied` holds every fact that an answer rested on, by its condition: the default least size of a name among them.
+    `decisions` holds the facts by which the last question was answered that needed any.
+    `unknown` has the sizes that come from data, by their names, and `required` what must be so of them, where the model
+    itself fails in any other case.
     `explains` says that fixed sizes were named only to see what follows from them, so that a layer's own size may
     come out as a formula.
     """
@@ -69,6 +77,9 @@ class GuardLog:
     given: dict[str, int] = field(default_factory=dict)
     refuted: list[Guard] = field(default_factory=list)
     relied: dict[str, Fact] = field(default_factory=dict)
+    decisions: tuple[Fact, ...] = ()
+    unknown: dict[str, Unknown] = field(default_factory=dict)
+    required: list[Guard] = field(default_factory=list)
     explains: bool = False
     location: Location = field(default_factory=Location)
     _guards: dict[str, Guard] = field(default_factory=dict)
@@ -84,13 +95,43 @@ class GuardLog:
         """Notes what an answer rested on."""
         for fact in used:
             self.relied.setdefault(fact.condition, fact)
+        self.decisions = tuple(used) or self.decisions
+
+    @contextmanager
+    def supposing(self, fact: Fact) -> Iterator[None]:
+        """Goes on as if something were so of the data, and forgets after it what was asked meanwhile."""
+        kept = {item.name: copy(getattr(self, item.name)) for item in fields(self)}
+        self.facts.of_data = (*self.facts.of_data, fact)
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def forget(self) -> None:
         """Forgets every guard; the sizes and what was promised of them stay."""
         self._guards.clear()
         self.refuted.clear()
         self.relied.clear()
+        self.decisions = ()
+        self.unknown.clear()
+        self.required.clear()
         self.facts = Facts(given=self.facts.given)
+
+    def from_data(self) -> list[str]:
+        """What the sizes are that come from data, in words."""
+        return [f"{size}{f'; {size.limits}' if size.limits else ''}" for size in self.unknown.values()]
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """A number for every name: the sampled size, or what stands for one that comes from data."""
+        if not self.unknown:
+            return self.sampled
+        return {**self.sampled, **{name: size.stand_in for name, size in self.unknown.items()}}
+
+    def unknown_of(self, number: Formula | Real) -> list[Unknown]:
+        """The sizes in a formula, or a float, that come from data."""
+        return [self.unknown[name] for name in number.symbols() if name in self.unknown] if self.unknown else []
 
     def as_given(self) -> dict[str, int]:
         """The size of each named dimension in the caller's own data, or the sampled one where there are none."""

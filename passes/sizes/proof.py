@@ -19,9 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from passes.sizes.bounds import Ranges, Used
-from passes.sizes.fact import Fact
-from passes.sizes.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
-from passes.sizes.real import Real
+from passes.sizes.formulas.formula import FloorDiv, Formula, Max, Min, Rounded, Whole
+from passes.sizes.formulas.real import Real
 
 # How many steps one question may take in all, and how many one after the other.
 _STEPS = 40
@@ -44,6 +43,11 @@ class Proof:
 
     def shown(self, formula: Whole, used: Used, depth: int = _DEPTH) -> bool:
         """Whether the formula is at least zero; `used` gets what that rests on."""
+        for bound, facts in self._bounds if depth == _DEPTH else ():
+            beyond = formula - bound
+            if isinstance(beyond, int) and beyond >= 0:
+                used += facts
+                return True
         own: Used = []
         if self._ranges.low(formula, own) >= 0:
             used += own
@@ -128,12 +132,11 @@ def _relaxed(rest: Whole, coefficient: int, others: Whole, floor: FloorDiv, by: 
     return factor * rest + (coefficient * factor // by) * others * top + (factor - 1)
 
 
-def equality_bounds(facts: Sequence[tuple[Whole, Fact]]) -> Iterator[Bound]:
-    """What equalities say from both sides."""
-    for formula, fact in facts:
-        if isinstance(formula, Formula):
-            yield formula, [fact]
-            yield -formula, [fact]
+def equality_bounds(equal: Sequence[Bound]) -> Iterator[Bound]:
+    """What equalities to zero say from both sides."""
+    for formula, used in equal:
+        yield formula, used
+        yield -formula, used
 
 
 __all__ = ["Bound", "Proof", "equality_bounds"]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
 
-from passes.sizes.elimination import rewritten
-from passes.sizes.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
+from passes.sizes.formulas.formula import Formula, Max, Min, Mod, Rounded, Symbol, Whole, parts_of, terms_of
+from passes.sizes.formulas.replacement import rewritten
 
 # A set that repeats itself later than this is not looked for.
 LARGEST_PERIOD = 1024
@@ -88,17 +88,58 @@ class SizeSet:
         largest = max(lasts, default=math.inf)
         return None if math.isinf(largest) else int(largest)
 
+    @property
+    def modulus(self) -> int:
+        """The least number by which the sizes are told from those between them by their remainders alone; the period
+        where there is none."""
+        return next(
+            modulus
+            for modulus in range(1, self.period + 1)
+            if self.period % modulus == 0 and (modulus == self.period or not self or self.missing(modulus, 1) == [])
+        )
+
     def residues(self, modulus: int) -> frozenset[int]:
         """The remainders by a divisor of the period that the sizes leave."""
         return frozenset(rest % modulus for rest, found in enumerate(self.classes) if found)
 
     def sizes(self) -> Iterator[int]:
         """The sizes, from the smallest on; there may be no end to them."""
-        size, largest = self.least, self.largest
-        while size is not None and (largest is None or size <= largest):
-            if size in self:
-                yield size
-            size += 1
+        size = self.least
+        while size is not None:
+            yield size
+            size = self._first_from(size + 1)
+
+    def outwards(self, start: int) -> Iterator[int]:
+        """The sizes, the nearest to one first, of two as near the smaller one; there may be no end to them."""
+        below, above = self._last_to(start), self._first_from(start + 1)
+        while below is not None or above is not None:
+            if above is None or (below is not None and start - below <= above - start):
+                assert below is not None
+                yield below
+                below = self._last_to(below - 1)
+            else:
+                yield above
+                above = self._first_from(above + 1)
+
+    def _first_from(self, size: int) -> int | None:
+        """The smallest size from one on."""
+        found = (
+            max(first, -((rest - size) // self.period)) * self.period + rest
+            for rest, stretches in enumerate(self.classes)
+            for first, last in stretches
+            if last >= -((rest - size) // self.period)
+        )
+        return min(found, default=None)
+
+    def _last_to(self, size: int) -> int | None:
+        """The largest size up to one."""
+        found = (
+            int(min(last, (size - rest) // self.period)) * self.period + rest
+            for rest, stretches in enumerate(self.classes)
+            for first, last in stretches
+            if first <= (size - rest) // self.period
+        )
+        return max(found, default=None)
 
     def missing(self, modulus: int, at_most: int) -> list[int] | None:
         """The sizes that are left out of all those between the smallest and the largest with the same remainders by a

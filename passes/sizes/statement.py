@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from passes.sizes.bounds import LEAST_SIZE, default_fact
-from passes.sizes.elimination import rewritten
 from passes.sizes.fact import Answer, Fact, Origin
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula, Symbol, Whole
+from passes.sizes.formulas.formula import Formula, Symbol, Whole
+from passes.sizes.formulas.replacement import rewritten
 from passes.sizes.solving import EVERY_SIZE, LARGEST_PERIOD, SizeSet, at_least, joint_period, solutions
 
 # How many single sizes, remainders or exceptions are listed.
@@ -47,8 +47,11 @@ def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> 
     """The sizes that a name may have, by the facts about it alone, or with the other names at the sizes of `at`."""
     solved: list[tuple[Fact, SizeSet]] = []
     left: list[Fact] = []
+    alone = {id(fact): formula for formula, fact in facts.alone(name)}
     for fact in (*own_facts(facts, name), *(fact for fact in facts.known() if name in fact.formula.symbols())):
-        found = _solved_at(fact, name, at or {})
+        found = solved_at(fact, name, at or {})
+        if found is None and id(fact) in alone:
+            found = solutions(alone[id(fact)], fact.relation)
         if found is None or joint_period([found, *(other for _, other in solved)]) > 2 * LARGEST_PERIOD:
             left.append(fact)
         else:
@@ -57,11 +60,7 @@ def admissible(facts: Facts, name: str, at: Mapping[str, int] | None = None) -> 
     for _, found in solved:
         sizes = sizes & found
     lower, upper = sizes.least, sizes.largest
-    modulus = next(
-        modulus
-        for modulus in range(1, sizes.period + 1)
-        if sizes.period % modulus == 0 and (modulus == sizes.period or not sizes or sizes.missing(modulus, 1) == [])
-    )
+    modulus = sizes.modulus
     return Admissible(
         name,
         sizes,
@@ -81,7 +80,8 @@ def own_facts(facts: Facts, name: str) -> list[Fact]:
     return [default_fact(name)] if not promised or promised[0].origin is Origin.DEFAULT else []
 
 
-def _solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+def solved_at(fact: Fact, name: str, at: Mapping[str, int]) -> SizeSet | None:
+    """The sizes of a name at which a fact holds with the other names at some sizes; None where they are not found."""
     if not isinstance(fact.formula, Formula):
         return None
     formula: Whole = fact.formula
@@ -152,7 +152,13 @@ def _remainder_words(name: str, modulus: int, residues: frozenset[int]) -> list[
         return [f"{name} % {modulus} != {other}"]
     if len(residues) <= _MOST_LISTED:
         return [f"{name} % {modulus} in ({', '.join(map(str, sorted(residues)))})"]
-    return None
+    starts = [rest for rest in residues if (rest - 1) % modulus not in residues]
+    if len(starts) != 1:
+        return None
+    if starts[0] + len(residues) == modulus:
+        return [f"{name} % {modulus} >= {starts[0]}"]
+    shifted = f"({name} + {modulus - starts[0]})" if starts[0] else name
+    return [f"{shifted} % {modulus} <= {len(residues) - 1}"]
 
 
 def _first(sizes: SizeSet, count: int) -> list[int]:
@@ -234,24 +240,30 @@ def statement(facts: Facts, names: Iterable[str], extra: Iterable[str] = ()) -> 
     """
     kept = [item.fact for item in needed(facts)]
     needed_facts = Facts(kept, facts.given)
+    found = {name: admissible(needed_facts, name) for name in names}
     parts: list[str] = []
-    rest: list[Fact] = []
-    for name in names:
-        found = admissible(needed_facts, name)
-        said = words(name, found.sizes) if found.sizes != EVERY_SIZE else f"{name} >= 0"
+    for name, sizes in found.items():
+        said = words(name, sizes.sizes) if sizes.sizes != EVERY_SIZE else f"{name} >= 0"
         if said is not None:
             parts.append(said)
-            rest += [fact for fact in found.open if fact not in rest]
-        else:
-            parts += [
-                fact.condition
-                for fact in (*own_facts(facts, name), *needed_facts.known())
-                if fact.formula.symbols() == [name]
-            ]
-            rest += [fact for fact in found.open if fact not in rest and fact.formula.symbols() != [name]]
+            continue
+        parts += [
+            fact.condition
+            for fact in (*own_facts(facts, name), *needed_facts.known())
+            if name in fact.formula.symbols() and (fact not in sizes.open or fact.formula.symbols() == [name])
+        ]
+    rest = [fact for fact in needed_facts.known() if _is_open(fact, found, needed_facts)]
     parts += [fact.condition for fact in rest if not _is_known_without(fact, needed_facts)]
     said_so_far = dict.fromkeys([*parts, *extra])
     return f"valid for {', '.join(said_so_far)}" if said_so_far else ""
+
+
+def _is_open(fact: Fact, found: Mapping[str, Admissible], facts: Facts) -> bool:
+    """Whether the sizes of the names do not say all that a fact says."""
+    about = [name for name in fact.formula.symbols() if name in found]
+    alone = [name for name in about if any(other is fact for _, other in facts.alone(name))]
+    is_open = [fact in found[name].open for name in alone or about]
+    return any(is_open) if alone else bool(about) and all(is_open)
 
 
 def stated(facts: Facts, names: Iterable[str]) -> list[Fact]:
@@ -275,4 +287,4 @@ def _is_known_without(fact: Fact, facts: Facts) -> bool:
     return others.decide(fact.formula, fact.relation).answer is Answer.YES
 
 
-__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "stated", "statement", "words"]
+__all__ = ["Admissible", "Kept", "admissible", "needed", "own_facts", "solved_at", "stated", "statement", "words"]

@@ -23,13 +23,14 @@ from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.holders import nothing_left_on_meta
 from passes.isolation.model_copy import copy_model
 from passes.isolation.plain_attention import plain_attention
+from passes.modules.explicit_state import held_at
 from passes.modules.lazy import LazyLayer
 from passes.modules.leftovers import changes, state_of
 from passes.modules.watching import as_specs, watch_lazies
 from passes.ops.op import Inference
 from passes.sizes.dimension import Dim, Size, hint
 from passes.sizes.guards import GuardLog, Location
-from passes.values.nested import leaves, map_structure
+from passes.values.nested import holds_the_same, leaves, map_structure
 from passes.values.spec import TensorSpec, describe
 
 # How far from its sample a dynamic dimension is probed to find a formula, and to confirm it.
@@ -47,12 +48,13 @@ def _confirming_sizes(size: int) -> list[int]:
 
 @dataclass(slots=True)
 class MetaResult:
-    """What a run on meta tensors gave: the value, the lazy layers that it reached, in order, and the paths of the
-    buffers and attributes that it wrote."""
+    """What a run on meta tensors gave: the value, the lazy layers that it reached, in order, the paths of the buffers
+    and attributes that it wrote, and whether it wrote to what it was given: to a tensor, or into a container."""
 
     value: Any
     lazies: list[LazyLayer] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
+    writes_arguments: bool = False
 
 
 class MetaRunError(Exception):
@@ -82,10 +84,19 @@ def run_op(node: fx.Node, operation: str, args: Any, kwargs: Any, log: GuardLog)
         raise ShapeError(f"torch refuses {operation}: {_first_line(error.__cause__)}") from error.__cause__
 
 
-def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardLog, location: Location) -> MetaResult:
+def run_module(
+    module: nn.Module,
+    path: str,
+    args: Any,
+    kwargs: Any,
+    log: GuardLog,
+    location: Location,
+    kept: Sequence[str] = (),
+) -> MetaResult:
     """The value of a module's call, its own forward run on meta tensors; the module itself is not touched.
 
-    Lazy layers in it are resolved on the way as their own code does it; their paths begin with `path`.
+    Lazy layers in it are resolved on the way as their own code does it; their paths begin with `path`. Of a program
+    with tensors that are `kept`, the value is its output's.
     Raises MetaRunError where the forward cannot run without data.
     """
 
@@ -93,10 +104,12 @@ def run_module(module: nn.Module, path: str, args: Any, kwargs: Any, log: GuardL
         probe = on_meta(module)
         lazies: list[LazyLayer] = []
         watch_lazies(probe, path, lazies, location)
-        before = state_of(probe, path)
+        before, given = state_of(probe, path), _as_given((args, kwargs))
         with CopyOnWrite((), undone=True):
             value = probe(*args, **kwargs)
-        return MetaResult(value, lazies, changes(before, state_of(probe, path), {layer.path for layer in lazies}))
+            value = (value, {place: held_at(probe, place) for place in kept}) if kept else value
+        left_behind = changes(before, state_of(probe, path), {layer.path for layer in lazies})
+        return MetaResult(value, lazies, left_behind, not holds_the_same(given, _as_given((args, kwargs))))
 
     with nothing_left_on_meta():
         return _at_all_sizes(call, path or type(module).__name__, args, kwargs, log)
@@ -110,7 +123,7 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kwargs: Any, log: GuardLog) -> MetaResult:
     symbols = sorted(_symbols((args, kwargs)))
-    base = dict(log.sampled)
+    base = dict(log.numbers)
     at_base = _run(call, args, kwargs, base)
     if not symbols:
         return at_base
@@ -134,13 +147,22 @@ def _at_all_sizes(call: Callable[..., MetaResult], operation: str, args: Any, kw
         except MetaRunError:
             continue
         if not _equal(_at(found, {**base, name: 1}), alone):
-            _ = Dim.symbol(name, base[name], log) > 1  # a single one is often a case of its own: a guard
+            _ = Dim.named(name, log) > 1  # a single one is often a case of its own: a guard
     value, inferences = found
     lazies = [
         replace(layer, inference=Inference(attributes, shapes))
         for layer, (_, attributes, shapes) in zip(at_base.lazies, inferences, strict=True)
     ]
-    return MetaResult(value, lazies, at_base.left_behind)
+    return MetaResult(value, lazies, at_base.left_behind, at_base.writes_arguments)
+
+
+def _as_given(arguments: Any) -> list[Any]:
+    """The leaves of a call's arguments, with how often each tensor was written to."""
+    return [held for leaf in leaves(arguments) for held in (leaf, leaf._version if _is_tensor(leaf) else None)]
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor)
 
 
 def _outcome(result: MetaResult) -> Any:
@@ -216,7 +238,7 @@ class _Fit:
             if rest:
                 raise self._refusal(base, corners[together], self._moved(together))
             for name in together if slope else ():
-                slope = slope * (Dim.symbol(name, self.base[name], self.log) - self.base[name])
+                slope = slope * (Dim.named(name, self.log) - self.base[name])
             formula = formula + slope
         return formula
 
@@ -295,7 +317,7 @@ def _to_meta(value: Any, sizes: Mapping[str, int]) -> Any:
             return torch.empty(shape, dtype=leaf.dtype, device="meta")
         return leaf
 
-    return map_structure(value, at_sizes)
+    return map_structure(value, at_sizes, keep_classes=True)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -20,9 +20,12 @@ from passes.errors import CaptureError, LazyResolutionError, NeedsDataError, Sha
 from passes.modules.lazy import LazyLayer
 from passes.ops.op import BoundCall, Owned, bind_node, map_leaves
 from passes.program.notes import CALL, FAULT, VALUE, location_of
+from passes.program.places import check_places
 from passes.program.program import Program, operation_of
 from passes.program.stages import Captured, Shaped, Unresolved
+from passes.program.unknown_sizes import decided, needs_data, with_names
 from passes.sizes.dimension import DynamicSizeError
+from passes.sizes.unknown import UnknownSizeError
 from passes.stages.meta_execution import MetaRunError, run_module, run_op
 from passes.values.numbers import computed
 from passes.values.spec import TensorSpec, describe
@@ -109,11 +112,13 @@ class Propagator:
         try:
             if node.op == "get_attr" and not needed and self._attribute(str(node.target)) is None:
                 return
-            VALUE.put(node, self._evaluate(node))
+            VALUE.put(node, with_names(self._evaluate(node), node, log))
         except CaptureError as error:
             raise self._placed(error, node) from error
         except _UnknownTensorError:
             return
+        except UnknownSizeError as error:
+            raise self._placed(needs_data(error), node) from error
         except DynamicSizeError as error:
             fault = ShapeError(str(error), remedy="give a fixed size for that dimension", wants_fixed_size=True)
             FAULT.put(node, self._placed(fault, node))
@@ -166,7 +171,12 @@ class Propagator:
             if module is not None and (program.awaits(module) or program.has_met(call.path)):
                 self._infer(node, call, module, program)
         assert call.op.shape_rule is not None, f"{call.op} has no shape rule"
-        return call.op.shape_rule(call.record.map(partial(self._leaf, call)))
+        record = call.record.map(partial(self._leaf, call))
+        if call.op.looks_up is not None:
+            check_places(call, record)
+        if not program.log.unknown:
+            return call.op.shape_rule(record)
+        return decided(partial(call.op.shape_rule, record), program.log)
 
     def _without_rule(self, node: fx.Node, module: nn.Module | None) -> Any:
         args = map_leaves(node.args, _value_of)
@@ -207,6 +217,8 @@ class Propagator:
             self._excuse()
             raise LazyResolutionError(f"{kind} is a lazy module of an unknown kind")
         inference = rule(module, call.record.map(lambda leaf: None if type(leaf) is Owned else _value_of(leaf)))
+        if program.log.sampled and not program.log.explains:
+            inference = inference.settled()
         args = map_leaves(node.args, _value_of)
         kwargs = map_leaves(dict(node.kwargs), _value_of)
         program.meet_lazy(LazyLayer(call.path, kind, args, kwargs, inference, location_of(node), by_rule=True))
@@ -219,6 +231,7 @@ class Propagator:
     def _placed(self, error: TracerError, node: fx.Node) -> TracerError:
         from passes.program.dataflow import shape_chain
 
+        error.decisions = error.decisions or self.program.log.decisions
         inputs = [f"{operand.name} {describe(_value_of(operand))}" for operand in node.all_input_nodes]
         return error.placed(
             location_of(node), operation_of(node, self.program), inputs, shape_chain(node, self.program)

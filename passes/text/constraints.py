@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from passes.errors import InputError
 from passes.sizes.fact import Answer, Fact, Origin
 from passes.sizes.facts import Facts
-from passes.sizes.formula import Formula, Whole
+from passes.sizes.formulas.formula import Formula, Whole
 from passes.sizes.statement import admissible
 from passes.text.formulas import RELATIONS, compared, read_formula
 from passes.text.scanner import MalformedTextError, Scanner

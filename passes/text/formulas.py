@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from passes.sizes.extremes import maximum, minimum
 from passes.sizes.fact import Fact, Origin, condition_text, solved
-from passes.sizes.formula import Formula, Whole, divided, rounded
-from passes.sizes.real import FUNCTIONS, Real
+from passes.sizes.formulas.extremes import maximum, minimum
+from passes.sizes.formulas.formula import Formula, Whole, divided, rounded
+from passes.sizes.formulas.real import FUNCTIONS, Real
 from passes.text.scanner import MalformedTextError, Scanner
 
 _FACTORS = r"//|\*|%"

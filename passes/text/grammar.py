@@ -69,14 +69,15 @@ UNTRACED = "untraced"  # blocks.0: meta "why" "what to do"
 WHOLE = "whole"  # the target that stands for the model itself
 FOLDS = "folds"  # conv_norm: conv, norm, eps=1e-05, groups=2
 LEFT_BEHIND = "left behind"  # what the forward writes and a file does not keep
+KEPT = "kept"  # paths of tensors of the model that are its last inputs, and what its output has beside the result
 READ = "read"  # tensors of the model whose values the forward asked for
 NODES = "nodes"
 DRAWS = "draws"  # lazies and nodes in the order in which they draw random numbers, where there are such nodes
 DRAWS_IN_PYTHON = "draws in Python"  # without entries: the forward draws random numbers of Python's or numpy's
 
 SECTIONS = (
-    SIZES, CONSTRAINTS, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, READ, NODES, DRAWS,
-    DRAWS_IN_PYTHON,
+    SIZES, CONSTRAINTS, INPUTS, GUARDS, LAZIES, UNREACHED, UNTRACED, WHOLE, FOLDS, LEFT_BEHIND, KEPT, READ, NODES,
+    DRAWS, DRAWS_IN_PYTHON,
 )  # fmt: skip
 
 # A guard's condition that stands as it is, up to two blanks; any other is quoted.

@@ -22,6 +22,7 @@ from passes.text.grammar import (
     FOLDS,
     GUARDS,
     INPUTS,
+    KEPT,
     LAZIES,
     LEFT_BEHIND,
     NODES,
@@ -73,6 +74,7 @@ def _sections(program: Program) -> Iterator[tuple[str, Iterable[str]]]:
     if isinstance(program, Eager):
         yield FOLDS, (_fold_line(path, fold) for path, fold in program.folds.items())
     yield LEFT_BEHIND, map(name_text, program.left_behind)
+    yield KEPT, map(name_text, program.kept)
     yield READ, map(name_text, program.read)
     yield NODES, _node_lines(program)
     if any(isinstance(draw, fx.Node) for draw in draws):

@@ -3,7 +3,7 @@
 %conv                        a node
 1  -2.5  inf  True  None  ...  "text"  torch.float32  torch.device("cpu")  slice(0, 2, None)
 (1, %a)  (1,)  [1, 2]  {"key": %a}  net.Pair(left=%a, right=2)  torch.Size([2, 3])
-float32[N, 3, H//4]  int64[2] on cuda:0
+float32[N, 3, H//4]  int64[2] on cuda:0  float32[10, 4] of rows N
 H//4 + 1  (H + 1) / 2        a size, a fraction of sizes
 """
 
@@ -19,15 +19,15 @@ from torch import fx
 
 from passes.sizes.dimension import Dim, Size
 from passes.sizes.floating import Floating
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
+from passes.sizes.formulas.real import Real
 from passes.sizes.guards import GuardLog
-from passes.sizes.real import Real
 from passes.text.formulas import read_formula, read_number
 from passes.text.qualified_names import find, qualified_name
 from passes.text.scanner import MalformedTextError, Scanner, name_text, quoted
-from passes.values.nested import fields_of, is_dataclass_value
+from passes.values.nested import opened
 from passes.values.numbers import floating_of
-from passes.values.spec import CPU, TensorSpec, device_of
+from passes.values.spec import CPU, PackedSpec, TensorSpec, device_of
 
 _LITERALS: dict[str, Any] = {
     "None": None,
@@ -65,7 +65,7 @@ def value_text(value: Any) -> str:
         return "..." if value is ... else repr(value)
     if kind is str:
         return quoted(value)
-    if kind is TensorSpec:
+    if kind in (TensorSpec, PackedSpec):
         return _spec_text(value)
     if kind is Dim:
         return _size_text(value)
@@ -80,8 +80,8 @@ def value_text(value: Any) -> str:
         return f"({', '.join(map(value_text, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
         return f"[{', '.join(map(value_text, value))}]"
-    if is_dataclass_value(value):
-        value = fields_of(value)
+    parts = opened(value)
+    value = value if parts is None else parts
     if isinstance(value, dict):
         return f"{{{', '.join(f'{value_text(key)}: {value_text(item)}' for key, item in value.items())}}}"
     return qualified_name(value) or f"<{name_text(kind.__name__)}>"
@@ -95,7 +95,8 @@ def arguments_text(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
 
 def _spec_text(spec: TensorSpec) -> str:
     place = "" if spec.device == CPU else f" on {spec.device}"
-    return f"{spec}{place}"
+    rows = f" of rows {_size_text(spec.rows)}" if isinstance(spec, PackedSpec) else ""
+    return f"{spec}{place}{rows}"
 
 
 def _size_text(size: Size | Floating) -> str:
@@ -248,7 +249,9 @@ class ValueReader:
             raise fault
         shape = self.shape(scanner)
         device = device_of(scanner.take(_DEVICE, "a device")) if scanner.found("on") else CPU
-        return TensorSpec(shape, dtype, device)
+        if not scanner.found("of rows"):
+            return TensorSpec(shape, dtype, device)
+        return PackedSpec(shape, dtype, device, rows=self._whole(scanner))
 
     def _call(self, scanner: Scanner, name: str, fault: MalformedTextError) -> Any:
         args, kwargs = self.arguments(scanner)

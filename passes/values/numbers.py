@@ -14,8 +14,8 @@ from typing import Any
 from passes.sizes import floating
 from passes.sizes.dimension import Dim, maximum, minimum
 from passes.sizes.floating import DynamicNumber, Floating
+from passes.sizes.formulas.real import Found, Real
 from passes.sizes.guards import GuardLog
-from passes.sizes.real import Real
 
 
 def is_dynamic(value: Any) -> bool:
@@ -32,6 +32,9 @@ def computed(function: Callable[..., Any], *operands: Any) -> Any:
 
 def floating_of(real: Real, log: GuardLog) -> Floating:
     """A float over sizes, in a capture."""
+    (found_in_data, *_) = (*real.operands, None)
+    if isinstance(found_in_data, Found):
+        return Floating(real, None, Dim.named(found_in_data.name, log))
     operands = [
         floating_of(operand, log)
         if isinstance(operand, Real)

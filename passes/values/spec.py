@@ -58,6 +58,13 @@ class TensorSpec:
         return f"{str(self.dtype).removeprefix('torch.')}{shape_text(self.shape)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedSpec(TensorSpec):
+    """The data of a packed sequence of so many `rows`, as a part of it."""
+
+    rows: Size
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """A sample input without data: sizes, with a name where a dimension is dynamic.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from passes.errors import CaptureError, ExportError, InputError, ShapeError, UnsupportedOpError
+from passes.errors import CaptureError, ExportError, InputError, UnsupportedOpError
 from tests.errors.case import Net, broken
 
 # mypy: disable-error-code="no-any-return, override"
@@ -103,7 +103,7 @@ class UnknownKeyword(Net):
 
 @broken(
     "Nx8", UnsupportedOpError, "", "needs the data of gt bool[] for control flow",
-    remedy="torch.where instead of if", exports_only=True,
+    remedy="use torch.cond in place of if", exports_only=True,
 )  # fmt: skip
 class ControlFlowOnData(Net):
     def build(self) -> None:
@@ -134,17 +134,6 @@ class LazyModuleInAList(Net):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers[0](x)  # here
-
-
-@broken(
-    "NxT", ShapeError, "", "x.shape[1] is the dynamic size T", chain=("input x float32[N, T]",), remedy="fixed size"
-)
-class LoopOverADynamicSize(Net):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        total = x[:, 0]
-        for index in range(x.shape[1]):  # here
-            total = total + x[:, index]
-        return total
 
 
 # Outputs and inputs ---------------------------------------------------------------------------------

@@ -352,3 +352,40 @@ class HalfOfAnOddSize(Net):
 class OperationWithoutARule(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.linalg.solve(x, x)  # here
+
+
+@broken(
+    "Nx5", ShapeError, "loss", "cross_entropy takes labels of shape [N]", "an input of shape [N, 5], found [1]",
+    chain=("input x float32[N, 5]",), remedy="classes are axis 1 of the input",
+)  # fmt: skip
+class LabelsOfAnotherBatch(Net):
+    def build(self) -> None:
+        self.loss = nn.CrossEntropyLoss()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.loss(x, torch.zeros(1, dtype=torch.long))  # here
+
+
+@broken(
+    "Nx5", ShapeError, "loss", "cross_entropy takes 4 weights", "found float32[5]",
+    chain=("head -> float32[N, 4]",), remedy="change the sizes there",
+)  # fmt: skip
+class WeightsForMoreClasses(Net):
+    def build(self) -> None:
+        self.head = nn.Linear(5, 4)
+        self.loss = nn.CrossEntropyLoss(weight=torch.ones(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.head(x), x[:, 0].long())  # here
+
+
+@broken(
+    "Nx5", ShapeError, "", "input and target of one shape, found [N, 1] and [N]",
+    chain=("head -> float32[N, 1]",), remedy="bring the target to the shape of the input: [N, 1]",
+)  # fmt: skip
+class TargetsWithoutAnAxis(Net):
+    def build(self) -> None:
+        self.head = nn.Linear(5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(self.head(x), x[:, 0])  # here

@@ -6,7 +6,7 @@ shape rule and lowering are tested as users reach them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -56,12 +56,12 @@ def propagated(target: nn.Module | Callable[..., Any], *tensors: Any) -> Program
     return program
 
 
-def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch.Tensor) -> None:
-    """The propagated result equals torch's on the meta device in structure, shape and dtype; where torch
-    refuses the operands, so does the rule."""
+def assert_shape_matches(target: nn.Module | Callable[..., Any], *tensors: torch.Tensor, device: str = "meta") -> None:
+    """The propagated result equals torch's on a device in structure, shape and dtype; where torch refuses the operands,
+    so does the rule. On the meta device torch refuses less than its kernels do, which need operands that are right."""
     module = as_module(target)
     try:
-        expected = module.to("meta")(*(tensor.to("meta") for tensor in tensors))
+        expected = module.to(device)(*(tensor.to(device) for tensor in tensors))
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         try:
             program = propagated(target, *tensors)
@@ -105,11 +105,12 @@ def assert_lowering_matches(
     rtol: float = 1e-4,
     atol: float = 1e-5,
     also: tuple[torch.Tensor, ...] | None = None,
+    cases: Sequence[tuple[torch.Tensor, ...]] = (),
 ) -> Any:
     """The model exported by the direct route gives torch's values in onnxruntime; returns the onnx model.
 
     `dynamic` maps an input's position to `{axis: name}`; `also` are inputs of other sizes that the same
-    file must run.
+    file must run, and so are all `cases`.
     """
     module = as_module(target)
     if not dynamic:
@@ -124,7 +125,7 @@ def assert_lowering_matches(
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for inputs in (tensors, *([also] if also else [])):
+        for inputs in (tensors, *([also] if also else []), *cases):
             with torch.no_grad():
                 expected = _flat(module(*(tensor.clone() for tensor in inputs)))
             names = [entry.name for entry in session.get_inputs()]

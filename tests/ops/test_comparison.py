@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.errors import CaptureError, ShapeError, TracerError, UnsupportedOpError
+from passes.errors import CaptureError, ShapeError, UnsupportedOpError
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 COMPARISONS: list[Callable[..., Any]] = [
@@ -233,9 +233,8 @@ def test_refusals(call: Callable[..., Any]) -> None:
         propagated(call, b, i)
 
 
-def test_places_depend_on_data() -> None:
-    with pytest.raises(TracerError, match="depends on the data"):
-        propagated(lambda x: torch.where(x > 0), torch.ones(2))
+def test_places_of_a_condition_alone() -> None:
+    assert_lowering_matches(lambda x: torch.where(x > 0), torch.tensor([[1.0, -1.0, 0.0], [2.0, 3.0, -4.0]]))
 
 
 def test_dynamic_axes() -> None:

@@ -1,4 +1,4 @@
-"""Embeddings, bags of them and one-hot vectors against torch: shapes on meta, values in onnxruntime."""
+"""Embeddings and bags of them against torch: shapes on meta, values in onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from passes.errors import NeedsDataError, ShapeError
+from passes.errors import ShapeError
 from tests.ops.oracle import assert_lowering_matches, assert_shape_matches, propagated
 
 shapes = st.lists(st.integers(0, 3), max_size=3)
@@ -49,11 +49,6 @@ def test_embedding_bag_shape(shape: Any, offsets: Any, mode: str, last: bool, we
         return F.embedding_bag(x, rows, None if offsets is None else starts, per_sample_weights=weights, **options)
 
     assert_shape_matches(bag, x, rows, starts)
-
-
-@given(shape=shapes, classes=st.integers(1, 4), dtype=INDICES)
-def test_one_hot_shape(shape: list[int], classes: int, dtype: torch.dtype) -> None:
-    assert_shape_matches(lambda x: F.one_hot(x, classes), torch.zeros(shape, dtype=dtype))
 
 
 @pytest.mark.parametrize("opset", [13, 23])
@@ -95,22 +90,7 @@ def test_bags_with_an_end_and_with_weights() -> None:
                             x, offsets, layer.weight.detach(), weights)  # fmt: skip
 
 
-@pytest.mark.parametrize("opset", [13, 23])
-def test_one_hot(opset: int) -> None:
-    x, other = torch.tensor([[0, 2], [1, 1]]), torch.randint(3, (4, 5))
-    assert_lowering_matches(lambda x: F.one_hot(x, 3), x, dynamic={0: {0: "N", 1: "T"}}, opset=opset, also=(other,))
-    assert_lowering_matches(
-        lambda x: F.one_hot(x[0] * 0, x.shape[1]),
-        x,
-        dynamic={0: {1: "T"}},
-        opset=opset,
-        also=(torch.ones(2, 5).long(),),
-    )
-
-
 def test_refusals() -> None:
     x = torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(NeedsDataError, match="the number of classes from the data"):
-        propagated(lambda x: F.one_hot(x), x)
     with pytest.raises(ShapeError, match="padding_idx is 5, but there are 3 rows"):
         propagated(lambda x: F.embedding(x, torch.ones(3, 2), padding_idx=5), x)

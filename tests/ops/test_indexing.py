@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tracer
-from passes.errors import NeedsDataError, ShapeError
+from passes.errors import ShapeError
 from tests.ops.oracle import as_module, assert_lowering_matches, assert_shape_matches, propagated
 
 bounds = st.none() | st.integers(-5, 5)
@@ -252,5 +252,5 @@ def test_tensors_as_indices() -> None:
 def test_refusals_name_the_numbers() -> None:
     with pytest.raises(ShapeError, match="index 3 is out of range for axis 1 of size 3"):
         propagated(lambda x: x[:, 3], torch.empty(2, 3))
-    with pytest.raises(NeedsDataError, match="depends on data"):
-        propagated(lambda x, mask: x[mask], torch.empty(2, 3), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ShapeError, match=r"a mask \[3\] does not fit the axes \[2\]"):
+        propagated(lambda x, mask: x[mask], torch.empty(2, 3), torch.ones(3, dtype=torch.bool))

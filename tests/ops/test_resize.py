@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import assume, given
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 import tracer
 from passes.errors import ShapeError, UnsupportedOpError
-from tests.ops.oracle import Call, assert_lowering_matches, assert_shape_matches, propagated
+from tests.ops.oracle import Call, as_module, assert_lowering_matches, assert_shape_matches, propagated
 
 MODES = {
     "nearest": (1, 2, 3),
@@ -136,9 +138,78 @@ def test_nearest_as_each_of_the_kernels_of_torch(mode: str, factor: float, shape
     )
 
 
-def test_a_factor_whose_rounding_depends_on_a_dynamic_size_is_unsupported() -> None:
-    with pytest.raises(UnsupportedOpError, match=r"1\.25 times a size"):
-        assert_lowering_matches(nn.Upsample(scale_factor=1.25), torch.randn(1, 2, 9, 9), dynamic={0: {2: "H"}})
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beside", [(), (3,), (60,), (100,), (2, 2)], ids=str)
+def test_nearest_of_a_dynamic_size_as_each_of_the_kernels_of_torch(
+    mode: str, dtype: torch.dtype, beside: tuple[int, ...]
+) -> None:
+    """Where the products are next to whole numbers; torch's kernel depends on the axes, the dtype and the sizes."""
+    after = (33, 41, 44, 47, 49, 55, 333)
+
+    def resized(x: torch.Tensor) -> list[torch.Tensor]:
+        return [F.interpolate(x, (*beside, size), mode=mode) for size in after]
+
+    def of(before: int) -> torch.Tensor:
+        return torch.arange(before, dtype=dtype).expand(1, 2, *beside, before).contiguous()
+
+    axes = {2 + len(beside): "L"}
+    conversion = tracer.convert(Call(resized), (of(5),), dynamic_shapes=[axes], verify=False, route="direct")
+    session = onnxruntime.InferenceSession(conversion.onnx_model.SerializeToString())
+    for before in (2, 4, 6, 14, 18, 24, 45, 54, 108):
+        for found, expected in zip(
+            session.run(None, {"tensors_0": of(before).numpy()}), resized(of(before)), strict=True
+        ):
+            assert np.array_equal(found, expected.numpy()), before
+
+
+ALONG = [*range(1, 12), 20, 31, 49, 50, 98, 99, 333]
+OPEN = {
+    1: [(size,) for size in ALONG],
+    # torch picks by one kernel for results of height and width up to 128 together, by another one beyond
+    2: [(h, w) for h in (1, 2, 3, 4, 7, 10, 49, 50, 98) for w in (1, 2, 3, 5, 49, 50, 99)],
+    3: [(size, 3, 2) for size in (1, 2, 3, 4, 10, 40)],
+}
+FACTORS = [
+    (1, 1.3),
+    (2, 1.3),
+    (3, 1.3),
+    (2, 1.01),
+    (2, 2.2),
+    (2, (0.7, 4 / 3)),
+    (2, "a third more"),
+    (1, "a third more"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(("rank", "factor"), FACTORS)
+def test_nearest_picks_the_same_element_at_every_open_size(
+    rank: int, factor: Any, mode: str, dtype: torch.dtype
+) -> None:
+    def resized(x: Any) -> Any:
+        by: dict[str, Any] = {"scale_factor": factor}
+        if isinstance(factor, str):
+            by = {"size": [size * 4 // 3 + 1 for size in x.shape[2:]]}
+        return F.interpolate(x, mode=mode, **by)
+
+    model = as_module(resized)
+    sample = tracer.spec("N", 2, *"HWD"[:rank], dtype=dtype)
+    conversion = tracer.convert(model, sample, route="direct", verify=False)
+    session = onnxruntime.InferenceSession(conversion.onnx_model.SerializeToString())
+    tried = 0
+    for sizes in OPEN[rank]:
+        x = torch.randn(1, 2, *sizes, dtype=dtype)
+        try:
+            wanted = resized(x)
+        except RuntimeError:  # nothing is left of it
+            continue
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert found.shape == tuple(wanted.shape), sizes
+        assert torch.equal(torch.from_numpy(found), wanted), sizes
+        tried += 1
+    assert tried > 5
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])

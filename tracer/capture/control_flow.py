@@ -19,7 +19,7 @@ from passes.isolation.control_flow import Carried, PlainControlFlow
 from passes.ops.axes import axis_of
 from passes.ops.control_flow import cond, scan, while_loop
 from passes.ops.regions import enter
-from passes.values.nested import fields_of, is_dataclass_value, map_structure
+from passes.values.nested import Opened, map_structure
 from passes.values.spec import TensorSpec, describe
 from tracer.capture.values.number import TracedNumber
 from tracer.capture.values.tensor import TracedTensor
@@ -147,7 +147,7 @@ class TracedControlFlow(PlainControlFlow):
             specs = self._tracer.value(values)
         else:
             specs = [self._tracer.value(value) if isinstance(value, fx.Node) else value for value in values]
-        return _put_together(structure, specs)
+        return _put_together(structure, specs, keep_classes=False)
 
     def _results(self, structure: Any, function: Callable[..., Any], *args: Any) -> Any:
         """What an operation that runs regions gives, in the structure in which the caller's function gives it."""
@@ -184,7 +184,10 @@ class _Slot:
 
 
 def _taken_apart(value: Any, found: list[Any]) -> Any:
-    """A nest of values with a slot in place of each tensor and number, which are put into `found`."""
+    """A nest of values with a slot in place of each tensor and number, which are put into `found`.
+
+    Containers of the caller's classes are open in it: not all take what is no tensor.
+    """
 
     def leaf(item: Any) -> Any:
         if _type(item) is TracedTensor and not issubclass(item.type_for(), torch.Tensor):
@@ -194,25 +197,23 @@ def _taken_apart(value: Any, found: list[Any]) -> Any:
             return _Slot(len(found) - 1)
         return item
 
-    return map_structure(value, leaf, keep_dataclasses=True)
+    return map_structure(value, leaf)
 
 
 def _listed(structure: Any) -> Any:
-    """A structure as one is compared with another: a list is as good as a tuple, a dict as a dataclass."""
-    if is_dataclass_value(structure):
-        structure = fields_of(structure)
+    """A structure as one is compared with another: a list is as good as a tuple."""
     if isinstance(structure, (tuple, list)):
         return [_listed(item) for item in structure]
+    if _type(structure) is Opened:
+        return structure.kind, [*structure], [_listed(item) for item in structure.values()]
     if isinstance(structure, dict):
         return {key: _listed(item) for key, item in structure.items()}
     return structure
 
 
-def _put_together(structure: Any, whole: Any) -> Any:
+def _put_together(structure: Any, whole: Any, keep_classes: bool = True) -> Any:
     """The structure with what `whole` has at its slots."""
-    return map_structure(
-        structure, lambda leaf: whole[leaf.place] if _type(leaf) is _Slot else leaf, keep_dataclasses=True
-    )
+    return map_structure(structure, lambda leaf: whole[leaf.place] if _type(leaf) is _Slot else leaf, keep_classes)
 
 
 __all__ = ["Carried", "TracedControlFlow"]

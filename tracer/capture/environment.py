@@ -36,6 +36,8 @@ from passes.torch_private import (
 )
 from tracer.capture.awaited_sizes import SIZES, eager_class, guard_sizes
 from tracer.capture.control_flow import TracedControlFlow
+from tracer.capture.values.library_functions import library_functions, recorded
+from tracer.capture.values.library_methods import library_methods
 from tracer.capture.values.namespaces import Namespaces, as_seen_by
 from tracer.capture.values.number import TracedNumber, TracedShape
 from tracer.capture.values.python_functions import REPLACED
@@ -74,11 +76,15 @@ def tracing_environment(tracer: Recorder, namespaces: Namespaces) -> Iterator[No
         namespaces.restore,
         partial(_set_hooks_of_all, [dict(hooks) for hooks in HOOKS_OF_ALL]),
     )
-    with Loan(_PLACES, *undo), torch.no_grad(), plain_attention(), tracer.following_real():
+    functions, methods = list(library_functions()), list(library_methods())
+    places = [*_PLACES, *((home, name) for home, name, _ in (*functions, *methods))]
+    with Loan(places, *undo), torch.no_grad(), plain_attention(), tracer.following_real():
         _set_hooks_of_all(tracer.hooks_of_all)
         sys.meta_path.insert(0, _CompilerFinder())
-        for home, name, stand_in in REPLACED:
+        for home, name, stand_in in (*REPLACED, *methods):
             setattr(home, name, stand_in)
+        for home, name, native in functions:
+            setattr(home, name, recorded(tracer, native))
         namespaces.replace()
         _record_training(tracer)
         _trace_native_calls(tracer)

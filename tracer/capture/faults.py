@@ -54,6 +54,7 @@ def explained(error: BaseException, recorder: Recorder) -> TracerError:
         )
     if fault.location is not None:
         return fault
+    fault.decisions = fault.decisions or recorder.program.log.decisions
     with recorder.computing():
         recorder.propagator.complete()
     fault.placed(location, chain=latest_steps(recorder.program))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -11,29 +12,37 @@ from itertools import chain, count
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from passes.errors import SideEffectError
 from passes.isolation.model_copy import ModelCopy
+from passes.modules.explicit_state import call_with_state, held_at
 from passes.modules.lazy import is_uninitialized, rank_to_be
+from passes.ops.data_numbers import real_number, whole_number
 from passes.ops.op import given_as_numbers, has_rule, is_of_tensor, map_leaves
+from passes.ops.packed_sequences import packed_sequence
 from passes.program.notes import PLACE, VALUE
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.shape_propagation import Propagator
-from passes.values.nested import ATOMS, fields_of, is_dataclass_value, map_structure
+from passes.values.nested import ATOMS, map_structure, opened
 from passes.values.spec import TensorSpec
 from tracer.capture.environment import as_ever, as_traced, copied_hooks_of_all
-from tracer.capture.regions import Regions
 from tracer.capture.traced_model import TracedModel
 from tracer.capture.values.aliasing import Aliases
 from tracer.capture.values.known_values import KnownValues
 from tracer.capture.values.memory_layout import MemoryLayouts
 from tracer.capture.values.namespaces import Namespaces, genuine
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import rows_of
 from tracer.capture.values.real_calls import following_real
+from tracer.capture.values.regions import Regions
 from tracer.capture.values.tensor import TracedTensor
 from tracer.inputs.sample import Sample
+from tracer.memory.names_in_code import name_in_code
 from tracer.memory.real_tensors import FollowingReal, RealTensors
 from tracer.memory.recorder import Recorder
 
@@ -148,7 +157,8 @@ class GraphRecorder(Recorder):
 
     def specs(self, value: Any) -> Any:
         """The arguments of a call as specs and plain values."""
-        return map_structure(value, self._spec)
+        with as_traced():  # a registered class opens itself with code of its own
+            return map_structure(value, self._spec)
 
     def _spec(self, value: Any) -> Any:
         if type(value) is TracedTensor:
@@ -168,13 +178,42 @@ class GraphRecorder(Recorder):
     # What fx calls ------------------------------------------------------------------------------
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        args, kwargs = self._sample.replace_leaves(self._placeholder)
+        given = self._sample.replace_leaves(self._placeholder, keep_classes=False)
+        with as_traced():  # a registered class is put together by code of its own
+            args, kwargs = map_structure(given, lambda leaf: leaf, keep_classes=True)
+
+        state = {path: self._placeholder(leaf.name, leaf.spec) for path, leaf in self._sample.state.items()}
+        for path in state:
+            for model in (self._model.original, self._model.copy):
+                self.real.replace(path, held_at(model, path))
+        self.program.kept = list(state)
 
         def forward(root: nn.Module, *given: Any) -> Any:
             with as_traced():
-                return root(*given, **kwargs)
+                if not state:
+                    return root(*given, **kwargs)
+                result, left = call_with_state(root, [*state], [*state.values()], lambda: root(*given, **kwargs))
+            found = dict(zip(state, left, strict=True))
+            self._check_left(state, found)
+            return result, found
 
         return forward, [self.root, *args]
+
+    def _check_left(self, state: dict[str, TracedTensor], left: dict[str, Any]) -> None:
+        """Raises SideEffectError where a state that is written in place is left in memory that others have: the next
+        write would reach them."""
+        memory = {path: self.aliases.memory(value) for path, value in left.items() if type(value) is TracedTensor}
+        for path, tensor in state.items():
+            if tensor.node.op == "placeholder" or path not in memory:
+                continue
+            others = {other for other, roots in memory.items() if other != path and roots & memory[path]}
+            others |= {str(root.target) for root in memory[path] if root.op == "get_attr"}
+            if others:
+                raise SideEffectError(
+                    f"the forward writes {path} in place, and leaves it in the memory of {', '.join(sorted(others))}: "
+                    "the next call would write there too",
+                    remedy="leave a copy there, by .clone()",
+                ).placed(self.here())
 
     def _placeholder(self, name: str, spec: TensorSpec) -> TracedTensor:
         proxy = self.proxy(self.create_node("placeholder", name, (), {}))
@@ -200,6 +239,8 @@ class GraphRecorder(Recorder):
             awaited = self.awaited(args[1])
             if awaited is not None:  # its type is known, and that is all that is asked for
                 target, args = "to", (args[0], awaited.device, awaited.dtype, *args[2:])
+        if kind == "output":  # a number that is returned was read from a tensor, which the file gives
+            args = map_leaves(args, lambda leaf: leaf.args[0] if leaf.target in (whole_number, real_number) else leaf)
         node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
         PLACE.put(node, self._model.place() if kind == "output" else self.here())
         self.regions.note(node)
@@ -222,12 +263,17 @@ class GraphRecorder(Recorder):
                 continue
             if required or self.known.tensor(node) is not None:
                 operation = target if kind == "call_method" else getattr(target, "__name__", str(target))
-                numbers[node] = TracedTensor(node, self).read(f"{name} of {operation}").item()
+                numbers[node] = self._number_in(node, f"{name} of {operation}")
         if not numbers:
             return args, kwargs
         kept = int(is_of_tensor(kind, target))
         rest, named = map_leaves((args[kept:], kwargs), lambda leaf: numbers.get(leaf, leaf))
         return (*args[:kept], *rest), named
+
+    def _number_in(self, node: fx.Node, use: str) -> Any:
+        """The number that a tensor of one element holds: itself where it is known, else a node that gives it."""
+        tensor = TracedTensor(node, self)
+        return tensor.number_within().as_argument() if tensor.holds_unknown_number() else tensor.read(use).item()
 
     def create_arg(self, a: Any) -> Any:
         kind = type(a)
@@ -237,25 +283,32 @@ class GraphRecorder(Recorder):
             return a
         if kind is tuple:  # as the arguments themselves are
             return tuple([self.create_arg(item) for item in a])
+        if kind is list:
+            return [self.create_arg(item) for item in a]
         if kind is TracedNumber:
             return a.as_argument()
         if isinstance(a, fx.Proxy):
             return a.node
         if a is ... or isinstance(a, _LITERALS):
             return a
+        if kind is PackedSequence:
+            packed = (*a, rows_of(self, a.batch_sizes))
+            return self.create_node("call_function", packed_sequence, tuple(map(self.create_arg, packed)), {})
         if isinstance(a, tuple):
             items = [self.create_arg(item) for item in a]
             return kind(*items) if hasattr(a, "_fields") else tuple(items)
+        with as_traced():  # a registered class opens itself with code of its own
+            parts = opened(a)
+        if parts is not None or isinstance(a, dict):
+            return {key: self.create_arg(item) for key, item in (a if parts is None else parts).items()}
         if isinstance(a, list):
             return [self.create_arg(item) for item in a]
-        if isinstance(a, dict):
-            return {key: self.create_arg(item) for key, item in a.items()}
-        if is_dataclass_value(a):
-            return self.create_arg(fields_of(a))
         if isinstance(a, slice):
             return slice(self.create_arg(a.start), self.create_arg(a.stop), self.create_arg(a.step))
         if isinstance(a, torch.Tensor):
             return self.real.traced(a).node
+        if isinstance(a, np.generic):
+            return a.item()
         return super().create_arg(genuine(a))
 
     def constant(self, tensor: torch.Tensor) -> fx.Node:
@@ -267,14 +320,19 @@ class GraphRecorder(Recorder):
         return self.create_node("get_attr", path, (), {})
 
     def _named_constant(self, tensor: torch.Tensor) -> str:
-        """A new attribute that has the tensor; its name says where the model holds it, as far as it does."""
-        place = self._model.place_of(tensor)
+        """A new attribute that has the tensor; its name says where the model holds it, or what its code calls it. What
+        was cut out of another is called as that one is."""
+        held = [tensor] if tensor._base is None else [tensor, tensor._base]
+        with self.computing():
+            place = next(filter(None, map(self._model.place_of, held)), None)
+            if place is None:
+                place = name_in_code(held, sys._getframe(1), GraphRecorder.trace.__code__, self._model.classes())
         if place is None:
             names: Iterator[str] = (f"_tensor_constant{number}" for number in count())
         else:
             base = "_".join(re.findall(r"\w+", place))
             names = chain([base], (f"{base}_{number}" for number in count(1)))
-        name = next(name for name in names if not hasattr(self.root, name))
+        name = next(name for name in names if getattr(self.root, name, tensor) is tensor)
         with self.computing():
             setattr(self.root, name, tensor.detach() if isinstance(tensor, nn.Parameter) else tensor)
         self.constants.append(name)
@@ -299,6 +357,7 @@ class GraphRecorder(Recorder):
     def attribute(self, path: str, tensor: torch.Tensor) -> TracedTensor:
         tensor = self._model.tensors.get(path, tensor)  # not the caller's, which functions outside the model may know
         if path not in self._attributes:
+            self.real.check_in_place(tensor)
             self.program.held.setdefault(path, tensor)
             self._attributes[path] = self.proxy(self.create_node("get_attr", path, (), {}))
             self.real.enter(tensor, self._attributes[path])

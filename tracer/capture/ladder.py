@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from passes.isolation.control_flow import plain_control_flow
 from passes.isolation.copy_on_write import running_copy
 from passes.isolation.model_copy import copy_model
 from passes.isolation.own_randomness import moved_on, own_randomness, python_random_state, python_randomness_kept
+from passes.modules.explicit_state import held_at
 from passes.modules.lazy import LazyLayer
 from passes.modules.leftovers import changes, state_of
 from passes.modules.watching import as_specs, watch_lazies
@@ -113,10 +115,11 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
             return followed
     try:
         data = _data(sample, log)
-        value, lazies, left_behind = _run_on_data(model, data, location)
+        value, lazies, left_behind = _run_on_data(model, data, location, list(sample.state))
     except (Exception, SystemExit) as error:  # the forward fails on data too: what tracing saw is the user's own error
         refused_alike = isinstance(error, CaptureError) and error.message == fault.message
-        if isinstance(error, InputError) or refused_alike:  # that there is no data says nothing of the model
+        # Of the model it says nothing that there are no data, nor that it fails on integers that were made up.
+        if isinstance(error, InputError) or refused_alike or _makes_up_integers(sample):
             raise fault from error
         raise _fails_on_data(fault, error) from error
     program = _opaque(model, sample, log, value, lazies, Rung("", "real", fault.message, location, fault.remedy))
@@ -128,9 +131,9 @@ def _untraced(model: nn.Module, sample: Sample, log: GuardLog, fault: CaptureErr
 def _on_meta(model: nn.Module, sample: Sample, log: GuardLog, fault: TracerError) -> Shaped | None:
     """The second rung: the model's own forward on meta tensors; None where it does not run on them."""
     location = fault.location or Location()
-    args, kwargs = sample.replace_leaves(lambda _, spec: spec)
+    args, kwargs = sample.replace_leaves(lambda _, spec: spec, keep_classes=False)
     try:
-        result = run_module(model, "", args, kwargs, log, location)
+        result = run_module(model, "", args, kwargs, log, location, list(sample.state))
     except MetaRunError:
         return None
     rung = Rung("", "meta", fault.message, location, fault.remedy)
@@ -146,7 +149,7 @@ def _fails_on_data(fault: CaptureError, error: BaseException) -> CaptureError:
         f"{fault.message}; run on data, it fails too" + ("" if said in fault.message else f", with {said}"),
         remedy="make that line run: the model fails on data of this shape, without any tracing",
     )
-    failure.program = fault.program
+    failure.program, failure.decisions = fault.program, fault.decisions
     return failure.placed(fault.location or Location(), fault.operation, fault.inputs, fault.chain)  # type: ignore[return-value]
 
 
@@ -159,6 +162,11 @@ def _data(sample: Sample, log: GuardLog) -> Data:
         return sample.data(log.sampled)
 
 
+def _makes_up_integers(sample: Sample) -> bool:
+    """Whether the sample's data hold integers of nobody's choice, which may be lengths or indices out of range."""
+    return any(leaf.tensor is None and not leaf.spec.dtype.is_floating_point for leaf in sample.leaves())
+
+
 def _dry_run(scratch: nn.Module, data: Data) -> Any:
     """A forward without gradients on copies of the data."""
     args, kwargs = copy.deepcopy(data)
@@ -166,13 +174,19 @@ def _dry_run(scratch: nn.Module, data: Data) -> Any:
         return scratch(*args, **kwargs)
 
 
-def _run_on_data(model: nn.Module, data: Data, location: Location) -> tuple[Any, list[LazyLayer], list[str]]:
-    """A dry run on a copy in eval mode, thrown away: its value, the lazy layers met, and what it left behind."""
+def _run_on_data(
+    model: nn.Module, data: Data, location: Location, kept: Sequence[str] = ()
+) -> tuple[Any, list[LazyLayer], list[str]]:
+    """A dry run on a copy in eval mode, thrown away: its value, the lazy layers met, and what it left behind.
+
+    Of a program with tensors that are `kept`, the value is its output's.
+    """
     lazies: list[LazyLayer] = []
     with running_copy(model) as scratch:
         watch_lazies(scratch.eval(), "", lazies, location)
         before = state_of(scratch)
         value = as_specs(_dry_run(scratch, data))
+        value = (value, as_specs({path: held_at(scratch, path) for path in kept})) if kept else value
         return value, lazies, changes(before, state_of(scratch), {layer.path for layer in lazies})
 
 
@@ -199,16 +213,17 @@ def _opaque(
         nodes.append(node)
         return node
 
-    args, kwargs = sample.replace_leaves(placeholder)
+    args, kwargs = sample.replace_leaves(placeholder, keep_classes=False)
     name = "model"
     while hasattr(model, name):
         name += "_"
-    call = graph.call_module(name, args, kwargs)
+    state = [placeholder(leaf.name, leaf.spec) for leaf in sample.state.values()]
+    call = graph.call_module(name, (*args, *state), kwargs)
     output = graph.output(call)
     for node in (call, output):
         VALUE.put(node, value)
         PLACE.put(node, rung.location)
-    program = Captured(graph, copy_model(model), log, whole=name)
+    program = Captured(graph, copy_model(model), log, whole=name, kept=list(sample.state))
     program.rungs.append(rung)
     for layer in lazies:
         program.meet_lazy(layer)

@@ -26,6 +26,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from passes.modules.lazy import initialising_hook
 from passes.ops.op import MODULES
 from passes.torch_private import HOOKS_OF_ALL
+from tracer.capture.values.packed_sequences import given_packed
 from tracer.capture.values.tensor import TracedTensor
 
 # What torch does around every forward, and where it does it.
@@ -107,7 +108,7 @@ class LeafCondition:
         """Whether this call of the module does what its class does."""
         kind, own = _type(module), module.__dict__
         call, before = self._calls.get(kind), self._states.get(id(module))
-        if call is None or before is None or any(HOOKS_OF_ALL) or not _takes_tensors(args, kwargs):
+        if call is None or before is None or any(HOOKS_OF_ALL) or not _takes_tensors(kind, args, kwargs):
             return False
         for name in call.writing:
             if own.get(name):
@@ -252,7 +253,10 @@ def _only_initialises(module: nn.Module) -> bool:
     return len(hooks) == 1 and isinstance(module, LazyModuleMixin) and initialising_hook(module) in hooks
 
 
-def _takes_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the call gives what the forward computes with, its first argument, as a tensor."""
+def _takes_tensors(kind: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call gives what the forward computes with, its first argument, as a tensor; or as a packed sequence,
+    where it computes with such."""
+    if issubclass(kind, nn.RNNBase) and given_packed(args, kwargs) is not None:
+        return True
     first = args[0] if args else next(iter(kwargs.values()), _ABSENT)
     return first is _ABSENT or _type(first) is TracedTensor or isinstance(first, torch.Tensor)

@@ -11,10 +11,10 @@ from torch import nn
 from passes.errors import CaptureError, InputError, TracerError
 from passes.isolation.copy_on_write import CopyOnWrite
 from passes.isolation.model_copy import ModelCopy, moved, set_eval_mode, sets_mode_itself
+from passes.modules.held_apart import places, tensors_by_attribute
 from passes.modules.lazy import LazyLayer, own_tensors
 from passes.modules.leftovers import traced_changes, traced_state
 from passes.sizes.guards import Location
-from tracer.capture.held_apart import places
 from tracer.capture.values.native_number import hidden
 from tracer.capture.values.number import TracedNumber
 from tracer.edge.source_lines import definition
@@ -45,6 +45,7 @@ class TracedModel:
         self._pairs = whole.pairs
         self._started = False
         self._places: dict[int, tuple[str, Any]] | None = None
+        self._classes: list[type] | None = None
         if sets_mode_itself(self.copy):
             with self.unwritten():
                 self.copy.eval()
@@ -116,6 +117,18 @@ class TracedModel:
             self._places = places(self.unique_modules)
         place, known = self._places.get(id(held), (None, None))
         return place if known is held else None
+
+    def holders(self, is_meant: Callable[[torch.Tensor], bool]) -> list[str]:
+        """The attributes of the model that hold a tensor which is meant, and is none of its registered ones."""
+        found = tensors_by_attribute(self.unique_modules)
+        return list(dict.fromkeys(path for path, tensor in found if is_meant(tensor)))
+
+    def classes(self) -> list[type]:
+        """The classes of the modules, with those above them."""
+        if self._classes is None:
+            kinds = {type(module): None for module in self.unique_modules.values()}
+            self._classes = list(dict.fromkeys(above for kind in kinds for above in kind.__mro__))
+        return self._classes
 
     def changes(self, lazies: dict[str, LazyLayer]) -> list[str]:
         """The attributes that are others now; our own inference sets the sizes of lazy layers."""

@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from passes.errors import CaptureError, NeedsDataError, SideEffectError, TracerError, noted_errors
+from passes.errors import CaptureError, InputError, NeedsDataError, SideEffectError, TracerError, noted_errors
 from passes.isolation.frames import forget_frames
 from passes.isolation.holders import MISSING, release
 from passes.isolation.torch_state import undisturbed
+from passes.modules.explicit_state import held_at, holds_any
 from passes.modules.lazy import LazyLayer, is_lazy, own_tensors
 from passes.program.notes import FAULT, VALUE
 from passes.program.program import Rung
 from passes.program.stages import Captured
 from passes.sizes.guards import GuardLog, Location
 from passes.stages.meta_execution import MetaRunError, run_module
-from tracer.capture.environment import as_ever, tracing_environment
+from passes.values.nested import holds_the_same, leaves
+from tracer.capture.environment import as_ever, as_traced, tracing_environment
 from tracer.capture.faults import caught, explained
 from tracer.capture.first_calls import FirstCalls
 from tracer.capture.graph_recording import GraphRecorder
@@ -29,6 +32,7 @@ from tracer.capture.leaf_condition import LeafCondition
 from tracer.capture.values.aliasing import refuse_unfollowed
 from tracer.capture.values.namespaces import Namespaces
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import PackedCall, given_packed
 from tracer.capture.values.tensor import TracedTensor
 from tracer.edge.source_lines import current_source
 from tracer.inputs.sample import Sample
@@ -152,8 +156,9 @@ class CapturingTracer(GraphRecorder):
     def _left_behind(self) -> list[str]:
         """The tensors and attributes of the model that the forward has written."""
         written = [path for path, tensor in self._attributes.items() if tensor.node.op != "get_attr"]
-        changed = self._model.changes(self.program.lazies)
-        written += [path for path in changed if path not in self.constants]
+        held = self._model.holders(self.real.is_written) if self.real.writes_any else []
+        held += self._model.changes(self.program.lazies)
+        written += [path for path in held if path not in self.constants]
         return list(dict.fromkeys([*self.program.left_behind, *written]))
 
     def _let_go(self, since: int = 0, named: bool = True) -> list[str]:
@@ -178,7 +183,7 @@ class CapturingTracer(GraphRecorder):
     def _real(self, value: Any) -> Any:
         """What eager PyTorch would have in the place of a traced value, or MISSING where that depends on an input."""
         if type(value) is TracedNumber:
-            return MISSING if value.is_dynamic or value.is_open else value.value
+            return value.now() if value.is_known() and not value.is_open else MISSING
         if type(value) is not TracedTensor:
             return MISSING
         try:
@@ -236,30 +241,45 @@ class CapturingTracer(GraphRecorder):
     def _leaf_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if m is self._model.copy:
             path = self.program.whole = "model"
+        packed = given_packed(args, kwargs)
+        if packed is not None:
+            return self._packed_call(m, path, packed, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         inplace = getattr(m, "inplace", False)
         if inplace:
             place: int | str = 0 if args else "input"
             args, kwargs = with_written(self, place, args, kwargs)
-        result = self.create_proxy("call_module", path, args, kwargs)
-        with self.computing():
-            self.propagator.advance(result.node)  # with the attributes that the module has now
-            self._first_calls.settle_leaf(m, result.node)
+        result = self._called(m, path, args, kwargs)
         if not inplace:
             return result
         written = args[0] if args else kwargs["input"]
         self.aliases.write(written, result.node)
         return written
 
+    def _packed_call(self, net: nn.Module, path: str, packed: PackedSequence, *args: Any, **kwargs: Any) -> Any:
+        call = PackedCall(self, packed, *args, **kwargs)
+        return call.result(self._called(net, path, call.arguments, {}))
+
+    def _called(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = self.create_proxy("call_module", path, args, kwargs)
+        with self.computing():
+            self.propagator.advance(result.node)  # with the attributes that the module has now
+            self._first_calls.settle_leaf(m, result.node)
+        return result
+
     def _traced_call(self, m: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The submodule's forward, traced; or, where that fails, the submodule as one node on meta tensors."""
-        before = self._mark()
+        before, given = self._mark(), self._held_by(args, kwargs)
         try:
             return self._module_call(m, *args, **kwargs)
         except (Exception, SystemExit) as error:
             first = caught(self._signals[before.signals :], error)
             fault = explained(error, self) if first is None else first.placed(self.here())
-            if type(fault) is not CaptureError or fault.caught:
-                raise fault from error
+            if (
+                type(fault) is not CaptureError
+                or fault.caught
+                or not holds_the_same(given, self._held_by(args, kwargs))
+            ):
+                raise fault from error  # what a container was given cannot be taken back
             forget_frames(error)
         self._roll_back(before)
         return self._opaque_call(path, args, kwargs, fault)
@@ -267,12 +287,16 @@ class CapturingTracer(GraphRecorder):
     def _opaque_call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], fault: CaptureError) -> Any:
         location = fault.location or self.here()
         original = self._model.original.get_submodule(path)
+        if holds_any(original, [held_at(self._model.original, kept) for kept in self.program.kept]):
+            raise fault  # what becomes of those a node, whose result is all that is known of it, does not say
         with self.computing():
             try:
                 result = run_module(original, path, self.specs(args), self.specs(kwargs), self.log, location)
             except MetaRunError as error:
                 needs_data = NeedsDataError(fault.message, remedy=fault.remedy)
                 raise needs_data.placed(location, chain=fault.chain) from error
+        if result.writes_arguments:
+            raise fault  # nor what becomes of these
         node = self.create_node("call_module", path, self.create_arg(args), self.create_arg(kwargs))
         VALUE.put(node, result.value)
         for layer in result.lazies:
@@ -282,6 +306,16 @@ class CapturingTracer(GraphRecorder):
         self.program.left_behind += result.left_behind
         self.program.rungs.append(Rung(path, "meta", fault.message, location, fault.remedy))
         return self.proxy(node)
+
+    def _held_by(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """What a call is given; the containers themselves where one does not open, and so is no argument of a node."""
+        signals = len(self._signals)
+        try:
+            with as_traced():  # a registered class opens itself with code of its own
+                return list(leaves((args, kwargs)))
+        except InputError:
+            del self._signals[signals:]
+            return [*args, *kwargs.values()]
 
     def note(self, path: str, module: nn.Module) -> None:
         """Notes what a module of the model is, and by which path the graph names its own tensors."""

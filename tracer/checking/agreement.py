@@ -102,7 +102,7 @@ def flat_tensors(value: Any) -> list[torch.Tensor]:
 
 def cloned(value: Any) -> Any:
     """A nested value with clones of its tensors, and copies of what else may change in it, where that is possible."""
-    return map_structure(value, _cloned, keep_dataclasses=True)
+    return map_structure(value, _cloned, keep_classes=True)
 
 
 def _cloned(leaf: Any) -> Any:

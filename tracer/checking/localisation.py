@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from passes.errors import VerificationError
+from passes.modules.explicit_state import held_at
 from passes.onnx.lowered_model import LoweredModel
 from passes.onnx.protos import value_info
 from passes.program.notes import CALL, ORDINAL, location_of
@@ -43,7 +44,7 @@ def locate(
     lowered: LoweredModel, program: Eager, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Origin:
     """The first value that differs when both run on these arguments; `module` is the eager one, and is run."""
-    inputs = flat_tensors((args, kwargs))
+    inputs = [*flat_tensors((args, kwargs)), *(held_at(module, path).detach().clone() for path in program.kept)]
     revealed = _revealing(lowered)
     session = Session(revealed)
     names = [output.name for output in revealed.proto.graph.output]

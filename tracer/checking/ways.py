@@ -19,9 +19,11 @@ from passes.program.notes import CALL
 from passes.program.program import Program
 from passes.sizes.guards import GuardLog
 from tracer.checking.agreement import flat_tensors
-from tracer.checking.trial_inputs import Arguments, Sizes, other_sizes
+from tracer.checking.trial_inputs import Arguments
+from tracer.checking.trial_sizes import other_sizes
 from tracer.edge.source_lines import function_name
 from tracer.inputs.sample import Sample
+from tracer.inputs.size_search import Sizes
 
 # The names of the functions of a branch or a loop, and which of them is called.
 Way = tuple[str, str, int]
@@ -89,13 +91,27 @@ def variations(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments
     """Other sizes than the sample's, and other data at its own, which may go other ways."""
     for moved in islice(other_sizes(sample.dimensions(), log), _MOST_SIZES):
         yield moved, sample.data(moved)
-    sizes = log.as_given()
-    given = flat_tensors(sample.data(sizes))
-    alike = [[which] * len(given) for which in range(len(_VARIATIONS))]
+    given = flat_tensors(sample.data(log.as_given()))
+    alike = [[change] * len(given) for change in _VARIATIONS]
     mixed = torch.randint(len(_VARIATIONS), (_MIXED, len(given))).tolist()
-    for chosen in (*alike, *mixed):
-        varied = [_VARIATIONS[which](tensor) for which, tensor in zip(chosen, given, strict=True)]
-        yield sizes, sample.filled([new.to(tensor.dtype) for new, tensor in zip(varied, given, strict=True)])
+    for changes in (*alike, *([_VARIATIONS[which] for which in chosen] for chosen in mixed)):
+        yield log.as_given(), _changed(sample, given, changes)
+
+
+def other_counts(sample: Sample, log: GuardLog) -> Iterator[tuple[Sizes, Arguments]]:
+    """Other data at the sample's sizes, in which other numbers of elements are likely to be found: all, or none."""
+    given = flat_tensors(sample.data(log.as_given()))
+    for change in (_negated, _moved(4), _moved(-4)):  # whole numbers may be places or counts
+        changes = [
+            change if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.clone for tensor in given
+        ]
+        yield log.as_given(), _changed(sample, given, changes)
+
+
+def _changed(
+    sample: Sample, given: Sequence[torch.Tensor], changes: Sequence[Callable[[torch.Tensor], torch.Tensor]]
+) -> Arguments:
+    return sample.filled([change(tensor).to(tensor.dtype) for change, tensor in zip(changes, given, strict=True)])
 
 
 _MIXED, _MOST_SIZES = 8, 24
@@ -126,4 +142,4 @@ _VARIATIONS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     torch.clone,
 )
 
-__all__ = ["MOST_STEPS", "MOST_STEPS_BESIDE", "NotingControlFlow", "Way", "variations", "ways"]
+__all__ = ["MOST_STEPS", "MOST_STEPS_BESIDE", "NotingControlFlow", "Way", "other_counts", "variations", "ways"]

@@ -15,7 +15,7 @@ import click
 import tracer
 from passes.errors import InputError, TracerError
 from tracer.cli.invocation import INTERRUPTED, WRONG_USAGE, Invocation, Outcome, say
-from tracer.cli.options import talking, weights_option, what_to_trace
+from tracer.cli.options import state_option, talking, weights_option, what_to_trace
 from tracer.cli.subject import loaded_subject
 
 
@@ -65,6 +65,7 @@ def cli() -> None:
     show_default=True,
     help="direct uses our own lowering, torch uses torch.onnx.export; auto takes direct where it can.",
 )
+@state_option
 @click.option("--check-guards", is_flag=True, help="Let the file itself refuse sizes for which it does not hold.")
 @click.option("--no-fold-batchnorm", is_flag=True, help="Keep batch norms apart from the layers before them.")
 @click.option("--no-verify", is_flag=True, help="Do not run the exported file beside the module.")
@@ -76,6 +77,7 @@ def convert(
     weights: Path | None,
     opset: int,
     route: str,
+    state: str | None,
     check_guards: bool,
     no_fold_batchnorm: bool,
     no_verify: bool,
@@ -98,6 +100,7 @@ def convert(
             route=route,
             fold_batchnorm=not no_fold_batchnorm,
             guards="checked" if check_guards else "metadata",
+            state=state,
             verify=not no_verify,
             metadata=entries,
             weights=weights,
@@ -128,13 +131,18 @@ def convert(
     "them: a name that comes again begins the next sample (-i x=1x8 -i y=1x4 -i x=2x8 -i y=2x4).",
 )
 @click.option("--program", is_flag=True, help="Print the program that MODEL is traced to, one line an operation.")
+@click.option("--sizes", "with_sizes", is_flag=True, help="Show which sizes MODEL takes, too.")
+@state_option
 @talking
-def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any) -> Outcome:
+def inspect(
+    invocation: Invocation, compare: bool, program: bool, with_sizes: bool, state: str | None, **subject: Any
+) -> Outcome:
     """Shows MODEL's layers with their shapes and what is inferred; allocates no weight and runs nothing."""
     from tracer.cli import rendering
 
-    if compare and program:
-        raise InputError("--program is of one sample, --compare of several", remedy="give one of the two")
+    for option, given in (("--program", program), ("--sizes", with_sizes), ("--state", state is not None)):
+        if compare and given:
+            raise InputError(f"{option} is of one sample, --compare of several", remedy="give one of the two")
     with loaded_subject(invocation, **subject, compare=compare) as loaded:
         invocation.progress.says(f"inspecting {type(loaded.model).__name__}")
         if compare:
@@ -147,16 +155,21 @@ def inspect(invocation: Invocation, compare: bool, program: bool, **subject: Any
             comparison = tracer.compare(loaded.model, args, kwargs, dims=loaded.dims, strict=loaded.strict)
             return Outcome(comparison.to_dict(), rendering.comparison_table(comparison))
         try:
-            report = tracer.inspect(loaded.model, loaded.args, **loaded.options)
+            report = tracer.inspect(loaded.model, loaded.args, state=state, **loaded.options)
         except TracerError as error:
             if error.report is not None:
                 known = error.report
                 invocation.known = known.program_text() if program else rendering.known_part(known)
             raise
+        found = tracer.sizes(loaded.model, loaded.args, loaded.kwargs, dims=loaded.dims) if with_sizes else None
+    facts = report.to_dict()
+    summary = report.program_text() if program else rendering.inspection(report, invocation.verbose)
     if program:
-        text = report.program_text()
-        return Outcome({**report.to_dict(), "program": text}, text)
-    return Outcome(report.to_dict(), rendering.inspection(report, invocation.verbose))
+        facts["program"] = summary
+    if found is not None:
+        facts |= found.to_dict()
+        summary = rendering.followed_by(summary, str(found))
+    return Outcome(facts, summary)
 
 
 @cli.command(short_help="Show which sizes MODEL takes.")

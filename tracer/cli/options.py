@@ -81,6 +81,12 @@ what_to_trace: Callable[[Any], Any] = _stacked(
     click.option("--strict", is_flag=True, help="Fail where the sample never reaches a lazy layer."),
 )
 
+state_option: Callable[[Any], Any] = click.option(
+    "--state",
+    type=click.Choice(["explicit"]),
+    help="explicit makes the buffers that the forward writes inputs and outputs of the file.",
+)
+
 weights_option: Callable[[Any], Any] = click.option(
     "--weights", metavar="FILE", type=click.Path(path_type=Path), help="Take weights from a .safetensors or .pt file."
 )

@@ -18,7 +18,7 @@ from rich.text import Text
 from passes.errors import TracerError
 from passes.printable import printable, printable_lines
 from tracer.cli.report_table import LayerTable
-from tracer.reports.text import cautions, file_size, followed, inferred, promised, stated, totals
+from tracer.reports.text import cautions, file_size, followed, from_data, inferred, kept, promised, stated, totals
 
 if TYPE_CHECKING:
     from tracer.commands.comparison import Comparison
@@ -85,6 +85,11 @@ def inspection(report: Report, verbose: bool = False) -> RenderableType:
     reasons = _shortened(report.route_reason.split("; "), verbose)
     facts.add_row("route", Text(f"{report.route} ({'; '.join(reasons)})"))
     return Group(Text(report.model, style="bold"), "", LayerTable(report.steps, _rule()), "", facts)
+
+
+def followed_by(content: RenderableType, text: str) -> RenderableType:
+    """What is printed, with a text after it."""
+    return f"{content}\n{text}\n" if isinstance(content, str) else Group(content, "", Text(text))
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
@@ -194,6 +199,8 @@ def _add_inputs_and_outputs(facts: Table, report: Report, output_names: Sequence
     names = output_names or [""] * len(report.outputs)
     for name, spec in zip(names, report.outputs, strict=False):
         facts.add_row("output", Text(f"{name} {spec}".strip()))
+    for name, text in kept(report):
+        facts.add_row(name, Text(text))
 
 
 def _add_conditions(facts: Table, report: Report, verbose: bool) -> None:
@@ -209,7 +216,7 @@ def _add_conditions(facts: Table, report: Report, verbose: bool) -> None:
     elif verbose:
         for condition in fixed:
             facts.add_row("sample", Text(condition))
-    for name, text in stated(report):
+    for name, text in (*from_data(report), *stated(report)):
         facts.add_row(name, Text(text))
 
 

@@ -18,15 +18,14 @@ from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.regions import begins_region, ends_region
 from passes.sizes.dimension import Dim, Size, hint, product
-from passes.sizes.guards import GuardLog
 from passes.values.nested import map_structure
 from passes.values.spec import TensorSpec
-from tracer.capture.ladder import follow
+from tracer.capture.fitting_sizes import follow_where_it_fits
 from tracer.capture.named_sizes import with_names
 from tracer.edge.boundary import public
 from tracer.edge.collection_pause import without_collection
 from tracer.inputs.dynamic_shapes import without_dynamic_axes
-from tracer.inputs.sample import bind_sample
+from tracer.inputs.request import Request
 from tracer.reports.report import name_of, shape_of
 from tracer.reports.text import shape as shape_text
 
@@ -130,9 +129,8 @@ def why(
             remedy="pass an instance of your model class",
         )
     path = _known_path(model, path)
-    log = GuardLog()
-    sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, log)
-    program = with_names(model, sample, follow(model, sample, log)[0])
+    followed = follow_where_it_fits(model, Request(args, kwargs, dynamic_shapes, dims))
+    program = with_names(model, followed.sample, followed.program)
     target = _call_of(path, program)
     if target is None:
         raise InputError(f"the sample never reaches {path}", remedy="give a sample that reaches it")

@@ -14,17 +14,17 @@ from passes.program.notes import VALUE
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim
 from passes.sizes.fact import Fact
-from passes.sizes.guards import Guard, GuardLog, Location
+from passes.sizes.guards import Guard, Location
 from passes.sizes.solving import EVERY_SIZE
 from passes.sizes.statement import Admissible, admissible, words
 from passes.values.nested import leaves
 from passes.values.spec import TensorSpec
-from tracer.capture.ladder import follow
+from tracer.capture.fitting_sizes import follow_where_it_fits
 from tracer.capture.named_sizes import with_names
 from tracer.edge.boundary import public
 from tracer.edge.collection_pause import without_collection
 from tracer.inputs.dynamic_shapes import without_dynamic_axes
-from tracer.inputs.sample import bind_sample
+from tracer.inputs.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,8 @@ def sizes(
             f"the model is a {type(model).__name__}, not a torch.nn.Module",
             remedy="pass an instance of your model class",
         )
-    log = GuardLog(explains=True)
-    sample = bind_sample(model, args, kwargs, dynamic_shapes, dims, log)
-    program = with_names(model, sample, follow(model, sample, log)[0])
+    followed = follow_where_it_fits(model, Request(args, kwargs, dynamic_shapes, dims), explains=True)
+    program = with_names(model, followed.sample, followed.program)
     named = _axes(program)
     return Sizes(
         type(model).__name__,

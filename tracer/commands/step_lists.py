@@ -16,10 +16,11 @@ from tracer.edge.boundary import public
 from tracer.edge.collection_pause import without_collection
 from tracer.inputs.dynamic_shapes import without_dynamic_axes
 from tracer.inputs.input_files import checked_target
+from tracer.inputs.request import Request
 from tracer.inputs.weights import Weights, read_weights
 from tracer.reports.report import Report
 from tracer.steps.resolving import load_without_following, put_into, resolve_lazies, run_passes_on_resolved
-from tracer.steps.work import CallersPasses, Request, follow_sample, report_program, run_callers_passes
+from tracer.steps.work import CallersPasses, follow_sample, report_program, run_callers_passes
 
 if TYPE_CHECKING:
     from tracer.drawings.drawing import Drawing
@@ -39,13 +40,14 @@ def inspect(
     dims: Mapping[str, int] | None = None,
     passes: CallersPasses = (),
     strict: bool = False,
+    state: str | None = None,
 ) -> Report:
     """What is known of `model` from a sample: every layer's shapes, parameters and multiply-adds.
 
-    `passes` run on the graph with its shapes, before the report is made of it.
+    `passes` run on the graph with its shapes, before the report is made of it. `state` is that of `convert`.
     Allocates no weight, runs nothing and changes nothing. Raises TracerError.
     """
-    work = follow_sample(model, Request(args, kwargs, dynamic_shapes, dims, strict))
+    work = follow_sample(model, Request(args, kwargs, dynamic_shapes, dims, strict, state=state))
     run_callers_passes(work, passes)
     report_program(work)
     return work.report
@@ -151,12 +153,16 @@ def convert(
     passes: CallersPasses = (),
     strict: bool = False,
     guards: str = "metadata",
+    state: str | None = None,
 ) -> Conversion:
     """Resolves `model`, exports it to ONNX and compares the two; writes the file where `f` is given.
 
     The vocabulary is that of `torch.onnx.export`. `guards` says where the sizes for which the file holds are kept: in
     its properties alone ("metadata"), or also in the graph ("checked"), which then fails at any other with the guard
-    in the runtime's message. Raises TracerError, and then writes and changes nothing.
+    in the runtime's message. `state` says what becomes of the tensors that the forward writes in the model, its buffers
+    and others: None leaves them out, and the report names them; "explicit" makes each an input and an output of the
+    file, after the caller's own, to be fed back by who runs it (`Conversion.state` is what to begin with). Raises
+    TracerError, and then writes and changes nothing.
     """
     from tracer.steps.delivery import (
         deliver,
@@ -173,7 +179,7 @@ def convert(
     target = None if f is None else checked_target(f, model, weights)
     given = read_weights(weights) if weights is not None else None
 
-    work = follow_for_export(model, Request(args, kwargs, dynamic_shapes, dims, strict, input_names))
+    work = follow_for_export(model, Request(args, kwargs, dynamic_shapes, dims, strict, input_names, state))
     if given is not None and loading_code(model):
         work, given = follow_loaded(work, seed, given), None
     if target is not None and is_streamed(work, options, needs_weights=verify or bool(given)):

@@ -10,13 +10,13 @@ from typing import Any
 from torch import fx, nn
 
 from passes.modules.lazy import LazyLayer
+from passes.program.costs import multiply_adds, parameter_count, repetitions
 from passes.program.notes import VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.regions import begins_region, ends_region, given_to_region, sources
 from passes.program.stages import Shaped
 from passes.sizes.dimension import Dim, Size, hint
 from passes.values.spec import TensorSpec
-from tracer.reports.costs import multiply_adds, parameter_count, repetitions
 from tracer.reports.report import Report, build_report
 
 # Of more shapes on one edge only the first few are written.

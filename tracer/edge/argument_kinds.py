@@ -72,6 +72,7 @@ ARGUMENTS: dict[str, Kind] = {
     "route": Kind("a text", lambda value: isinstance(value, str), False),
     "format": Kind("a text", lambda value: isinstance(value, str)),
     "metadata": Kind("a mapping", lambda value: isinstance(value, Mapping)),
+    "state": Kind('None or "explicit"', lambda value: value == "explicit"),
     "passes": Kind(
         "a list of passes", lambda v: _is_list(v) and all(callable(p) or hasattr(p, "run") for p in v), False
     ),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import linecache
+import logging
 import os
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 import passes
@@ -20,6 +23,9 @@ from passes.printable import printable
 COMPILER_FOLDER = str(Path(passes.__file__).parent) + os.sep
 _TOOL_FOLDER = str(Path(__file__).parents[1]) + os.sep
 _NOT_THE_CALLERS = (str(Path(torch.__file__).parent) + os.sep, _TOOL_FOLDER, COMPILER_FOLDER, "<")
+_PYTHONS_FOLDER, _NUMPYS_FOLDER = (str(Path(inspect.getfile(module)).parent) + os.sep for module in (os, np))
+_LOGGING = inspect.getfile(logging)
+_INSTALLED = ("site-packages", "dist-packages")  # within Python's own folder
 
 
 @functools.lru_cache(maxsize=4096)
@@ -31,6 +37,14 @@ def _is_callers(file: str) -> bool:
 def is_user_code(code: CodeType) -> bool:
     """Whether code is the caller's: neither torch's nor ours."""
     return _is_callers(code.co_filename)
+
+
+@functools.lru_cache(maxsize=4096)
+def _says_where(file: str) -> bool:
+    """Whether people know by a line of a file where they are: it is the caller's, and not numpy's or Python's own."""
+    if not _is_callers(file) or file.startswith(_NUMPYS_FOLDER):
+        return False
+    return not file.startswith(_PYTHONS_FOLDER) or any(folder in file for folder in _INSTALLED)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -72,49 +86,63 @@ def function_name(function: Any, path: str | None = None) -> str:
     return printable(f"{name} ({place})" if place else name)
 
 
-def only_tells(frame: FrameType | None) -> bool:
-    """Whether the caller's statement at work makes a text only to say it: an error, a warning, a line of a log."""
-    while frame is not None and not is_user_code(frame.f_code):
+def only_tells(frame: FrameType | None, in_numbers: bool = False) -> bool:
+    """Whether the caller's statement at work only says something: an error, a warning, a line of a log.
+
+    A check says what is wrong in a text, and decides by numbers: with `in_numbers` it is none.
+    """
+    at_work: FrameType | None = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == _LOGGING:  # which makes the text of what it is given, also through handlers of the caller's
+            return True
+        at_work = at_work or (frame if _says_where(file) else None)
         frame = frame.f_back
-    return frame is not None and frame.f_lineno in _telling_lines(frame.f_code.co_filename)
+    return at_work is not None and at_work.f_lineno in _telling_lines(at_work.f_code.co_filename, in_numbers)
 
 
 @functools.lru_cache(maxsize=64)
-def _telling_lines(filename: str) -> frozenset[int]:
+def _telling_lines(filename: str, in_numbers: bool) -> frozenset[int]:
     """The lines of a file that belong to statements which only say something."""
     try:
         tree = ast.parse("".join(linecache.getlines(filename)))
     except (SyntaxError, ValueError):
         return frozenset()
+    saying = _SAYING if in_numbers else _SAYING | _CHECKING
     telling: set[int] = set()
     deciding: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Raise, ast.Assert)) or (isinstance(node, ast.Expr) and _says(node.value)):
+        if (
+            isinstance(node, ast.Raise)
+            or (isinstance(node, ast.Assert) and not in_numbers)
+            or (isinstance(node, ast.Expr) and _calls(node.value, saying))
+        ):
             telling.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         elif isinstance(node, ast.stmt) and not hasattr(node, "body"):
             deciding.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return frozenset(telling - deciding)
 
 
-def _says(expression: ast.expr) -> bool:
-    """Whether an expression calls a function that says something to people."""
+def _calls(expression: ast.expr, names: frozenset[str]) -> bool:
+    """Whether an expression calls a function of one of these names."""
     if not isinstance(expression, ast.Call):
         return False
     function = expression.func
     name = (
         function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
     )
-    return name in _SAYING
+    return name in names
 
 
-_SAYING = frozenset({"print", "_assert", "_check", "warn", "warning", "warning_once", "info", "debug", "error", "log"})
+_SAYING = frozenset({"print", "warn", "warning", "warning_once", "info", "debug", "error", "log"})
+_CHECKING = frozenset({"_assert", "_check"})
 
 
 def current_source(boundary: CodeType) -> str | None:
     """The innermost line of the caller's on the stack above the call of `boundary`, None where there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and (code := frame.f_code) is not boundary:
-        if _is_callers(code.co_filename):
+        if _says_where(code.co_filename):
             return source_line(frame)
         frame = frame.f_back
     return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from passes.errors import InputError
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.text.constraints import parse_constraint
 from tracer.inputs.specs import is_constraint
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from passes.errors import InputError
+from passes.sizes.fact import opposite
 from passes.sizes.facts import Fact, Facts, Origin
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from passes.sizes.statement import Kept, needed
 from passes.text.constraints import parse_constraint, parse_constraints
 from tracer.inputs.size_search import Sizes, nearest_sizes
-
-_OPPOSITE = {"==": "!=", "!=": "=="}
 
 
 def read_promises(texts: Iterable[str], names: Collection[str]) -> tuple[Fact, ...]:
@@ -94,21 +93,13 @@ def _as_constraint(kept: Kept) -> str:
 
 def _excluded_by(guard: Fact, log: GuardLog) -> Sizes | None:
     """Sizes that were promised and that a guard excludes, near the sampled ones; None where none were found."""
-    opposite = _opposite(guard)
-    if opposite is None:
+    without = opposite(guard)
+    if without is None:
         return None
-    facts = [*log.facts.given, opposite]
+    facts = [*log.facts.given, without]
     names = {name for fact in facts for name in fact.formula.symbols()}
     wanted = {name: size for name, size in log.sampled.items() if name in names}
     return nearest_sizes(wanted, facts, least_sizes(wanted, log.facts.given))
-
-
-def _opposite(fact: Fact) -> Fact | None:
-    """The fact that holds where this one does not."""
-    if fact.relation in _OPPOSITE:
-        return Fact(fact.formula, _OPPOSITE[fact.relation], "")
-    below = -fact.formula - 1 if isinstance(fact.formula, Formula) else None
-    return Fact(below, ">=", "") if isinstance(below, Formula) else None
 
 
 __all__ = ["check_promises", "check_sizes", "least_sizes", "promised_names", "read_promises"]

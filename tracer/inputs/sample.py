@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 from passes.errors import InputError
 from passes.isolation.object_copy import ObjectCopier
 from passes.sizes.dimension import Dim, Size, violated_by_sample
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
-from passes.values.nested import ATOMS, fields_of, is_dataclass_value, leaves, map_structure, with_fields
+from passes.values.nested import ATOMS, leaves, map_structure, opened
 from passes.values.spec import InputSpec, TensorSpec
 from tracer.inputs.dynamic_shapes import DynamicShapes, NamedAxis, declared_names, named_axes
 from tracer.inputs.promises import check_promises
@@ -37,31 +37,44 @@ class Leaf:
 
 @dataclass(slots=True)
 class Sample:
-    """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec.
+    """A model's sample input: the arguments with a `Leaf` in place of each tensor or spec, their containers opened.
 
     `names` are the argument names, positional ones first; `given` has the size of each named dimension in the caller's
-    own data, where there are some.
+    own data, where there are some, and `free` are those that are sampled at sizes of our choice. `state` are tensors of
+    the model, by path, that are inputs beside the arguments.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     names: list[str]
     given: dict[str, int] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
+    state: dict[str, Leaf] = field(default_factory=dict)
 
     def leaves(self) -> list[Leaf]:
         return [leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Leaf)]
 
-    def replace_leaves(self, replace: Callable[[str, TensorSpec], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with `replace(name, spec)` in place of each leaf, in order."""
-        return self._map(lambda leaf: replace(leaf.name, leaf.spec))
+    def replace_leaves(
+        self, replace: Callable[[str, TensorSpec], Any], keep_classes: bool = True
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with `replace(name, spec)` in place of each leaf, in order.
 
-    def data(self, sizes: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments as tensors: copies of the caller's own where they have these sizes, random ones elsewhere.
+        Containers of the caller's classes stay open unless classes are to be kept: not all take what is no tensor.
+        """
+        return self._map(lambda leaf: replace(leaf.name, leaf.spec), keep_classes)
+
+    def data(
+        self, sizes: Mapping[str, int], chosen: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as tensors: those `chosen` for leaves of these names, copies of the caller's own where they
+        have these sizes, random ones elsewhere.
 
         Raises InputError where torch cannot make one: too large, or of a dtype without data.
         """
 
         def tensor(leaf: Leaf) -> torch.Tensor:
+            if chosen and leaf.name in chosen:
+                return chosen[leaf.name]
             shape = tuple(size.at(sizes) if isinstance(size, Dim) else size for size in leaf.spec.shape)
             if leaf.tensor is not None and tuple(leaf.tensor.shape) == shape:
                 return leaf.tensor.detach().clone()
@@ -75,14 +88,14 @@ class Sample:
 
         return self._map(tensor)
 
-    def _map(self, replace: Callable[[Leaf], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _map(self, replace: Callable[[Leaf], Any], keep_classes: bool = True) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with other leaves, and copies of the caller's objects: a forward may write to them."""
         copied = _Objects("")
 
         def leaf(value: Any) -> Any:
             return replace(value) if isinstance(value, Leaf) else copied.copy(value)
 
-        args, kwargs = map_structure((self.args, self.kwargs), leaf, keep_dataclasses=True)
+        args, kwargs = map_structure((self.args, self.kwargs), leaf, keep_classes)
         return args, kwargs
 
     def filled(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -101,8 +114,8 @@ class Sample:
             taken.add(name)
             return dataclasses.replace(leaf, name=name)
 
-        args, kwargs = self._map(distinct)
-        return Sample(args, kwargs, self.names, self.given)
+        args, kwargs = self._map(distinct, keep_classes=False)
+        return Sample(args, kwargs, self.names, self.given, self.free)
 
     def dynamic_axes(self) -> list[dict[int, Formula]]:
         """The sizes of each leaf's dynamic axes: names, or formulas of one."""
@@ -150,7 +163,9 @@ def bind_sample(
         for name, value in zip(names, [*args, *kwargs.values()], strict=True)
     ]
     sizes.settle()
-    sample = Sample(tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, sizes.found)
+    sample = Sample(
+        tuple(bound[: len(args)]), dict(zip(kwargs, bound[len(args) :], strict=True)), names, sizes.found, sizes.free()
+    )
     return sample.with_distinct_names()
 
 
@@ -234,7 +249,8 @@ class _Objects:
         raise InputError(
             f"{self._name} holds {kind} inside an object of a class that is not known here; what it holds would be "
             "written into the export as it is now",
-            remedy="give its tensors as arguments of their own, in tuples, lists, dicts or dataclasses",
+            remedy="register its class with torch.utils._pytree.register_pytree_node, or give its tensors in tuples, "
+            "lists, dicts or dataclasses",
         )
 
 
@@ -250,20 +266,26 @@ def _to_leaves(name: str, value: Any, entry: Any, shapes: DynamicShapes, sizes: 
         )
     if isinstance(value, np.ndarray):
         raise InputError(f"{name} is a numpy array, no tensor", remedy="give torch.from_numpy of it")
-    if isinstance(value, (tuple, list)):
-        entries = entry if isinstance(entry, Sequence) and len(entry) == len(value) else [None] * len(value)
+    parts = None if isinstance(value, tuple) else opened(value)
+    if parts is None and isinstance(value, (tuple, list)):
         keys = getattr(value, "_fields", range(len(value)))  # a named tuple's, or positions
-        items = [
-            _to_leaves(f"{name}_{key}", item, e, shapes, sizes)
-            for key, item, e in zip(keys, value, entries, strict=True)
-        ]
+        items = _parts_to_leaves(name, dict(zip(keys, value, strict=True)), entry, shapes, sizes)
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if parts is not None:
+        return parts.with_parts(_parts_to_leaves(name, parts, entry, shapes, sizes))
     if isinstance(value, dict):
-        given = entry if isinstance(entry, Mapping) else {}
-        return {key: _to_leaves(f"{name}_{key}", item, given.get(key), shapes, sizes) for key, item in value.items()}
-    if is_dataclass_value(value):
-        return with_fields(value, _to_leaves(name, fields_of(value), entry, shapes, sizes))
+        return dict(zip(value, _parts_to_leaves(name, value, entry, shapes, sizes), strict=True))
     return value if type(value) in ATOMS else _Objects(name).checked(value)
+
+
+def _parts_to_leaves(
+    name: str, parts: Mapping[Any, Any], entry: Any, shapes: DynamicShapes, sizes: SizeNames
+) -> list[Any]:
+    """The parts of a container. Its entry has an entry for each, by name or in order."""
+    entries: Mapping[Any, Any] = entry if isinstance(entry, Mapping) else {}
+    if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == len(parts):
+        entries = dict(zip(parts, entry, strict=True))
+    return [_to_leaves(f"{name}_{key}", part, entries.get(key), shapes, sizes) for key, part in parts.items()]
 
 
 def _check_plain(name: str, tensor: torch.Tensor) -> None:

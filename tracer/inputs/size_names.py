@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from passes.errors import InputError
 from passes.sizes.dimension import Dim
 from passes.sizes.facts import LEAST_SIZE, Fact, Facts, Origin
-from passes.sizes.formula import Formula
+from passes.sizes.formulas.formula import Formula
 from passes.sizes.guards import GuardLog
 from tracer.inputs.promises import check_sizes, least_sizes, read_promises
 from tracer.inputs.size_search import nearest_sizes
@@ -19,7 +19,7 @@ from tracer.inputs.size_search import nearest_sizes
 # A dynamic dimension is sampled here unless the caller says otherwise: a small batch, and other axes
 # wide enough for a usual stack of strided layers. Never 0 or 1, which are special to broadcasting.
 BATCH_HINT, OTHER_HINT = 2, 64
-_LEAST_SAMPLE = 2
+LEAST_SAMPLE = 2
 
 _DATA = "the sample has"
 _DIMS = "the sizes to sample at have"
@@ -60,9 +60,9 @@ class SizeNames:
                     f"the dynamic dimension {name} is {self.found[name]} in one place of the sample, {own} in another",
                     remedy="give samples of one size, or two names",
                 )
-            self._wanted.setdefault(name, max(_LEAST_SAMPLE, own))
+            self._wanted.setdefault(name, max(LEAST_SAMPLE, own))
         else:
-            self._wanted.setdefault(name, max(_LEAST_SAMPLE, (default - more) // times))
+            self._wanted.setdefault(name, max(LEAST_SAMPLE, (default - more) // times))
         if more < 0:  # an axis has elements
             slack = size - LEAST_SIZE
             assert isinstance(slack, Formula)
@@ -81,20 +81,25 @@ class SizeNames:
         chosen = {name: self.chosen.get(name, size) for name, size in self.found.items()} | self.chosen
         check_sizes(chosen, facts, _DIMS, "choose sizes for which it holds, or another constraint")
         wanted = {**self._wanted, **self.chosen}
-        own = [name for name, size in self.found.items() if size >= _LEAST_SAMPLE]
-        sampled = nearest_sizes(wanted, facts, dict.fromkeys(wanted, _LEAST_SAMPLE), {*own, *self.chosen})
+        fixed = set(wanted) - self.free()
+        sampled = nearest_sizes(wanted, facts, dict.fromkeys(wanted, LEAST_SAMPLE), fixed)
         if sampled is None:
             raise self._without_sizes(wanted, facts)
         self.log.facts = Facts(given=facts)
         self.log.sampled.update(sampled)
         self.log.given = {name: size for name, size in self.found.items() if size != sampled[name]}
 
+    def free(self) -> frozenset[str]:
+        """The names that are sampled where we like: the caller neither chooses a size, nor has data of a usual one."""
+        own = {name for name, size in self.found.items() if size >= LEAST_SAMPLE}
+        return frozenset(set(self._wanted) - own - set(self.chosen))
+
     def _check_chosen(self) -> None:
         for name, size in self.chosen.items():
             if name not in self._wanted:
                 listed = f"the dynamic dimensions are {', '.join(self._wanted)}" if self._wanted else "none is dynamic"
                 raise InputError(f"dims gives a size for {name}, but {listed}", remedy="name one of them")
-            if size < _LEAST_SAMPLE:
+            if size < LEAST_SAMPLE:
                 raise InputError(
                     f"the dynamic dimension {name} is sampled at {size}",
                     remedy="sample it at 2 or more; 1 will still run",
@@ -109,8 +114,8 @@ class SizeNames:
                 f"there are no sizes for which the constraints hold together: {said}",
                 remedy="leave out the one that contradicts the others",
             )
-        if any(size < _LEAST_SAMPLE for size in small.values()):
-            listed = ", ".join(f"{name} = {size}" for name, size in small.items() if size < _LEAST_SAMPLE)
+        if any(size < LEAST_SAMPLE for size in small.values()):
+            listed = ", ".join(f"{name} = {size}" for name, size in small.items() if size < LEAST_SAMPLE)
             return InputError(
                 f"the constraints {said} leave nothing but {listed}, and a model is followed at sizes of at least 2",
                 remedy=f"write the number in place of the name: {listed}",
@@ -126,4 +131,4 @@ def _slope(size: Formula, name: str) -> int:
     return size.at({name: 1}) - size.at({name: 0})
 
 
-__all__ = ["BATCH_HINT", "OTHER_HINT", "SizeNames"]
+__all__ = ["BATCH_HINT", "LEAST_SAMPLE", "OTHER_HINT", "SizeNames"]

@@ -23,6 +23,7 @@ from passes.ops.op import is_inplace
 from passes.ops.parts import strided
 from passes.torch_private import without_overrides
 from passes.values.nested import leaves, map_structure
+from tracer.memory.handed_over import with_all_arguments
 from tracer.memory.recorder import Recorder
 from tracer.memory.writing_functions import spelled_out
 
@@ -55,14 +56,45 @@ class RealTensors:
         self._owned: dict[int, tuple[str, torch.Tensor]] | None = None
         self._written: set[int] = set()
         self._without_data: set[int] = set()
+        self._replaced: dict[int, str] = {}
         self._awaiting: list[torch.Tensor] = []  # those whose memory is still to be asked for: most never are
 
     def await_data(self, module: nn.Module) -> None:
         """What is done with the module's tensors from here on is traced: they have their sizes, and get data later."""
         self._awaiting += [tensor for _, tensor in own_tensors(module)]
 
+    def replace(self, path: str, tensor: torch.Tensor) -> None:
+        """Notes that a traced tensor stands in the place of a tensor of the model, which nothing may use now."""
+        key = memory_of(tensor)
+        if key is not None:
+            self._replaced[key] = path
+
+    def check_in_place(self, tensor: torch.Tensor) -> None:
+        """Raises CaptureError for a tensor in whose place another stands."""
+        path = self._replaced.get(memory_of(tensor) or 0) if self._replaced else None
+        if path is not None:
+            error = CaptureError(
+                f"the forward uses {path}, which is to be an input, otherwise than as an attribute of its module",
+                remedy=f"read it there, as self.{path.rpartition('.')[2]}, each time that it is used",
+            )
+            error.caught = True  # by no other way of following the forward would it be an input there
+            raise error
+
+    @property
+    def writes_any(self) -> bool:
+        """Whether the forward has written to a real tensor."""
+        return bool(self._written)
+
+    def is_written(self, tensor: torch.Tensor) -> bool:
+        """Whether the forward has written to the memory of a real tensor."""
+        return memory_of(tensor) in self._written
+
     def traced(self, tensor: torch.Tensor) -> fx.Proxy:
-        """The tensor as one of the graph. Raises CaptureError for a view of written memory that cannot be named."""
+        """The tensor as one of the graph.
+
+        Raises CaptureError for a view of written memory that cannot be named, and for a tensor that is replaced.
+        """
+        self.check_in_place(tensor)
         path = self._tracer.path_of_tensor(tensor)
         if path is not None:
             return self._tracer.attribute(path, tensor)
@@ -119,13 +151,16 @@ class RealTensors:
 
     def followed(self, value: Any) -> Any:
         """The value with what stands for it in place of each real tensor whose memory has been written to."""
-        if not (self._written or self._without_data or self._awaiting):
+        if not self._follows:
             return value
         return map_structure(value, lambda leaf: self.traced(leaf) if self._is_followed(leaf) else leaf)
 
     def follows_any(self, value: Any) -> bool:
-        followed = self._written or self._without_data or self._awaiting
-        return bool(followed) and any(map(self._is_followed, leaves(value)))
+        return self._follows and any(map(self._is_followed, leaves(value)))
+
+    @property
+    def _follows(self) -> bool:
+        return bool(self._written or self._without_data or self._awaiting or self._replaced)
 
     def forget(self, nodes: Iterable[fx.Node]) -> None:
         """Forgets what stands on nodes that are to be erased."""
@@ -145,7 +180,7 @@ class RealTensors:
             self._without_data |= {key for key in keys if key is not None}
             self._awaiting = []
         key = memory_of(leaf)
-        return key in self._written or key in self._without_data
+        return key in self._written or key in self._without_data or key in self._replaced
 
     def _seen(self, tensor: torch.Tensor, base: torch.Tensor, traced: fx.Proxy) -> fx.Proxy:
         """A real tensor as the view that it is of another one's memory."""
@@ -201,7 +236,7 @@ class FollowingReal(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = with_all_arguments(func, kwargs or {})
         tracer = self._tracer
         if not tracer.recording or func.__name__ in _ANY_WAY:
             return func(*args, **kwargs)

@@ -31,11 +31,22 @@ class WriteAccount(Protocol):
 
     def are_same(self, node: fx.Node, view: fx.Node) -> None: ...
 
+    def memory(self, tensor: Any) -> frozenset[fx.Node]: ...
+
 
 class RealAccount(Protocol):
     """What real tensors are in the graph (`real_tensors.py`)."""
 
     def await_data(self, module: nn.Module) -> None: ...
+
+    def replace(self, path: str, tensor: torch.Tensor) -> None: ...
+
+    @property
+    def writes_any(self) -> bool: ...
+
+    def is_written(self, tensor: torch.Tensor) -> bool: ...
+
+    def check_in_place(self, tensor: torch.Tensor) -> None: ...
 
     def traced(self, tensor: torch.Tensor) -> fx.Proxy: ...
 
@@ -49,7 +60,7 @@ class RealAccount(Protocol):
 
 
 class RegionAccount(Protocol):
-    """What is computed in a branch or a loop (`tracer/capture/regions.py`)."""
+    """What is computed in a branch or a loop (`tracer/capture/values/regions.py`)."""
 
     def inside(self, begin: fx.Node) -> AbstractContextManager[None]: ...
 
@@ -143,7 +154,7 @@ class Recorder(fx.Tracer, ABC):
 
     @abstractmethod
     def miss(self, frame: FrameType) -> None:
-        """Notes that this code has asked a number over named sizes for an int, a float or a length."""
+        """Notes that this code has asked a number over named sizes for an int, a float, a length or a hash."""
 
     @abstractmethod
     def here(self) -> Location:

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from passes.isolation.plain_attention import plain_attention
 from passes.modules.lazy import is_uninitialized
-from passes.ops.op import FUNCTIONS, Op, find_method, find_module, is_inplace, map_leaves
+from passes.ops.op import Op, find_function, find_method, find_module, is_inplace, map_leaves
 from passes.program.notes import VALUE
 from passes.sizes.dimension import hint, sampled
 from passes.stages.meta_execution import on_meta
@@ -238,7 +238,7 @@ def op_of(node: fx.Node, module: Callable[[str], nn.Module] | None = None) -> Op
     if node.op == "call_method":
         found = find_method(str(node.target)) if not is_inplace(str(node.target)) else None
     elif node.op == "call_function":
-        found = FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+        found = find_function(node.target)
     elif node.op == "call_module" and module is not None:
         found = find_module(type(module(str(node.target))))
     return found[0] if found is not None else None

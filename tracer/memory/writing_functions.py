@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from passes.errors import CaptureError
 from passes.ops.op import is_inplace
+from tracer.memory.handed_over import OTHERWISE
 
 
 def spelled_out(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any] | None:
-    """The call in other operations, none of which writes in secret; None where the function itself does not."""
-    found = _FUNCTIONS.get(function)
+    """The call in other operations, none of which writes in secret; None where the function itself can be followed."""
+    found = _FUNCTIONS.get(function) or OTHERWISE.get(function)
     if found is not None:
         return found(*args, **kwargs)
     name = getattr(function, "__name__", "")

@@ -36,6 +36,20 @@ class Layer:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """A tensor of the model that its forward writes: its path there, what it is, and the file's input and output that
+    it is."""
+
+    path: str
+    spec: str
+    input: str
+    output: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 @dataclass(slots=True)
 class ReportData:
     """What is known of a model without running it.
@@ -48,9 +62,11 @@ class ReportData:
     modules could not be traced, how they were followed instead, and why: what happens inside them is not counted.
     `blockers` are the operations that keep the model from the direct route. `constraints` are what was promised of
     named sizes, `statement` says in one sentence for which of them everything here holds, and is empty where that is
-    not known; `pinned` are those that guards leave one value; `guards_unknown` the untraced modules of which it is not
-    known what they ask of named sizes; `left_behind` the buffers and attributes that the forward writes, which an
-    exported file does not keep.
+    not known; `from_data` are the sizes that only the data say, and `required` what must be so of these, or the model
+    itself fails; `pinned` are those that guards leave one value; `guards_unknown` the untraced modules of which it is
+    not known what they ask of named sizes; `left_behind` the buffers and attributes that the forward writes, which an
+    exported file does not keep; `state` those that are inputs and outputs of it, beside what `inputs` and `outputs`
+    tell of the forward's own.
     """
 
     model: str
@@ -74,7 +90,10 @@ class ReportData:
     guards_unknown: list[str] = field(default_factory=list)
     constraints: list[str] = field(default_factory=list)
     statement: str = ""
+    from_data: list[str] = field(default_factory=list)
+    required: list[Guard] = field(default_factory=list)
     left_behind: list[str] = field(default_factory=list)
+    state: list[State] = field(default_factory=list)
 
     @property
     def route(self) -> str:
@@ -125,8 +144,11 @@ class ReportData:
             "guards": [guard.to_dict() for guard in self.guards],
             "constraints": self.constraints,
             "statement": self.statement,
+            "from_data": self.from_data,
+            "required": [guard.to_dict() for guard in self.required],
             "guards_unknown": self.guards_unknown,
             "pinned": self.pinned,
             "left_behind": self.left_behind,
+            "state": [each.to_dict() for each in self.state],
             "unreached": self.unreached,
         }

@@ -7,7 +7,7 @@ from html import escape as escaped
 
 from passes.printable import printable
 from tracer.reports.data import Layer, ReportData
-from tracer.reports.text import COLUMNS, cautions, followed, promised, stated, totals
+from tracer.reports.text import COLUMNS, cautions, followed, from_data, kept, promised, stated, totals
 
 
 def escape(text: str) -> str:
@@ -30,11 +30,13 @@ def conversion_html(report: ReportData, facts: Iterable[tuple[str, str]]) -> str
 def _inputs_and_outputs(report: ReportData) -> Iterator[tuple[str, str]]:
     yield from (("input", f"{name} {spec}") for name, spec in report.inputs.items())
     yield from (("output", spec) for spec in report.outputs)
+    yield from kept(report)
 
 
 def _conditions(report: ReportData) -> Iterator[tuple[str, str]]:
     yield from promised(report)
     yield from (("holds if", str(guard)) for guard in report.guards if guard.dynamic)
+    yield from from_data(report)
     yield from stated(report)
     yield from cautions(report)
 

@@ -11,8 +11,10 @@ from typing import Any
 from torch import fx
 
 from passes.lowering.blockers import known_blockers
+from passes.lowering.interface_names import InterfaceNames, interface_names
 from passes.lowering.pinned_sizes import pinned_sizes
 from passes.modules.lazy import LazyLayer
+from passes.program.costs import multiply_adds, parameter_count, repetitions, weight_bytes
 from passes.program.liveness import peak_activation
 from passes.program.notes import CALL, VALUE, location_of
 from passes.program.program import Program, operation_of, tensor_specs
@@ -22,8 +24,7 @@ from passes.sizes.dimension import Size, hint
 from passes.text.printing import print_program
 from passes.values.spec import TensorSpec
 from tracer.edge.boundary import of_result
-from tracer.reports.costs import multiply_adds, parameter_count, repetitions, weight_bytes
-from tracer.reports.data import Layer, ReportData
+from tracer.reports.data import Layer, ReportData, State
 from tracer.reports.html_table import report_html
 
 
@@ -69,8 +70,8 @@ def build_report(program: Shaped, model_name: str) -> Report:
     peak = peak_activation(program)
     return Report(
         model=model_name,
-        inputs={str(node.target): str(VALUE.of(node)) for node in program.inputs()},
-        outputs=[str(spec) for spec in tensor_specs(VALUE.of(program.output()))],
+        inputs={str(node.target): str(VALUE.of(node)) for node in program.inputs_of_sample()},
+        outputs=[str(spec) for spec in tensor_specs(program.result())],
         layers=layers,
         guards=program.log.guards,
         unreached=program.unreached,
@@ -89,9 +90,20 @@ def build_report(program: Shaped, model_name: str) -> Report:
         guards_unknown=[rung.path or model_name for rung in program.rungs] if program.log.sampled else [],
         constraints=program.log.constraints(),
         statement=program.log.statement() if not program.rungs else "",
+        from_data=program.log.from_data(),
+        required=list(program.log.required),
         left_behind=list(program.left_behind),
+        state=state_of_report(program, interface_names(program, None, None)) if program.kept else [],
         _text=lambda: print_program(program),
     )
+
+
+def state_of_report(program: Program, names: InterfaceNames) -> list[State]:
+    """The tensors of the model that are kept, by what an exported file calls them."""
+    count = len(program.kept)
+    pairs = zip(names.inputs[-count:], names.outputs[-count:], strict=True) if count else ()
+    values = program.state_values().items()
+    return [State(path, str(spec), *pair) for (path, (spec, _)), pair in zip(values, pairs, strict=True)]
 
 
 def name_of(node: fx.Node, program: Program) -> str:

@@ -43,6 +43,12 @@ def stated(report: ReportData) -> Iterator[tuple[str, str]]:
         yield "valid", report.statement.removeprefix("valid ")
 
 
+def from_data(report: ReportData) -> Iterator[tuple[str, str]]:
+    """The sizes that only the data say, and what must be so of them."""
+    yield from (("from data", size) for size in report.from_data)
+    yield from (("model needs", f"{guard}, or fails on that data") for guard in report.required)
+
+
 def followed(report: ReportData) -> Iterator[str]:
     """How the model was followed: the rungs that were taken in place of tracing."""
     names = {"meta": "on meta tensors", "real": "on data"}
@@ -114,10 +120,19 @@ COLUMNS = (
 )
 
 
+def kept(report: ReportData) -> Iterator[tuple[str, str]]:
+    """The tensors of the model that are inputs and outputs of its file, by name."""
+    for state in report.state:
+        at = "" if state.input == state.path else f" ({state.path})"
+        yield "state", f"{state.input} {state.spec}{at}, afterwards {state.output}"
+
+
 def cautions(report: ReportData) -> Iterator[tuple[str, str]]:
     """What an export of the model does not do as the model does, by name."""
     if report.pinned:
         sizes = ", ".join(f"{name} = {size}" for name, size in report.pinned.items())
         yield "fixed", f"{sizes}: the guards hold at no other size"
     if report.left_behind:
-        yield "state", f"the forward writes {', '.join(report.left_behind)}: the file does not keep that"
+        written = ", ".join(report.left_behind)
+        remedy = "state=explicit (--state explicit) makes it an input and an output"
+        yield "state", f"the forward writes {written}: the file does not keep that, but {remedy}"

@@ -19,6 +19,7 @@ from tracer.reports.text import file_size
 
 if TYPE_CHECKING:
     import onnx
+    import torch
     from torch import fx
 
     from passes.onnx.lowered_model import LoweredModel
@@ -75,6 +76,18 @@ class Conversion:
             whole = self._again()
             self.program, self.lowered, self._module = whole.lowered, whole.lowered.model, whole.resolved
             self._again = None
+
+    @property
+    @of_result
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the inputs begin with that are the model's own tensors, by the inputs' names (`convert(state=…)`).
+
+        `report.state` says which output is each one's next value. Raises LoadError where the model has no values.
+        """
+        from passes.files.metadata import state_pairs
+
+        self._keep_weights()
+        return {pair.input: pair.start.clone() for pair in state_pairs(self.lowered, self.program)}
 
     @property
     @of_result

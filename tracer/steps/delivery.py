@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from passes.errors import UnsupportedOpError
+from passes.errors import SideEffectError, UnsupportedOpError
 from passes.files.streaming import lazy_bytes, streamed
 from passes.files.writer import write_model
 from passes.isolation.copy_on_write import CopyOnWrite
@@ -17,10 +17,11 @@ from passes.isolation.model_copy import ModelCopy
 from passes.isolation.own_randomness import own_randomness
 from passes.isolation.torch_state import TORCH_STATE
 from tracer.capture.ladder import check_repeatable
+from tracer.inputs.request import Request
 from tracer.steps.conversion import Conversion, check_weights_are_there
 from tracer.steps.exporting import ExportOptions, export, export_directly
 from tracer.steps.resolving import Entries, drawing_weights, outline_lazies, resolve_lazies
-from tracer.steps.work import Request, Work, follow_sample, report_program
+from tracer.steps.work import EXPLICIT, Work, follow_sample, report_program
 
 # From how many bytes on the weights of lazy layers go straight into the file, one layer at a time, where nothing else
 # needs them: no verification, no pass of the caller's.
@@ -73,6 +74,12 @@ def verify_file(work: Work, file: Path | None) -> None:
     with work.timed("verification"):
         locate = locator(work.lowered.model, work.lowered)
         work.verification = verify(work.lowered.model, work.lowered, work.resolved, work.sample, file, locate)
+        left = work.verification.left_behind
+        if left and work.request.state == EXPLICIT:
+            raise SideEffectError(
+                f"the module leaves something behind in {', '.join(left)}, too, which is no input of the file",
+                remedy="write it by torch's operations on an attribute of its module, or return it",
+            )
         known = work.report.left_behind
         known += [path for path in work.verification.left_behind if path not in known]
 

@@ -18,6 +18,7 @@ from passes.isolation.torch_state import TORCH_STATE
 from passes.lowering.interface_names import InterfaceNames, interface_names
 from passes.lowering.onnx_lowering import OnnxLowering
 from passes.lowering.pinned_sizes import pinned_sizes, write_as_fixed
+from passes.modules.explicit_state import held_at
 from passes.onnx.opsets import SUPPORTED_OPSETS
 from passes.program.legality import check
 from passes.program.notes import VALUE
@@ -29,6 +30,7 @@ from passes.stages.simplification import Simplification
 from passes.values.nested import leaves
 from tracer.edge.source_lines import current_source
 from tracer.inputs.sample import check_sample
+from tracer.reports.report import state_of_report
 from tracer.steps.work import CallersPasses, Work
 from tracer.version import __version__
 
@@ -86,14 +88,14 @@ def export(work: Work, options: ExportOptions) -> None:
             if options.guards == "checked":
                 raise _unchecked(blocked) from blocked
             lower_in_spite_of(blocked, work, options, names)
-    annotate_graph(work, options)
+    annotate_graph(work, options, names)
 
 
 def export_directly(work: Work, options: ExportOptions) -> None:
     """Leaves the ONNX graph by the direct route alone. Raises UnsupportedOpError where it is blocked."""
     names = prepare_graph(work, options)
     lower_directly(work, options, names)
-    annotate_graph(work, options)
+    annotate_graph(work, options, names)
 
 
 def prepare_graph(work: Work, options: ExportOptions) -> InterfaceNames:
@@ -132,14 +134,16 @@ def lower_through_torch(work: Work, options: ExportOptions, names: InterfaceName
     with own_randomness(0):
         data = work.sample.data(work.log.sampled)
     with work.timed("lowering"), TORCH_STATE, _followed_by_torch(work.resolved) as module:
+        given = [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)]
         model = export_through_torch(
             module.eval(),
-            [leaf for leaf in leaves(data) if isinstance(leaf, torch.Tensor)],
+            [*given, *(held_at(module, path).detach().clone() for path in work.eager.kept)],
             work.sample.filled,
             state=work.eager.state(),
+            kept=work.eager.kept,
             dynamic_axes=[
                 {axis: size for axis, size in axes.items() if not pinned.keys() >= set(size.symbols())}
-                for axes in work.sample.dynamic_axes()
+                for axes in (*work.sample.dynamic_axes(), *({} for _ in work.eager.kept))
             ],
             opset=options.opset,
             names=names,
@@ -166,12 +170,13 @@ def _say_sizes_of_outputs(work: Work) -> None:
                 axis.dim_param = str(size)
 
 
-def annotate_graph(work: Work, options: ExportOptions) -> None:
+def annotate_graph(work: Work, options: ExportOptions, names: InterfaceNames) -> None:
     """Writes into the graph and the report what is known only now: the guards, the sizes that they pin, the route."""
     pinned = pinned_sizes(work.log)
     if pinned:
         write_as_fixed(work.lowered.model, work.lowered, pinned)
     annotate(work.lowered.model, work.lowered, metadata=options.metadata, version=__version__, route=work.route)
+    work.report.state = state_of_report(work.eager, names)
     work.report.guards, work.report.pinned = work.log.guards, pinned
     work.report.statement = work.log.statement()
     work.report.guards_unknown = []  # what is opaque to us is none to torch's exporter, or not in the file

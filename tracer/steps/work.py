@@ -11,41 +11,37 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import fx, nn
 
 from passes import ops  # noqa: F401  registers every op
-from passes.errors import InputError, LazyResolutionError, TracerError, TracerWarning
+from passes.errors import InputError, LazyResolutionError, SideEffectError, TracerError, TracerWarning
 from passes.isolation.torch_state import TORCH_STATE
 from passes.lowering.pinned_sizes import pinned_sizes
+from passes.program.notes import location_of
 from passes.program.pipeline import After, Before, Pass, PassResult, run_pass
 from passes.program.stages import Eager, Lowered, Shaped
 from passes.sizes.facts import Facts
 from passes.sizes.guards import GuardLog
 from passes.stages.caller_pass import CallerPass
+from passes.values.spec import TensorSpec, describe
+from tracer.capture.fitting_sizes import Followed, follow_where_it_fits
 from tracer.capture.ladder import follow
 from tracer.edge.source_lines import callers_level
-from tracer.inputs.sample import Sample, bind_sample, check_sample
+from tracer.inputs.request import Request
+from tracer.inputs.sample import Sample, check_sample
+from tracer.inputs.state import with_state
 from tracer.reports.report import Report, build_report
 
 if TYPE_CHECKING:
     from tracer.checking.verification import Verification
 
+# Of a request: the state that a forward leaves is an input and an output.
+EXPLICIT = "explicit"
+
 CallersPasses = Sequence[Pass[Any, Any] | Callable[[Any], object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The sample as the caller gives it. A model can be followed from it more than once."""
-
-    args: Any
-    kwargs: Mapping[str, Any] | None
-    dynamic_shapes: Any
-    dims: Mapping[str, int] | None
-    strict: bool
-    file_names: Sequence[str] | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -108,15 +104,14 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
             remedy="pass an instance of your model class",
         )
     started = time.perf_counter()
-    log = GuardLog()
-    sample = bind_sample(
-        model, request.args, request.kwargs, request.dynamic_shapes, request.dims, log, request.file_names
-    )
     with TORCH_STATE, _report_of_failure(type(model).__name__):
-        program, results = follow(model, sample, log)
+        found = follow_where_it_fits(model, request)
+        if request.state == EXPLICIT:
+            found = _followed_with_state(model, found)
+        log, program = found.log, found.program
         check_sample(log)
-    work = Work(model, request, sample, log, program, {})
-    work.note(results)
+    work = Work(model, found.request, found.sample, log, program, {})
+    work.note(found.passes)
     work.timings["capture"] = time.perf_counter() - started - sum(work.timings.values())
     promised = pinned_sizes(GuardLog(sampled=log.sampled, facts=Facts(given=log.facts.given)))
     for name, size in pinned_sizes(log).items():
@@ -132,6 +127,45 @@ def follow_sample(model: nn.Module, request: Request) -> Work:
             f"{message}; they stay lazy and are left out of an export", TracerWarning, stacklevel=callers_level()
         )
     return work
+
+
+def _followed_with_state(model: nn.Module, found: Followed) -> Followed:
+    """The model followed again from its sample, with all that the forward leaves behind as further inputs.
+
+    Raises SideEffectError where something of it can be none, or does not stay what it is.
+    """
+    while (sample := with_state(model, found.sample, found.program.left_behind)) is not found.sample:
+        found.log.forget()
+        program, passes = follow(model, sample, found.log)
+        found = replace(found, sample=sample, program=program, passes=passes)
+    program = found.program
+    program.left_behind = []
+    for path, (before, after) in program.state_values().items():
+        if not _alike(before, after):
+            node = program.output()
+            raise SideEffectError(
+                f"the forward leaves {describe(after)} in {path}, which is {describe(before)} before it, but an input "
+                "and the output that is fed back to it are alike",
+                remedy="write into the tensor, which keeps its size, or take it as an argument and return it",
+            ).placed(location_of(_source(node, path)))
+    return found
+
+
+def _alike(before: TensorSpec, after: Any) -> bool:
+    """Whether what is left is what was there but for its values; a size that is not fixed is no size of a tensor's."""
+    return (
+        isinstance(after, TensorSpec)
+        and after.dtype == before.dtype
+        and all(type(size) is int for size in after.shape)
+        and after.shape == before.shape
+    )
+
+
+def _source(output: fx.Node, path: str) -> fx.Node:
+    """The node that gives what is left at a path; the output itself where that is not known."""
+    given = output.args[0]
+    found = given[1].get(path) if isinstance(given, tuple) and isinstance(given[1], Mapping) else None
+    return found if isinstance(found, fx.Node) else output
 
 
 def _pinned(name: str, size: int, log: GuardLog) -> str:
@@ -162,4 +196,4 @@ def _report_of_failure(model_name: str) -> Iterator[None]:
         raise
 
 
-__all__ = ["CallersPasses", "Request", "Work", "follow_sample", "report_program", "run_callers_passes"]
+__all__ = ["EXPLICIT", "CallersPasses", "Work", "follow_sample", "report_program", "run_callers_passes"]

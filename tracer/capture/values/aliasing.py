@@ -121,6 +121,10 @@ class Aliases:
         self._possible.clear()
         self._settled[node] = self._alias(view)
 
+    def memory(self, tensor: TracedTensor) -> frozenset[fx.Node]:
+        """The nodes in whose memory a tensor may lie, as far as the kinds of operations say."""
+        return self._roots(tensor.node)
+
     def _check_inside(self, written: fx.Node) -> None:
         """Raises CaptureError for a write in a branch or a loop to what lies in memory from outside of it, or may."""
         if not any(map(self._tracer.regions.is_outside, self._roots(written))):

@@ -1,7 +1,7 @@
 """Values that do not depend on the input: a forward may branch on its own parameters, and gets the real answer.
 
-Such a value is computed by torch itself, from the model's tensors, when something asks for its data. What an operation
-writes into in place is copied first.
+Such a value is computed by torch itself, from the model's tensors and from sizes that guards leave one value, when
+something asks for its data. What an operation writes into in place is copied first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from passes.modules.lazy import is_uninitialized
 from passes.ops.op import BoundCall, map_leaves
 from passes.program.notes import CALL
 from passes.program.regions import is_of_regions
+from passes.sizes.floating import DynamicNumber
 from tracer.capture.values.aliasing import unfollowed
 from tracer.memory.real_tensors import written_place
 from tracer.memory.recorder import Recorder
@@ -44,13 +45,21 @@ class KnownValues:
         waiting = [node]
         while waiting:
             current = waiting.pop()
-            if current in found or current in self._values:
+            if current in found or current in self._values or self._is_pinned(current):
                 continue
             if not self._is_known(current):
                 return None
             found[current] = None
             waiting.extend(current.all_input_nodes)
         return [known for known in self._tracer.graph.nodes if known in found]
+
+    def _is_pinned(self, node: fx.Node) -> bool:
+        """Whether a node is a number over named sizes which guards leave one value; that is its value then."""
+        number = self._tracer.value(node) if node.op in ("call_function", "call_method") else None
+        if not isinstance(number, DynamicNumber) or not number.is_pinned():
+            return False
+        self._values[node] = number.hint
+        return True
 
     def _is_known(self, node: fx.Node) -> bool:
         if node.op == "get_attr":

@@ -95,7 +95,7 @@ class MemoryLayouts:
             return value.meta_tensor()
         if node.op == "get_attr":
             tensor = self._tracer.program.tensor(str(node.target))
-            lies = type(value) is TensorSpec and tuple(tensor.shape) == value.shape
+            lies = isinstance(value, TensorSpec) and tuple(tensor.shape) == value.shape
             if not lies:
                 return value.meta_tensor()
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

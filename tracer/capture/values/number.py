@@ -1,9 +1,11 @@
 """A number that came from a shape, while a forward is traced.
 
 Fixed numbers never enter the graph: they are passed on as literals. Numbers over a dynamic dimension become graph
-nodes when an operation needs them. A question that decides something (a branch, a length, a loop) is answered and
-recorded as a guard. A comparison of sizes is a question only once its answer is asked for: `torch.cond` takes it as it
-is, and the file computes it.
+nodes when an operation needs them. A question that decides something (a branch) is answered and recorded as a guard. A
+comparison of sizes is a question only once its answer is asked for: `torch.cond` takes it as it is, and the file
+computes it.
+What must have the number itself (`range`, a key, a text, code that is not Python's) gets the sampled one, and the guard
+that it is the only one: `itself` is the one place for that.
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ import numpy as np
 import torch
 from torch import fx
 
-from passes.errors import CaptureError, ShapeError
+from passes.errors import CaptureError, NeedsDataError
 from passes.ops.control_flow import compared
+from passes.ops.data_numbers import real_number, whole_number
+from passes.program.unknown_sizes import needs_data
 from passes.sizes.dimension import Dim, is_open
-from passes.sizes.floating import Floating, UnevenRoundingError
 from passes.sizes.guards import Location
+from passes.sizes.unknown import UnknownSizeError
 from passes.values.numbers import computed, is_dynamic
 from tracer.capture.values.native_number import SYMBOLIC, FixedNode, check_seen
 from tracer.edge.source_lines import only_tells
 from tracer.memory.recorder import Recorder
 
+# How a tensor is asked for a number of its own, by the method that gives it.
+_ASKED = {"dim": "ndim", "numel": "numel()"}
 _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.add: "+",
     operator.sub: "-",
@@ -50,8 +56,7 @@ _SYMBOLS: dict[Callable[..., Any], str] = {
     operator.lshift: "<<",
     operator.rshift: ">>",
 }
-# What is not defined for a dynamic size.
-_ON_FIXED = frozenset({operator.or_, operator.xor})
+_REPEATED = (str, bytes, list, tuple)
 _OF_NUMPY: dict[Any, Callable[..., Any]] = {
     np.add: operator.add,
     np.subtract: operator.sub,
@@ -88,7 +93,6 @@ _WHOLE_OF_NUMPY: dict[Any, Callable[..., Any]] = {
     np.trunc: math.trunc,
     np.rint: round,
 }
-_ROUND_ELSEWHERE = "compute it with integers, or give fixed sizes for these dimensions"
 _COMPARISONS = frozenset({operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge})
 
 
@@ -108,6 +112,13 @@ class TracedNumber:
         self._node: fx.Node | None = None
         tracer.made.append(weakref.ref(self))
 
+    @classmethod
+    def of(cls, tracer: Recorder, node: fx.Node) -> TracedNumber:
+        """The number that a node gives."""
+        number = cls(tracer, tracer.value(node), node.target, node.args)
+        number._node = node
+        return number
+
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What torch's native code takes this for."""
@@ -117,7 +128,10 @@ class TracedNumber:
     def value(self) -> Any:
         if isinstance(self._value, Location):  # a comparison that was made there, and is decided now
             self.tracer.locate(self._value)
-            self._value = computed(self._operation, *map(_value, self._operands))
+            try:
+                self._value = computed(self._operation, *map(_value, self._operands))
+            except UnknownSizeError as error:
+                raise needs_data(error) from error
         return self._value
 
     @property
@@ -141,13 +155,23 @@ class TracedNumber:
 
     @property
     def node(self) -> FixedNode:
-        """What torch's native code asks where it does not hand a call over. Raises ShapeError for a dynamic number."""
+        """What torch's native code asks where it hands no call over. Raises CaptureError for a dynamic number."""
         check_seen()
-        return FixedNode(self.fixed("in native code"))
+        if self.is_dynamic:
+            raise CaptureError(
+                f"{self.text()} is the dynamic size {self.value}, and native code of torch's needs a number there",
+                remedy="give a fixed size, or call torch's function that takes sizes: torch.empty(n, 3), not "
+                "torch.Tensor(n, 3)",
+            )
+        return FixedNode(self.itself())
 
     @property
     def is_dynamic(self) -> bool:
         return is_dynamic(self._value)
+
+    def found_by(self, node: fx.Node) -> None:
+        """Says which node gives the number, where there is one already."""
+        self._node = node
 
     def as_argument(self) -> Any:
         """What a graph node takes in this number's place: a literal, or the node that computes it."""
@@ -162,11 +186,10 @@ class TracedNumber:
     def text(self) -> str:
         """The number as an expression over the traced tensors: `x.shape[1] % 2`."""
         if isinstance(self._operation, str):
-            return (
-                self._operand_text(0)
-                if len(self._operands) == 1
-                else f"{self._operand_text(0)}.shape[{self._operands[1]}]"
-            )
+            asked = f"shape[{self._operands[1]}]" if len(self._operands) == 2 else _ASKED[self._operation]
+            return f"{self._operand_text(0)}.{asked}"
+        if self._operation in (whole_number, real_number):
+            return f"{self._operand_text(0)}.item()"
         symbol = _SYMBOLS.get(self._operation)
         if symbol is None or len(self._operands) != 2:
             name = getattr(self._operation, "__name__", str(self._operation))
@@ -186,65 +209,80 @@ class TracedNumber:
         values = list(map(_value, operands))
         if any(isinstance(value, (torch.Tensor, fx.Proxy)) for value in values):
             return NotImplemented
-        if any(isinstance(value, (str, bytes, list, tuple)) for value in values):  # which is repeated
-            values = [operand.fixed("to repeat") if type(operand) is TracedNumber else operand for operand in operands]
-            return operation(*values)
+        if operation is operator.mul and any(isinstance(value, _REPEATED) for value in values):
+            return operation(*map(itself, operands))
         dynamic = any(map(is_dynamic, values))
-        if dynamic and operation in _ON_FIXED:
-            values = [
-                operand.fixed(operation.__name__) if type(operand) is TracedNumber else operand for operand in operands
-            ]
         if dynamic and operation in _COMPARISONS:
             if all(isinstance(value, (int, Dim)) for value in values):
                 return TracedNumber(self.tracer, self.tracer.here(), operation, operands)
             self.tracer.locate()
         try:
             result = computed(operation, *values)
-        except (OverflowError, TypeError) as error:
+        except UnknownSizeError as error:
+            raise needs_data(error) from error
+        except (OverflowError, TypeError):
             if not dynamic:
                 raise
-            if isinstance(error, UnevenRoundingError):
-                text = TracedNumber(self.tracer, None, operation, operands).text()
-                raise ShapeError(f"{text}: {error}", remedy=_ROUND_ELSEWHERE, wants_fixed_size=True) from error
-            raise self._undefined(operation, operands) from error
+            result = operation(*map(itself, operands))  # it has no formula
         return NotImplemented if result is NotImplemented else TracedNumber(self.tracer, result, operation, operands)
 
-    def _undefined(self, operation: Callable[..., Any], operands: tuple[Any, ...]) -> CaptureError:
-        text = TracedNumber(self.tracer, None, operation, operands).text()
-        return CaptureError(
-            f"{text} is not known, for {self.text()} is the dynamic size {self.value}",
-            remedy="give a fixed size for that dimension, or compute with tensor operations",
-        )
+    def itself(self) -> Any:
+        """The number, for what must know it: Python's own loops, keys and texts, and code that is not Python's.
 
-    def fixed(self, use: str) -> Any:
-        """The number itself, recording that it was baked in. Raises ShapeError for a dynamic one."""
-        if self.is_dynamic:
-            names = ", ".join(self.value.symbols())
-            raise ShapeError(
-                f"{self.text()} is the dynamic size {self.value}, but the forward needs a fixed number there ({use})",
-                remedy=f"give a fixed size for {names}, or compute with tensor operations",
-                wants_fixed_size=True,
+        The forward is followed for this number alone from here on, which is recorded as a guard.
+        """
+        if self.is_dynamic and self.tracer.recording:
+            self._refuse_of_data(f"the forward needs {self.text()} as a fixed number")
+            if not only_tells(sys._getframe(1), in_numbers=True):
+                self.tracer.locate()
+                self.value.pin()
+        elif not self.is_dynamic and not self._is_of_named_sizes():
+            self.tracer.record_guard(f"{self.text()} == {self.value}")
+        return self.now()
+
+    def now(self) -> Any:
+        """The number at the sampled sizes."""
+        return self.value.hint if self.is_dynamic else self.value
+
+    def _told(self) -> Any:
+        """The number for a text. One that only tells something (a message, a line of a log) decides nothing."""
+        return self.now() if not self.tracer.recording or only_tells(sys._getframe(1)) else self.itself()
+
+    def is_known(self) -> bool:
+        """Whether there is one number only that this stands for."""
+        return not self.is_dynamic or self.value.is_pinned()
+
+    def _refuse_of_data(self, use: str) -> None:
+        """Raises NeedsDataError where the number comes from data, so that no size could be fixed for it."""
+        unknown = self.tracer.program.log.unknown
+        said = [str(unknown[name]) for name in (self.value.symbols() if self.is_dynamic else ()) if name in unknown]
+        if said:
+            raise NeedsDataError(
+                f"{use}, which depends on the data: {'; '.join(said)}",
+                remedy="repeat with torch.while_loop what is done so often, and compute with torch's operations in all "
+                "else",
             )
-        self.tracer.record_guard(f"{self.text()} == {self.value}")
-        return self.value
 
     def __index__(self) -> int:
-        return int(self.fixed("as an index or a length"))
+        return int(self.itself())
 
     def __int__(self) -> int:
         if self.is_dynamic:
             self.tracer.miss(sys._getframe(1))
-        return int(self.fixed("int()"))
+        return int(self.itself())
 
     def __float__(self) -> float:
         if self.is_dynamic:
             self.tracer.miss(sys._getframe(1))
-        return float(self.fixed("float()"))
+        return float(self.itself())
 
     def __bool__(self) -> bool:
         if self.is_dynamic:
             self.tracer.locate()
-            return bool(self.value)
+            try:
+                return bool(self.value)
+            except UnknownSizeError as error:
+                raise needs_data(error) from error
         answer = bool(self.value)
         if self._operation is not None and not self._is_of_named_sizes():
             self.tracer.record_guard(self.text() if answer else f"not ({self.text()})")
@@ -256,39 +294,23 @@ class TracedNumber:
         return self.is_dynamic or any(number._is_of_named_sizes() for number in numbers)
 
     def __hash__(self) -> int:
-        if self.is_dynamic:  # what is kept under such a key, as in a cache, would outlive the trace
-            raise TypeError(f"unhashable type: {self.text()} is the dynamic size {self.value}")
-        return hash(self.pin())
+        if self.is_dynamic:
+            self.tracer.miss(sys._getframe(1))
+        return hash(self.itself())
 
     def __repr__(self) -> str:
-        return repr(self.pin())
+        return repr(self._told())
 
     def __str__(self) -> str:
-        return str(self.pin())
+        return str(self._told())
 
     def __format__(self, spec: str) -> str:
-        return format(self.pin(), spec)
+        return format(self._told(), spec)
 
     def __getattr__(self, name: str) -> Any:
-        if not hasattr(self.kind, name):
+        if not hasattr(self.kind(), name):
             raise AttributeError(f"{self.kind.__name__!r} object has no attribute {name!r}")
-        return getattr(self.fixed(name), name)
-
-    def pin(self) -> Any:
-        """The number as text or as a key, which is right for this size alone: recorded as a guard.
-
-        What only tells something (a message, a line of a log) decides nothing.
-        """
-        number = self.value.hint if self.is_dynamic else self.value
-        if self.tracer.recording and not only_tells(sys._getframe(2)):
-            self.tracer.locate()
-            if isinstance(self.value, Floating):
-                assert all(size == size.hint for size in self.value.sizes())
-            elif self.is_dynamic:
-                assert self.value == number
-            elif self._operation is not None:
-                self.tracer.record_guard(f"{self.text()} == {number}")
-        return number
+        return getattr(self.itself(), name)
 
     def __ceil__(self) -> Any:
         return self.combined(math.ceil, self)
@@ -313,8 +335,7 @@ class TracedNumber:
             if all(_is_scalar_of_numpy(operand) for operand in inputs if isinstance(operand, np.ndarray)):
                 found = self.combined(operation, *inputs)
                 return found if function in _OF_NUMPY or found is NotImplemented else found.combined(float, found)
-        numbers = [value.fixed(function.__name__) if type(value) is TracedNumber else value for value in inputs]
-        return getattr(function, method)(*numbers, **kwargs)
+        return getattr(function, method)(*map(itself, inputs), **kwargs)
 
     def __neg__(self) -> Any:
         return self.combined(operator.neg, self)
@@ -343,6 +364,11 @@ def _argument(operand: Any) -> Any:
     if type(operand) is TracedNumber:
         return operand.as_argument()
     return operand.node if isinstance(operand, fx.Proxy) else operand
+
+
+def itself(operand: Any) -> Any:
+    """The number in the place of a traced one; anything else as it is."""
+    return operand.itself() if type(operand) is TracedNumber else operand
 
 
 def _is_scalar_of_numpy(value: Any) -> bool:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 
 from passes.torch_private import CHECK, CHECK_OF_SIZE, check_holds, check_size
 from passes.values.numbers import OF_SIZES
-from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.number import TracedNumber, itself
 
 # Python's own, also while a forward is traced
 _type, _max, _min, _int, _float, _len = type, max, min, int, float, len
@@ -73,6 +74,37 @@ def _computing(native: Callable[..., Any], function: Callable[..., Any] | None =
     return call
 
 
+def _knowing(native: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numpy's that would fill an array with traced numbers, where it is to have numbers."""
+
+    @wraps(native)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return native(*map(itself, args), **{key: itself(value) for key, value in kwargs.items()})
+
+    return call
+
+
+def as_lists(array: Any) -> tuple[Any, torch.dtype | None]:
+    """An array of traced numbers as lists of them, and the dtype that numpy gives such numbers; any other as it is."""
+    if _type(array) is not np.ndarray or array.dtype != object:
+        return array, None
+    numbers = [number.kind if _type(number) is TracedNumber else _type(number) for number in array.flat]
+    if not _NUMBERS.issuperset(numbers):
+        return array, None
+    return array.tolist(), torch.float64 if any(issubclass(kind, _float) for kind in numbers) else torch.int64
+
+
+def _of_array(native: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.from_numpy`, of traced numbers too, which share no memory with anything."""
+
+    @wraps(native)
+    def call(array: Any) -> Any:
+        lists, dtype = as_lists(array)
+        return native(array) if dtype is None else torch.tensor(lists, dtype=dtype)
+
+    return call
+
+
 # Functions by where they are found, with what stands in for them while a forward is traced.
 REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
     (builtins, "max", _choosing(_max)),
@@ -82,10 +114,12 @@ REPLACED: list[tuple[Any, str, Callable[..., Any]]] = [
         for name, native in vars(math).items()
         if not name.startswith("_") and native in OF_SIZES
     ),
+    (torch, "from_numpy", _of_array(torch.from_numpy)),
     (torch, "sym_max", _computing(torch.sym_max, _max)),
     (torch, "sym_min", _computing(torch.sym_min, _min)),
     (torch, "sym_int", _computing(torch.sym_int, _int)),
     (torch, "sym_float", _computing(torch.sym_float, _float)),
+    *((np, function.__name__, _knowing(function)) for function in (np.arange, np.linspace, np.logspace, np.full)),
 ]
 
 _DIVIDE = torch.div
@@ -119,10 +153,13 @@ def on_numbers(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _checking(native: Callable[..., Any]) -> Callable[..., Any]:
-    """torch's checks: one of sizes is a branch that ends in an error, and so a guard."""
+    """torch's checks: one of sizes is a branch that ends in an error, and so a guard; one of data computes nothing."""
 
     @wraps(native)
     def check(error_type: Any, cond: Any, message: Any) -> Any:
+        if issubclass(_type(cond), fx.Proxy):
+            known = cond.tracer.known.tensor(cond.node)
+            return native(error_type, known is None or bool(known), message)
         return native(error_type, bool(cond) if _type(cond) is TracedNumber else cond, message)
 
     return check
@@ -145,4 +182,4 @@ REPLACED += [
     (*CHECK_OF_SIZE, _checking_size(check_size)),
 ]
 
-__all__ = ["REPLACED", "on_numbers"]
+__all__ = ["REPLACED", "as_lists", "on_numbers"]

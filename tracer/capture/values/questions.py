@@ -14,10 +14,12 @@ import torch
 from torch import fx, nn
 
 from passes.errors import CaptureError
+from passes.ops.data_numbers import real_number, whole_number
 from passes.sizes.dimension import product
 from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber, TracedShape
+from tracer.edge.torchs_checks import passing_answer
 from tracer.memory.recorder import Recorder
 
 
@@ -83,7 +85,7 @@ class AnsweringTensor(fx.Proxy):
             raise TypeError("len() of a 0-d tensor")
         if self.length() is not None:
             self.tracer.miss(sys._getframe(1))
-        return int(self.shape[0].fixed("len()"))
+        return int(self.shape[0].itself())
 
     def length(self) -> TracedNumber | None:
         """What `len` of the tensor is where that is over named sizes, None for every other value."""
@@ -97,23 +99,51 @@ class AnsweringTensor(fx.Proxy):
 
     def __bool__(self) -> bool:
         value = self.tracer.value(self.node)
-        return bool(self.read("control flow")) if isinstance(value, TensorSpec) else bool(value)
+        if not isinstance(value, TensorSpec):
+            return bool(value)
+        answer = passing_answer(sys._getframe(1))
+        if answer is not None and self.tracer.known.tensor(self.node) is None:
+            return answer
+        return bool(self.read("control flow"))
 
     def __index__(self) -> int:
         return int(self.read("an index"))
 
     def __int__(self) -> int:
+        if self.holds_unknown_number():
+            self.tracer.miss(sys._getframe(1))
         return int(self.read("int()"))
 
     def __float__(self) -> float:
+        if self.holds_unknown_number():
+            self.tracer.miss(sys._getframe(1))
         return float(self.read("float()"))
 
     def item(self) -> Any:
-        """The number itself where it is known, else the tensor without axes, which stands for it in arithmetic."""
-        return self.reshape(()) if self.tracer.known.tensor(self.node) is None else self.read("item()").item()
+        """The number itself where it is known, else a number that stands for it; of bool, the tensor without axes."""
+        if not self.holds_unknown_number():
+            return self.read("item()").item()
+        return self.reshape(()) if self.spec.dtype == torch.bool else self.number_within()
 
     def tolist(self) -> Any:
-        return self.read("tolist()").tolist()
+        """The numbers in nested lists; those that depend on an input, only where it is fixed how many there are."""
+        if self.tracer.known.tensor(self.node) is not None or any(map(is_dynamic, self.spec.shape)):
+            return self.read("tolist()").tolist()
+        return [part.tolist() for part in self.unbind()] if self.spec.shape else self.item()
+
+    def holds_unknown_number(self) -> bool:
+        """Whether a number of Python's can stand for this, a tensor that depends on an input."""
+        value = self.tracer.value(self.node)
+        is_real = isinstance(value, TensorSpec) and not value.dtype.is_complex
+        return is_real and self.tracer.known.tensor(self.node) is None
+
+    def number_within(self) -> TracedNumber:
+        """The one number in this tensor, which depends on an input: an int, or a float in a tensor of floats."""
+        function = real_number if self.spec.dtype.is_floating_point else whole_number
+        node = self.tracer.create_node("call_function", function, (self.node,), {})
+        number = self.number(self.tracer.value(node), function, self.node)
+        number.found_by(node)
+        return number
 
     def numpy(self) -> Any:
         return _read_only(self.read("numpy()").clone().numpy())
@@ -177,6 +207,7 @@ _REMEDIES = {
     "control flow": "use torch.cond in place of if and torch.while_loop in place of while, or choose with torch.where",
     "an index": _REPEAT,
     "int()": _REPEAT,
+    "tolist()": "compute with the tensor itself, as pack_padded_sequence and torch's other functions can",
 }
 
 # Answers that need no graph node: attributes and methods by name, and functions about a tensor's type.

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from passes.errors import CaptureError, ShapeError
+from passes.errors import CaptureError
 from passes.ops.assignment import with_item
 from passes.ops.op import METHODS, is_inplace
-from passes.sizes.dimension import Dim
+from passes.ops.packed_sequences import step_counts
 from passes.torch_private import OpOverload
-from passes.values.nested import fields_of, is_dataclass_value, leaves
+from passes.values.nested import leaves, opened
 from passes.values.numbers import is_dynamic
 from passes.values.spec import TensorSpec
 from tracer.capture.values.number import TracedNumber
+from tracer.capture.values.packed_sequences import STAND_INS, rows_of
 from tracer.capture.values.python_functions import on_numbers
 from tracer.capture.values.questions import ATTRIBUTES, FUNCTIONS, AnsweringTensor
 from tracer.edge.source_lines import is_user_code, only_tells
@@ -45,6 +46,7 @@ class TracedTensor(AnsweringTensor):
     """
 
     _is_param = False
+    __array_priority__ = torch.Tensor.__array_priority__  # numpy's numbers leave it to us what they are times this
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy made in the forward is one of the value."""
@@ -171,17 +173,9 @@ class TracedTensor(AnsweringTensor):
         return (self[index] for index in reversed(range(self._length())))
 
     def _length(self) -> int:
-        """How many there are to go over one by one. Raises ShapeError where that is a dynamic size."""
+        """How many there are to go over one by one."""
         value = self.tracer.value(self.node)
-        if not isinstance(value, TensorSpec) or not value.shape or not isinstance(value.shape[0], Dim):
-            return len(self)
-        size = value.shape[0]
-        names = ", ".join(size.symbols())
-        raise ShapeError(
-            f"the forward goes over the first axis of {self.node.name} one by one, whose size is the dynamic {size}",
-            remedy=f"give a fixed size for {names}, or compute with all of the axis at once, as a batch",
-            wants_fixed_size=True,
-        )
+        return int(self.shape[0].itself()) if isinstance(value, TensorSpec) and value.shape else len(self)
 
     def __getitem__(self, index: Any) -> Any:
         value = self.tracer.value(self.node)
@@ -194,6 +188,8 @@ class TracedTensor(AnsweringTensor):
             if not any(isinstance(leaf, TensorSpec) for leaf in leaves(item)):
                 return item
             return self._member(index if isinstance(value, dict) else range(len(value))[index])
+        if self.node.target is step_counts and builtins.type(index) is int and index == 0:
+            return rows_of(self.tracer, self)
         return self.tracer.create_proxy("call_function", operator.getitem, (self, index), {})
 
     # Functions of torch --------------------------------------------------------------------------
@@ -211,6 +207,10 @@ class TracedTensor(AnsweringTensor):
         question = FUNCTIONS.get(orig_method)
         if question is not None and type(args[0]) is TracedTensor:
             return question(*args, **kwargs)
+        stands_in = STAND_INS.get(orig_method)
+        if stands_in is not None:
+            with tracer.following_real():
+                return stands_in(tracer, *args, **kwargs)
         number = on_numbers(orig_method, args, kwargs)
         if number is not None:
             return number
@@ -293,10 +293,10 @@ def _first_traced(value: Any) -> Any:
     items: Any = ()
     if issubclass(kind, (tuple, list)):
         items = value
-    elif issubclass(kind, dict):
-        items = value.values()
     elif kind is slice:
         items = (value.start, value.stop, value.step)
-    elif is_dataclass_value(value):
-        items = fields_of(value).values()
+    elif (found := opened(value)) is not None:
+        items = found.values()
+    elif issubclass(kind, dict):
+        items = value.values()
     return next((found for item in items if (found := _first_traced(item)) is not None), None)

@@ -85,7 +85,7 @@ function showFacts(data, hierarchy) {
     note("Facts of the fixed sample", data.guards.filter((guard) => !guard.dynamic), (guard) => [guard.condition, place(guard)]),
     note("Fixed by the guards", Object.entries(data.pinned), ([name, size]) => [`${name} = ${size}`, "the guards hold at no other size"], true),
     note("Not traced", data.rungs, (rung) => [rung.path || data.model, `followed on ${rung.level === "real" ? "data" : "meta tensors"}: ${rung.reason}${unknown(rung)}`], true),
-    note("Written by the forward", data.left_behind, (name) => [name, "an exported file does not keep that"], true),
+    note("Written by the forward", data.left_behind, (name) => [name, "an exported file does not keep that, unless by state=explicit"], true),
     note("Never reached by the sample", data.unreached, (path) => [path, "stays lazy"], true),
   );
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from passes.sizes.formula import Formula, Max, Min, Whole
+from passes.sizes.formulas.formula import Formula, Max, Min, Whole
 
 
 def maximum(*sizes: Whole) -> Whole:

@@ -1,8 +1,10 @@
-"""What an operation computes and what a module holds, in numbers."""
+"""What an operation computes, a module holds, and a whole forward does, in numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,10 @@ from passes.ops.control_flow import cond, scan
 from passes.ops.op import BoundCall, Owned
 from passes.program.liveness import byte_count
 from passes.program.notes import CALL, VALUE, location_of
-from passes.program.program import Program, operation_of
+from passes.program.program import Program, operation_of, tensor_specs
 from passes.program.regions import regions
-from passes.sizes.dimension import Size, hint
+from passes.sizes.dimension import Dim, Size, hint
+from passes.sizes.formulas.formula import Formula
 
 
 def multiply_adds(node: fx.Node, program: Program) -> Size:
@@ -29,6 +32,44 @@ def multiply_adds(node: fx.Node, program: Program) -> Size:
 
     cost: Size = call.op.cost_rule(VALUE.of(node), call.record.map(leaf))
     return cost
+
+
+# An element that is made, read again and compared takes about the time of so many multiply-adds.
+_MULTIPLY_ADDS_OF_AN_ELEMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much a forward does, in multiply-adds, to compare sizes by: its own, and for the elements of all its values.
+
+    `fixed` is what depends on no named size, `dynamic` has each formula with how often it counts, and `numbers` a
+    number for every name in them.
+    """
+
+    fixed: int
+    dynamic: Mapping[Formula, int]
+    numbers: Mapping[str, int]
+
+    @staticmethod
+    def of(program: Program) -> Work:
+        """The work of a program's forward. Asks no size anything, so that there is no guard of it."""
+        fixed, dynamic = 0, Counter[Formula]()
+        for node in program.graph.nodes:
+            elements = [(spec.numel(), _MULTIPLY_ADDS_OF_AN_ELEMENT) for spec in tensor_specs(VALUE.of(node))]
+            for size, times in (*elements, (multiply_adds(node, program), 1)):
+                if isinstance(size, Dim):
+                    dynamic[size.formula] += times
+                else:
+                    fixed += times * size
+        return Work(fixed, dynamic, dict(program.log.numbers))
+
+    def at(self, sizes: Mapping[str, int]) -> int:
+        """How much it is at some sizes; what divides by a size of 0 there counts nothing."""
+        total = self.fixed
+        for formula, times in self.dynamic.items():
+            with suppress(ArithmeticError):
+                total += times * formula.at({**self.numbers, **sizes})
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +136,6 @@ def weight_bytes(program: Program) -> int:
         if tensor is not None
     }
     return sum(byte_count(program.tensor_spec(tensor)) for tensor in tensors.values())
+
+
+__all__ = ["Repetitions", "Work", "multiply_adds", "parameter_count", "repetitions", "weight_bytes"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def places(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, Any]]:
         prefix = f"{path}." if path else ""
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE:
-                for place, held in _within(value, prefix + name, _DEEP):
+                for place, held in within(value, prefix + name):
                     if id(held) not in registered:
                         found.setdefault(id(held), (place, held))
     return found
@@ -34,8 +35,20 @@ def places(modules: Mapping[str, nn.Module]) -> dict[int, tuple[str, Any]]:
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
-def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The modules and tensors in a value, with where each is."""
+def tensors_by_attribute(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors held apart by these modules, in objects too, each with the attribute of a module in which it lies."""
+    for path, module in modules.items():
+        prefix = f"{path}." if path else ""
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE:
+                for _, held in within(value, "", in_objects=True):
+                    if isinstance(held, torch.Tensor):
+                        yield prefix + name, held
+
+
+def within(value: Any, place: str, *, in_objects: bool = False, depth: int = _DEEP) -> Iterator[tuple[str, Any]]:
+    """The modules and tensors in a value that is at a `place`, with where each is; in objects of any class, too, if
+    that is asked for. Nothing is looked for deeper than `depth` containers."""
     items: Any = ()
     if isinstance(value, torch.Tensor):
         yield place, value
@@ -49,9 +62,11 @@ def _within(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
         items = [(f"{place}[{key!r}]", item) for key, item in value.items() if isinstance(key, (str, int))]
     elif isinstance(value, partial):
         items = [(f"{place}.func", value.func), (f"{place}.args", value.args), (f"{place}.keywords", value.keywords)]
+    elif in_objects and not isinstance(value, (type, FunctionType)):
+        items = [(f"{place}.{name}", item) for name, item in getattr(value, "__dict__", {}).items()]
     if depth:
         for inner, item in items:
-            yield from _within(item, inner, depth - 1)
+            yield from within(item, inner, in_objects=in_objects, depth=depth - 1)
 
 
-__all__ = ["places"]
+__all__ = ["places", "tensors_by_attribute", "within"]

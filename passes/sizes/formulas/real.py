@@ -2,7 +2,7 @@
 
 A `Real` is what Python computes in double precision, operation by operation: `at` gives the very float that the
 caller's code has at these sizes. Nothing is rearranged, for rounding would differ. Where a float is rounded to a size,
-that is an atom of a formula (`passes.sizes.formula.Rounded`): `floor(sqrt(T))`.
+that is an atom of a formula (`passes.sizes.formulas.formula.Rounded`): `floor(sqrt(T))`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,21 @@ class WholeFormula(Protocol):
     def symbols(self) -> list[str]: ...
 
 
-Operand: TypeAlias = "int | float | Real | WholeFormula"
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A float that only the data say (`passes.sizes.unknown`), by its name."""
+
+    name: str
+
+    def at(self, sizes: Mapping[str, float]) -> float:
+        """The float, where the data are known."""
+        return float(sizes[self.name])
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Operand: TypeAlias = "int | float | Real | Found | WholeFormula"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +78,27 @@ class Real:
         for operand in self.operands:
             if isinstance(operand, Real):
                 yield from operand.formulas()
-            elif not isinstance(operand, (int, float)):
+            elif not isinstance(operand, (int, float, Found)):
+                yield operand
+
+    def found(self) -> Iterator[Found]:
+        """The floats in it that only the data say."""
+        for operand in self.operands:
+            if isinstance(operand, Real):
+                yield from operand.found()
+            elif isinstance(operand, Found):
                 yield operand
 
     def symbols(self) -> list[str]:
-        """Names of the dimensions in it, in order of their names."""
-        return sorted({name for formula in self.formulas() for name in formula.symbols()})
+        """Names of the dimensions and of what is found in data, in order."""
+        of_formulas = {name for formula in self.formulas() for name in formula.symbols()}
+        return sorted(of_formulas.union(found.name for found in self.found()))
 
     def rewritten(self, value_of: Callable[[Any], Any]) -> Real | float:
         """The same of other formulas; a number where nothing symbolic is left."""
         operands = tuple(
             operand
-            if isinstance(operand, (int, float))
+            if isinstance(operand, (int, float, Found))
             else operand.rewritten(value_of)
             if isinstance(operand, Real)
             else value_of(operand)
@@ -89,6 +112,8 @@ class Real:
         ranges = [
             (float(operand), float(operand))
             if isinstance(operand, (int, float))
+            else EVERYTHING
+            if isinstance(operand, Found)
             else operand.range(range_of)
             if isinstance(operand, Real)
             else range_of(operand)
@@ -197,4 +222,4 @@ FUNCTIONS: dict[str, Function] = {
 
 _INFIX = frozenset({"+", "-", "*", "/", "**"})
 
-__all__ = ["EVERYTHING", "FUNCTIONS", "Operand", "Range", "Real", "WholeFormula"]
+__all__ = ["EVERYTHING", "FUNCTIONS", "Found", "Operand", "Range", "Real", "WholeFormula"]

@@ -11,7 +11,7 @@ constant is a plain `int` again. These rewrites do most of the work for the size
 
 so a padded convolution followed by two poolings reads `H//4`, not `((H - 2)//2 + 1 - 2)//2 + 1`, and
 `H + (7 - H % 7) % 7` is `7*((H + 6)//7)`. Divisions by formulas are divisions of polynomials
-(`passes.sizes.polynomials`). The text of a formula shows remainders again: `H % 4`.
+(`passes.sizes.formulas.polynomials`). The text of a formula shows remainders again: `H % 4`.
 
 Formulas compare, hash and print without side effects, and have no order: whether one is at least another is a question
 of what is known of its names, which `passes.sizes.facts` answers.
@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from passes.sizes.polynomials import common_monomial, content, long_division, multiplied, without
-from passes.sizes.real import Real
+from passes.sizes.formulas.polynomials import common_monomial, content, long_division, multiplied, without
+from passes.sizes.formulas.real import Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Mod:
 
 @dataclass(frozen=True, slots=True)
 class Max:
-    """The largest of some formulas, of which at most one is a number (`passes.sizes.extremes` makes them)."""
+    """The largest of some formulas, of which at most one is a number (`passes.sizes.formulas.extremes` makes them)."""
 
     parts: tuple[Whole, ...]
 
@@ -348,6 +348,8 @@ def _names(size: Whole) -> set[str]:
         for atom in monomial:
             if isinstance(atom, Symbol):
                 names.add(atom.name)
+            elif isinstance(atom, Rounded):
+                names.update(atom.real.symbols())
             else:
                 names.update(*map(_names, parts_of(atom)))
     return names

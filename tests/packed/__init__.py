@@ -1,0 +1,1 @@
+"""Packed sequences: recurrent layers with the lengths of their sequences, beside eager PyTorch."""
