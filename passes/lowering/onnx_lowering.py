@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import onnx
+import torch
 from onnx import helper
 from torch import fx
 
@@ -96,8 +97,8 @@ class OnnxLowering:
         self._values[region.begin] = tuple(given)
         with emit.aside():
             self._lower_all(region.nodes, program, emit)
-            results: Sequence[Any] = map_leaves(region.end.args[1], lambda leaf: self._value(leaf, program, emit))
-        return results
+            found: Sequence[Any] = map_leaves(region.end.args[1], lambda leaf: self._value(leaf, program, emit))
+            return [emit.operand(result, torch.int64) if isinstance(result, Dim) else result for result in found]
 
     def _lower(self, node: fx.Node, program: Eager, emit: Emitter) -> None:
         call: BoundCall | None = CALL.get(node)

@@ -7,7 +7,8 @@ recurs is computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -75,6 +76,16 @@ class ComputedSizes:
         other = ComputedSizes(self._emit)
         other._sources, other._promised = self._sources, self._promised
         return other
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside the block all sizes are known that are known by now; what comes to be known there, is only there."""
+        before = self.known, self._sources, self._numbers
+        self.known, self._sources, self._numbers = dict(before[0]), dict(before[1]), dict(before[2])
+        try:
+            yield
+        finally:
+            self.known, self._sources, self._numbers = before
 
     def size(self, size: Whole | DataSize) -> Value:
         """A size as an int64 value."""

@@ -282,18 +282,12 @@ class Emitter:
         results: Sequence[TensorSpec | None] = (),
     ) -> GraphProto:
         """A graph of its own with what `emit` emits, on values that are called by these names, and of these specs where
-        they are known. Values from outside may be used in it; sizes computed in it stay there."""
+        they are known. Values from outside may be used in it."""
         body = GraphProto(name=self._fresh(f"{self._base}/{role}"))
-        known, base = self._computed.known, self._base
         with self.aside():
-            self.graph, self._computed.known = body, dict(known)
-            try:
-                inputs = [Value(self._fresh(f"{self._base}/{name}"), spec) for name, spec in given]
-                results_found = emit(*inputs)
-                self._base = base
-                found = self._own_results(results_found)
-            finally:
-                self._computed.known = known
+            self.graph = body
+            inputs = [Value(self._fresh(f"{self._base}/{name}"), spec) for name, spec in given]
+            found = self._own_results(emit(*inputs))
         body.input.extend(_declaration(value, value.spec) for value in inputs)
         body.output.extend(_declaration(*pair) for pair in zip_longest(found, results))
         return body
@@ -309,10 +303,12 @@ class Emitter:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Inside the block other ops are lowered, as parts of the one that is; after it, that one goes on."""
+        """Inside the block other ops are lowered, as parts of the one that is; after it, that one goes on. Sizes that
+        are computed in it stay there."""
         before = self.graph, self._base, self._mark, self.result
         try:
-            yield
+            with self._computed.apart():
+                yield
         finally:
             self.graph, self._base, self._mark, self.result = before
 

@@ -18,7 +18,8 @@ from passes.errors import ShapeError, check
 from passes.ops.op import Op
 from passes.ops.record import Record, T
 from passes.ops.regions import NOT_BY_ITSELF, Region, as_tensor
-from passes.sizes.dimension import Dim, Size, same_size
+from passes.sizes.dimension import Dim, Size, is_of_data, maximum, minimum, same_size
+from passes.sizes.unknown import DataSize
 from passes.values.spec import TensorSpec, describe
 
 if TYPE_CHECKING:
@@ -121,13 +122,21 @@ def _of_both(then: Any, otherwise: Any, place: int, call: Cond[Any]) -> Any:
     if not isinstance(then, TensorSpec) and not isinstance(otherwise, TensorSpec) and _is_same(then, otherwise):
         return then
     sides = as_tensor(then), as_tensor(otherwise)
-    if sides[0].dtype != sides[1].dtype or sides[0].ndim != sides[1].ndim or sides[0].shape != sides[1].shape:
+    if sides[0].dtype != sides[1].dtype or sides[0].ndim != sides[1].ndim:
         raise ShapeError(
-            f"the branches of torch.cond give different {'sizes' if sides[0].dtype == sides[1].dtype else 'dtypes'}: "
+            f"the branches of torch.cond give different {'ranks' if sides[0].dtype == sides[1].dtype else 'dtypes'}: "
             f"result {place} is {sides[0]} from {call.names[0]}, but {sides[1]} from {call.names[1]}",
-            remedy="make both branches give tensors of one shape and dtype, by padding or a cast",
+            remedy="make both branches give tensors of one rank and dtype, by a reshape or a cast",
         )
-    return sides[0]
+    return sides[0].with_shape(*map(_either, sides[0].shape, sides[1].shape))
+
+
+def _either(size: Size, other: Size) -> Any:
+    """A size that is one of two, as the data say."""
+    if same_size(size, other):
+        return size
+    limits = (0, None) if is_of_data(size) or is_of_data(other) else (minimum(size, other), maximum(size, other))
+    return DataSize("size that one branch or the other gives", *limits)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -204,7 +213,7 @@ def _kept(loop: str, carried: Sequence[Any], given: Sequence[Any], name: str) ->
     specs = tuple(map(as_tensor, carried))
     for place, (before, after) in enumerate(zip(specs, map(as_tensor, given), strict=True)):
         check(
-            before.dtype == after.dtype and before.ndim == after.ndim and before.shape == after.shape,
+            before.dtype == after.dtype and before.ndim == after.ndim and all(map(_stays, before.shape, after.shape)),
             "{} carries value {} as {}, but {} gives {} for it",
             loop,
             place,
@@ -214,6 +223,11 @@ def _kept(loop: str, carried: Sequence[Any], given: Sequence[Any], name: str) ->
             remedy="keep its shape and dtype: write into a tensor of fixed size, or cast",
         )
     return specs
+
+
+def _stays(before: Size, after: Size) -> bool:
+    """Whether a size is the same after a step; of one that data say, only if it is by the same name."""
+    return same_size(before, after) if is_of_data(before) or is_of_data(after) else before == after
 
 
 @loop.lower

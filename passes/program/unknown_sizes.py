@@ -13,9 +13,10 @@ from torch import fx
 
 from passes.errors import NeedsDataError, ShapeError
 from passes.program.notes import UNKNOWN, VALUE, location_of
+from passes.program.regions import ends_region
 from passes.sizes.dimension import Dim, Size, hint, is_of_data
 from passes.sizes.fact import Fact, solved
-from passes.sizes.floating import DynamicNumber
+from passes.sizes.floating import DynamicNumber, Floating
 from passes.sizes.formulas.formula import Formula
 from passes.sizes.formulas.real import Found, Real
 from passes.sizes.guards import Guard, GuardLog
@@ -39,7 +40,12 @@ def with_names(value: Any, node: fx.Node, log: GuardLog) -> Any:
     """A node's value as a rule gave it, with names for the sizes that come from data; these are noted on the node."""
     if isinstance(value, TensorSpec) and not any(map(is_data_size, value.shape)):
         return value
+    if ends_region(node):
+        value = _seen_from_outside(value, node)
+    handed = _handed_on(value, node)
     if not any(map(_has_data_size, leaves(value))):
+        if handed:
+            UNKNOWN.put(node, handed)
         return value
     names = iter(UNKNOWN.get(node) or ())
     given: dict[int, DynamicNumber] = {}
@@ -59,8 +65,52 @@ def with_names(value: Any, node: fx.Node, log: GuardLog) -> Any:
         return replace(part, shape=tuple(map(named, part.shape))) if isinstance(part, TensorSpec) else named(part)
 
     found = map_structure(value, leaf)
-    UNKNOWN.put(node, tuple(size.symbols()[0] for size in given.values()))
+    UNKNOWN.put(node, (*(size.symbols()[0] for size in given.values()), *handed))
     return found
+
+
+def _handed_on(value: Any, node: fx.Node) -> tuple[str, ...]:
+    """The names in what a branch or a loop gives that are those of what its regions give: they are found in it."""
+    names = [name for end in filter(ends_region, node.all_input_nodes) for name in UNKNOWN.get(end) or ()]
+    if not names:
+        return ()
+    specs = [leaf for leaf in leaves(value) if isinstance(leaf, TensorSpec)]
+    return tuple(name for name in names if any(name == str(size) for spec in specs for size in spec.shape))
+
+
+def _seen_from_outside(value: Any, end: fx.Node) -> Any:
+    """What a region gives, with a new size in place of each that is found in the region, and is none outside of it."""
+    begin: Any = end.args[0]
+    inside = _found(begin, end)
+    if not inside:
+        return value
+    inside -= _found(next(iter(end.graph.nodes)), begin)
+
+    def outer(size: Any) -> Any:
+        if isinstance(size, DynamicNumber) and inside.intersection(size.symbols()):
+            return DataFloat(_GIVEN) if isinstance(size, Floating) else DataSize(_GIVEN, LEAST_INTEGER)
+        return size
+
+    def leaf(part: Any) -> Any:
+        if not isinstance(part, TensorSpec):
+            return outer(part)
+        shape = (replace(size, least=0) if is_data_size(size) else size for size in map(outer, part.shape))
+        return replace(part, shape=tuple(shape))
+
+    return map_structure(value, leaf)
+
+
+_GIVEN = "size that a branch or a loop gives"
+
+
+def _found(first: fx.Node, last: fx.Node) -> set[str]:
+    """The names of sizes that are found by the nodes from one to another."""
+    names: set[str] = set()
+    node = first
+    while node is not last:
+        names.update(UNKNOWN.get(node) or ())
+        node = node.next
+    return names
 
 
 def _has_data_size(leaf: Any) -> bool:
